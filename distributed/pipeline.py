@@ -1,0 +1,114 @@
+"""A method's stages in order, each from the cache or trained; the same code in one process and on every rank."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from distributed.cache import StageCache, decode, encode, stage_key
+from distributed.loop import seed_of
+from distributed.worker import LocalWorker
+from methods.data import stage_running
+from methods.method import Configs, Method, State
+
+
+@dataclass
+class Run:
+    """What came of a method's stages.
+
+    Attributes:
+        states: by stage.
+        keys: the cache's, by stage.
+        seconds: spent on each stage, waiting for another process's result included.
+        cached: stages that were found, not computed.
+        epochs: trained or found.
+    """
+
+    states: dict[str, State] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    cached: list[str] = field(default_factory=list)
+    epochs: int = 0
+
+
+def stage_keys(
+    method: Method, configs: Configs, fingerprint: str, seed: int, shared_seed: int, precision: str
+) -> dict[str, str]:
+    """The cache keys of all stages, by name; they need nothing to have run."""
+    keys: dict[str, str] = {}
+    for stage in method.stages:
+        keys[stage.name] = stage_key(
+            f"{method.name}.{stage.name}",
+            stage.run.__module__,
+            dataclasses.asdict(configs[stage.name]),
+            {name: keys[name] for name in stage.needs},
+            fingerprint,
+            shared_seed if stage.shared else seed,
+            precision,
+        )
+    return keys
+
+
+def run_stages(
+    worker: LocalWorker,
+    method: Method,
+    configs: Configs,
+    cache: StageCache,
+    *,
+    shared_seed: int,
+    on_epoch: Callable[[Mapping[str, Any]], bool] | None = None,
+) -> Run:
+    """Run the stages on this rank.
+
+    Args:
+        worker: its seed is that of the stages that are not shared.
+        shared_seed: of the stages that are.
+        on_epoch: called on every rank with each epoch's row, "stage" and the "epoch" counted over all stages; a true
+            answer on rank 0 ends the run.
+
+    Raises:
+        distributed.loop.Stopped: `on_epoch` said so.
+    """
+    run = Run()
+    run.keys = stage_keys(
+        method, configs, worker.data.info.fingerprint, worker.seed, shared_seed, worker.runtime.precision
+    )
+    for stage in method.stages:
+        started = time.monotonic()
+        name, key, seed = (
+            f"{method.name}.{stage.name}",
+            run.keys[stage.name],
+            shared_seed if stage.shared else worker.seed,
+        )
+        before = run.epochs
+
+        def listen(row: Mapping[str, Any], stage: str = stage.name, before: int = before) -> bool:
+            return bool(on_epoch and on_epoch({**row, "stage": stage, "epoch": before + row["epoch"]}))
+
+        with cache.lock(name, key) if worker.rank == 0 else nullcontext():
+            found: list[Any] = [cache.get(name, key) if worker.rank == 0 else None]
+            if worker.world_size > 1:
+                dist.broadcast_object_list(found, 0)
+            if found[0] is None:
+                alone = worker.for_stage(seed_of(seed, stage.name), listen, cache.progress(name, key))
+                torch.manual_seed(alone.seed)
+                with stage_running():
+                    state = stage.run(alone, configs[stage.name], {need: run.states[need] for need in stage.needs})
+                content = encode(dataclasses.replace(state, history=tuple(alone.history)))
+                if worker.rank == 0:
+                    cache.put(name, key, content)
+            else:
+                content = found[0]
+                run.cached.append(stage.name)
+        # A result goes through its stored form also where it was just made: a later hit is then the same to the bit.
+        run.states[stage.name] = decode(content)
+        run.epochs += len(run.states[stage.name].history)
+        run.seconds[stage.name] = time.monotonic() - started
+    return run

@@ -1,0 +1,203 @@
+"""One place for results and stage states: a folder, a network share or an object store.
+
+    storage = Storage("results")                   # or /nfs/team/results, s3://bucket/prefix, gs://bucket/prefix
+    storage.write_bytes("stages/ab12.json", data)  # whole or not at all, also under a power cut or a kill
+
+Names are relative, with forward slashes. A reader never sees half a file: on a file system it is written aside,
+flushed to disk and renamed; an object store shows an object only when its upload is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from pathlib import Path, PurePosixPath
+
+from methods.errors import UsageError
+
+OBJECT_STORES = ("s3", "gcs", "abfs")
+
+
+class Storage:
+    """A folder of files behind `pyarrow.fs`. Holds no open file or lock, so it can be pickled to other processes.
+
+    Attributes:
+        uri: as given; a local path is made absolute, so that it means the same in every process.
+        fs: the `pyarrow.fs.FileSystem`.
+        root: the folder inside `fs`.
+
+    Raises:
+        UsageError: the URI names no file system that can be reached.
+    """
+
+    def __init__(self, uri: str | os.PathLike[str]) -> None:
+        from pyarrow import fs  # 0.1 s; a command's --help should not pay for it
+
+        given = os.fspath(uri)
+        if not given:
+            raise UsageError("--storage is empty; give a folder or s3://bucket/prefix")
+        try:
+            if "://" in given and not given.startswith("file://"):
+                self.uri = given
+                self.fs, self.root = fs.FileSystem.from_uri(given)
+            else:
+                self.uri = self.root = os.path.abspath(os.path.expanduser(given.removeprefix("file://")))
+                self.fs = fs.LocalFileSystem()
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"--storage {given} cannot be reached: {_reason(error)}; give a folder or a bucket"
+            ) from None
+        if not self.is_local and self.fs.type_name not in OBJECT_STORES:
+            raise UsageError(f"--storage {given}: {self.fs.type_name} is not supported; give a folder, s3:// or gs://")
+
+    def __repr__(self) -> str:
+        return f"Storage({self.uri!r})"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files can be opened by path, a mounted network share included."""
+        return bool(self.fs.type_name == "local")
+
+    def path(self, *parts: str) -> str:
+        """The path of a name inside `fs`, for `pyarrow.dataset` and the like.
+
+        Raises:
+            ValueError: the name is absolute or climbs out of the root.
+        """
+        name = PurePosixPath(*parts)
+        if name.is_absolute() or ".." in name.parts:
+            raise ValueError(f"{name} is not a name inside a storage")
+        return str(PurePosixPath(self.root, name))
+
+    def local_path(self, name: str = "") -> Path:
+        """The file of a name.
+
+        Raises:
+            ValueError: the storage is an object store.
+        """
+        if not self.is_local:
+            raise ValueError(f"{self.uri} is not a folder of this machine")
+        return Path(self.path(name))
+
+    def exists(self, name: str = "") -> bool:
+        """Whether there is a file or a folder of this name."""
+        return bool(self.fs.get_file_info(self.path(name)).type.name != "NotFound")
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Names of the files below the folder `prefix`, at any depth, sorted; none where there is no such folder.
+
+        Files whose name starts with a dot are left out: those are under way.
+        """
+        from pyarrow import fs
+
+        found = self.fs.get_file_info(fs.FileSelector(self.path(prefix), recursive=True, allow_not_found=True))
+        return sorted(
+            str(PurePosixPath(info.path).relative_to(self.root))
+            for info in found
+            if info.type == fs.FileType.File and not info.base_name.startswith(".")
+        )
+
+    def read_bytes(self, name: str) -> bytes:
+        """A whole file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with self.fs.open_input_file(self.path(name)) as stream:
+            return bytes(stream.read())
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a file whole or not at all; an older one of the same name is replaced.
+
+        Raises:
+            UsageError: it cannot be written; the older file, if any, is untouched.
+        """
+        try:
+            if self.is_local:
+                _replace(self.local_path(name), data)
+            else:
+                # Without compression=None, pyarrow would compress by the name's ending.
+                with self.fs.open_output_stream(self.path(name), compression=None) as stream:
+                    stream.write(data)
+        except OSError as error:
+            raise self._not_writable(error) from error
+
+    def move(self, name: str, to: str) -> None:
+        """Rename a file, replacing one of that name. One step on a file system; copy and delete on an object store.
+
+        Raises:
+            FileNotFoundError: there is none.
+            UsageError: the storage cannot be written.
+        """
+        try:
+            if self.is_local:
+                self.local_path(to).parent.mkdir(parents=True, exist_ok=True)
+            self.fs.move(self.path(name), self.path(to))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._not_writable(error) from error
+
+    def delete(self, name: str) -> None:
+        """Delete a file. One that is already gone is no error: another process may have been first.
+
+        Raises:
+            UsageError: the storage cannot be written.
+        """
+        try:
+            self.fs.delete_file(self.path(name))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._not_writable(error) from error
+
+    def check_writable(self) -> None:
+        """Find out before hours of work, not after, whether results can be kept. Leaves nothing behind
+        (on an object store that was empty, the marker of the folder).
+
+        Raises:
+            UsageError: one line with the reason.
+        """
+        try:
+            if self.is_local:
+                folder = self.local_path()
+                while not folder.exists():  # the folder itself is made by the first write
+                    folder = folder.parent
+                with tempfile.TemporaryFile(dir=folder, prefix=".probe-") as probe:
+                    probe.write(b"probe")
+                    probe.flush()  # a full disk and a quota show only now
+            else:
+                name = f".probe-{uuid.uuid4().hex}"
+                self.write_bytes(name, b"probe")
+                self.delete(name)
+        except OSError as error:
+            raise self._not_writable(error) from error
+
+    def _not_writable(self, error: OSError) -> UsageError:
+        return UsageError(f"--storage {self.uri} cannot be written: {_reason(error)}; give a folder that can")
+
+
+def _replace(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{uuid.uuid4().hex}.aside")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name too, not only the bytes, survives a power cut
+    finally:
+        os.close(folder)
+
+
+def _reason(error: Exception) -> str:
+    """One line: the system's word where there is one, else the library's first sentence."""
+    system = error.strerror if isinstance(error, OSError) else None
+    return system or " ".join(str(error).split())[:200]

@@ -1,0 +1,238 @@
+"""What a stage trains with: one process, or one rank of a data-parallel group (see `methods.method.Worker`)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from distributed.loop import fit, seed_of
+from distributed.norm import globalise
+from methods.data.augment import augment
+from methods.data.dataset import Data
+from methods.method import State
+from methods.training import Player
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
+Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """How, not what: none of this changes a result by more than rounding.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        precision: "bfloat16" runs matrix products in bf16 under autocast; weights stay float32.
+    """
+
+    device: str = "cpu"
+    precision: str = "float32"
+
+
+class Checkpoints(Protocol):
+    """Where the progress of a stage's fits is kept between epochs."""
+
+    def load(self, name: str) -> bytes | None: ...
+
+    def save(self, name: str, content: bytes) -> None: ...
+
+
+def best_runtime(precision: str = "auto") -> Runtime:
+    """The device that this process has, and bf16 where its matrix units take it."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision == "auto":
+        if device == "cuda":
+            fast = torch.cuda.is_bf16_supported()
+        else:  # older torch cannot say what the processor has; float32 is always right
+            fast = bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False))
+        precision = "bfloat16" if fast else "float32"
+    return Runtime(device, precision)
+
+
+class LocalWorker:
+    """The worker of this process; `rank` of `world_size` when `torch.distributed` is up.
+
+    Args:
+        data: train and validation. There is no test split here.
+        seed: everything random follows from it.
+        runtime: device and precision.
+        rank, world_size: of the process group. 1 means that no collective is called.
+        on_epoch: called on every rank after each epoch with its row; a true answer on rank 0 stops all ranks.
+        checkpoints: where `fit` keeps its progress.
+    """
+
+    checkpoint_seconds = 2.0  # at most this much training is lost with a process, and not much is written
+
+    def __init__(
+        self,
+        data: Data,
+        *,
+        seed: int = 0,
+        runtime: Runtime | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        on_epoch: Callable[[Row], bool] | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        self.data, self.seed, self.rank, self.world_size = data, seed, rank, world_size
+        self.runtime = runtime or Runtime()
+        self.device = torch.device(self.runtime.device)
+        self._on_epoch, self._checkpoints = on_epoch, checkpoints
+        self._x = data.train.x.to(self.device)
+        self._fits = 0
+        self._prefix = ""
+        self.history: list[dict[str, Any]] = []
+
+    def for_stage(
+        self,
+        seed: int,
+        on_epoch: Callable[[Row], bool] | None,
+        checkpoints: Checkpoints | None,
+    ) -> LocalWorker:
+        """The same rank and resident data for another stage."""
+        other = copy.copy(self)
+        other.seed, other._on_epoch, other._checkpoints = seed, on_epoch, checkpoints
+        other._fits, other._prefix, other.history = 0, "", []
+        return other
+
+    # What a stage calls.
+
+    def place(self, net: M) -> M:
+        net = net.to(self.device)
+        if self.data.info.kind == "image":
+            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.world_size > 1:
+            globalise(net)
+        return net
+
+    def fit(
+        self,
+        *players: Player,
+        validate: Callable[[], Mapping[str, float]] | None = None,
+        rows: Tensor | None = None,
+        targets: Tensor | None = None,
+        keep: str = "last",
+        patience: int | None = None,
+    ) -> list[dict[str, Any]]:
+        name = f"{self._prefix}{self._fits}"
+        self._fits += 1
+        return fit(
+            self, players, name=name, validate=validate, rows=rows, targets=targets, keep=keep, patience=patience
+        )
+
+    @torch.no_grad()
+    def predict(self, net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        modes = [(m, m.training) for m in net.modules()] if isinstance(net, nn.Module) else []
+        for module, _ in modes:
+            module.training = False
+        share = -(-len(x) // self.world_size)
+        mine = x[self.rank * share : (self.rank + 1) * share]
+        parts = []
+        for chunk in mine.split(512):
+            with self.autocast():
+                parts.append(net(self._ready(chunk.to(self.device))).float())
+        for module, mode in modes:
+            module.training = mode
+        if self.world_size == 1:
+            return torch.cat(parts).cpu()
+        everyone: list[Any] = [None] * self.world_size
+        dist.all_gather_object(everyone, torch.cat(parts).cpu() if parts else None)
+        return torch.cat([part for part in everyone if part is not None])
+
+    def each(self, items: Iterable[T], run: Callable[[LocalWorker, T], State]) -> list[State]:
+        items = list(items)
+        mine: dict[int, State] = {}
+        for number, item in enumerate(items):
+            if number % self.world_size == self.rank:
+                # Ranks advance apart here, and a report is a meeting of all ranks: none is made.
+                listener = self._on_epoch if self.world_size == 1 else None
+                alone = self.for_stage(seed_of(self.seed, "each", number), listener, self._checkpoints)
+                alone.rank, alone.world_size, alone._prefix = 0, 1, f"{self._prefix}{number}."
+                torch.manual_seed(alone.seed)
+                mine[number] = dataclasses.replace(run(alone, item), history=tuple(alone.history))
+        if self.world_size > 1:
+            everyone: list[Any] = [None] * self.world_size
+            dist.all_gather_object(everyone, mine)
+            mine = {number: state for part in everyone for number, state in part.items()}
+        states = [mine[number] for number in range(len(items))]
+        self.history += [{**row, "item": number} for number, state in enumerate(states) for row in state.history]
+        return states
+
+    def total(self, value: Tensor) -> Tensor:
+        if self.world_size == 1:
+            return value
+        value = value.detach().clone()
+        dist.all_reduce(value)
+        return value
+
+    # What the loop calls.
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.runtime.precision == "bfloat16")
+
+    def batch(self, index: Tensor, kind: str, seed: int, rows: slice, size: int) -> Tensor:
+        """Rows `index` of the training split as a network takes them, augmented."""
+        x = self._ready(self._x[index])
+        if kind == "none":
+            return x
+        return augment(x, kind, seed, rows, size).contiguous(memory_format=torch.channels_last)
+
+    def _ready(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.uint8:
+            return (x.float() / 255).contiguous(memory_format=torch.channels_last)
+        return x.long() if x.dtype == torch.int32 else x
+
+    def summed(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """The gradients added up over ranks, in one message."""
+        if self.world_size == 1:
+            return gradients
+        flat = torch.cat([g.reshape(-1) for g in gradients if g is not None])
+        dist.all_reduce(flat)
+        result, start = [], 0
+        for gradient in gradients:
+            if gradient is not None:
+                end = start + gradient.numel()
+                gradient, start = flat[start:end].view_as(gradient), end
+            result.append(gradient)
+        return result
+
+    def report(self, row: dict[str, Any]) -> bool:
+        """Note an epoch; true when the training is to stop. All ranks answer alike."""
+        self.history.append(row)
+        stop = bool(self._on_epoch(row)) if self._on_epoch else False
+        if self.world_size > 1:
+            flag = torch.tensor([float(stop)], device=self.device)
+            dist.broadcast(flag, 0)
+            stop = bool(flag.item())
+        return stop
+
+    def load_checkpoint(self, name: str) -> dict[str, Any] | None:
+        """The progress of a fit that was cut short, the same on all ranks."""
+        saved: list[Any] = [None]
+        if self._checkpoints and self.rank == 0 and (content := self._checkpoints.load(name)):
+            try:
+                saved = [torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)]
+            except Exception as error:  # torch raises many kinds; a broken file only costs the epochs it held
+                log.warning("checkpoint %s cannot be read (%s): training starts over", name, type(error).__name__)
+        if self.world_size > 1:
+            dist.broadcast_object_list(saved, 0)
+        progress: dict[str, Any] | None = saved[0]
+        return progress
+
+    def save_checkpoint(self, name: str, progress: Mapping[str, Any]) -> None:
+        if self._checkpoints and self.rank == 0:
+            buffer = io.BytesIO()
+            torch.save(dict(progress), buffer)
+            self._checkpoints.save(name, buffer.getvalue())

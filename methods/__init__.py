@@ -1,0 +1,32 @@
+"""Published classification methods, each in a folder of its own. To add one, add its line to `METHODS`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from methods.errors import UsageError
+
+if TYPE_CHECKING:
+    from methods.method import Method
+
+# Word on the command line -> module that holds its METHOD. Names, not objects: a command's --help imports no torch.
+METHODS = {
+    "fsp": "methods.fsp.stages",
+    "max_entropy": "methods.max_entropy.stages",
+    "label_embedding": "methods.label_embedding.stages",
+    "center_loss": "methods.center_loss.stages",
+    "res_ic": "methods.res_ic.stages",
+}
+
+
+def get(name: str) -> Method:
+    """The method of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in METHODS:
+        raise UsageError(f"{name}: no such method; there are {', '.join(METHODS)}")
+    method: Method = importlib.import_module(METHODS[name]).METHOD
+    return method

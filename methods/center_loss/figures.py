@@ -1,0 +1,95 @@
+"""The report's figures in ours: curves (figs. 2 and 7), Grad-CAM (fig. 6), t-SNE of four layers (figs. 5 and 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from methods import features, pictures
+from methods.center_loss.stages import model
+from methods.method import Table, Trained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LAYERS = {  # of fig. 8, shallow to deep
+    "first convolution": "layers.conv1",
+    "last convolution": "layers.conv5",
+    "first dense layer": "layers.dense",
+    "class layer": "head",
+}
+POINTS = 500  # more would only cover each other
+
+
+def activations(trained: Trained, layer: str, x: Tensor) -> Tensor:
+    """What a layer of the trained network puts out for rows `x` as a split holds them, (n, ...) on the CPU."""
+    worker = trained.worker
+    net = worker.place(model(trained.configs, trained.states, worker.data.info)).eval()
+    return worker.predict(features.Activations(net, layer), x)
+
+
+def statistics(trained: Trained) -> dict[str, float]:
+    """Of the first dense layer's output on the split; training rows vote in `knn_accuracy`."""
+    train, split = trained.worker.data.train, trained.split
+    known, known_y = features.thinned(train.x, 5000), features.thinned(train.y, 5000)
+    dense = LAYERS["first dense layer"]
+    return features.statistics(
+        activations(trained, dense, known), known_y, activations(trained, dense, split.x), split.y
+    )
+
+
+def tables(trained: Trained) -> dict[str, Table]:
+    caption = "Feature space of each layer (distance ratio: within over between classes, lower is tighter)"
+    train, split = trained.worker.data.train, trained.split
+    x, y, known_x, known_y = (features.thinned(part, 2 * POINTS) for part in (split.x, split.y, train.x, train.y))
+    rows: list[tuple[Any, ...]] = []
+    for name, layer in LAYERS.items():
+        known, f = (activations(trained, layer, part).flatten(1) for part in (known_x, x))
+        found = features.statistics(known, known_y, f, y)
+        rows.append((name, *(round(found[key], 4) for key in ("distance_ratio", "silhouette", "knn_accuracy"))))
+    return {"feature_space": Table(caption, ("layer", "distance ratio", "silhouette", "5-NN accuracy"), tuple(rows))}
+
+
+def figures(trained: Trained) -> dict[str, Figure]:
+    info, split = trained.worker.data.info, trained.split
+    net = trained.worker.place(model(trained.configs, trained.states, info)).eval()
+    history = [{**row, "loss": row["cross_entropy"]} for row in trained.states["joint"].history]
+    maps, y = layers(trained)
+    flat, solid = ({name: pictures.embedded(f, d) for name, f in maps.items()} for d in (2, 3))
+    guess = trained.worker.predict(net, split.x).argmax(1)
+    return {
+        "curves": pictures.curves(history, "Cross-entropy and accuracy over training"),
+        "confusion": pictures.confusion(split.y, guess, info.classes),
+        "cam": pictures.cam(net, "layers.conv5", split.x, split.y, info.classes),
+        "tsne_2d": pictures.spaces(flat, y, info.classes, "t-SNE of four layers, two dimensions"),
+        "tsne_3d": pictures.spaces(solid, y, info.classes, "t-SNE of four layers, three dimensions"),
+    }
+
+
+def layers(trained: Trained) -> tuple[dict[str, Tensor], Tensor]:
+    """Outputs of the four layers for a few rows of the split, by the layer's name, and the rows' labels."""
+    x, y = features.thinned(trained.split.x, POINTS), features.thinned(trained.split.y, POINTS)
+    return {name: activations(trained, layer, x) for name, layer in LAYERS.items()}, y
+
+
+def turnables(trained: Trained) -> dict[str, dict[str, Any]]:
+    """Fig. 8 to be turned in a browser: layer -> what `pictures.turnable` returns."""
+    maps, y = layers(trained)
+    classes = trained.worker.data.info.classes
+    return {name: pictures.turnable(pictures.embedded(f, 3), y, classes) for name, f in maps.items()}
+
+
+def compared(runs: Mapping[str, Trained]) -> dict[str, Figure]:
+    """Fig. 9: feature spaces of several trainings, each under its name, side by side, in two and three dimensions."""
+    one = next(iter(runs.values()))
+    y, classes = features.thinned(one.split.y, POINTS), one.worker.data.info.classes
+    dense = LAYERS["first dense layer"]
+    maps = {name: activations(run, dense, features.thinned(run.split.x, POINTS)) for name, run in runs.items()}
+    return {
+        f"side_by_side_{d}d": pictures.spaces(
+            {name: pictures.embedded(f, d) for name, f in maps.items()}, y, classes, "First dense layer, t-SNE"
+        )
+        for d in (2, 3)
+    }

@@ -1,0 +1,88 @@
+"""The convolutional network of Fig. 1: conv-norm-conv-pool-dropout twice, conv-norm-pool-dropout, two dense layers."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from methods.data.dataset import Info
+from methods.errors import UsageError
+from methods.training import Batch
+
+
+def _convolution(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU())
+
+
+class Network(nn.Module):
+    """Images (b, c, h, w) in [0, 1] -> logits (b, classes).
+
+    With width 64, 512 features and batch norm, on 3x32x32 images and 10 classes, it has the 692,938 trainable
+    parameters of Fig. 1 and its 896 running means and variances. Global average pooling fits it to any image of at
+    least 8x8. The report scales the input to [0, 1] and no further, and so does this.
+
+    `layers` alone maps images to features (b, features): the first dense layer after ReLU, the space of the loss.
+    Its parts are named conv1 ... conv5, norm1 ... norm3, pool1 ... pool3, average and dense.
+
+    Args:
+        info: channels of the images and number of classes.
+        width: filters of the first block; the next two have twice and four times as many.
+        features: units of the first dense layer.
+        batch_norm: after the convolution that opens each block (variant b); without it, variant a.
+        dropout: share of units dropped after each block and after the dense layer.
+    """
+
+    def __init__(
+        self,
+        info: Info,
+        width: int = 64,
+        features: int = 512,
+        batch_norm: bool = True,
+        dropout: float = 0.25,
+    ) -> None:
+        super().__init__()
+        if min(info.shape[1:]) < 8:
+            height, wide = info.shape[1:]
+            raise UsageError(f"images of {height}x{wide}: three poolings need at least 8x8; give larger ones")
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for block, inputs, outputs in ((1, info.shape[0], width), (2, width, 2 * width), (3, 2 * width, 4 * width)):
+            first = 2 * block - 1
+            layers[f"conv{first}"] = _convolution(inputs, outputs)
+            if batch_norm:
+                layers[f"norm{block}"] = nn.BatchNorm2d(outputs)
+            if block < 3:
+                layers[f"conv{first + 1}"] = _convolution(outputs, outputs)
+            layers[f"pool{block}"] = nn.MaxPool2d(2)
+            layers[f"drop{block}"] = nn.Dropout(dropout)
+        layers["average"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        layers["dense"] = nn.Sequential(nn.Linear(4 * width, features), nn.ReLU())
+        self.layers = nn.Sequential(layers)
+        self.drop = nn.Dropout(dropout)
+        self.head = nn.Linear(features, len(info.classes))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):  # Keras starts so, and the report is Keras
+                nn.init.xavier_uniform_(module.weight)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.drop(self.layers(x)))
+        return logits
+
+    def train_forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features (b, features) and logits (b, classes) of a training batch.
+
+        The dropout masks are drawn for the global batch from its seed, so that two ranks drop what one would.
+        """
+        generator = torch.Generator(batch.x.device).manual_seed(batch.seed)
+
+        def dropped(x: Tensor, share: float) -> Tensor:
+            draw = torch.rand(batch.size, *x.shape[1:], generator=generator, device=x.device)[batch.rows]
+            return x * (draw >= share) / (1.0 - share)
+
+        f = batch.x
+        for layer in self.layers:
+            f = dropped(f, layer.p) if isinstance(layer, nn.Dropout) else layer(f)
+        return f, self.head(dropped(f, self.drop.p))

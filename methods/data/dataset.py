@@ -1,0 +1,89 @@
+"""What the rest of the project knows of a data set: tensors, names and a fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Which data, as a command line names it; small enough to travel to any worker.
+
+    Attributes:
+        name: "digits", "glyphs", "docstrings", "cifar10", "cifar100", "imagefolder:PATH" or "text:PATH".
+        directory: where the CIFAR sets lie (`--data-dir`).
+        train_size: a stratified subset of so many training rows; validation and test stay whole.
+        image_size: side to which the images of an image folder are brought.
+        text_column, label_columns, split_column: of a text file.
+        max_length: characters of a sentence that are kept.
+    """
+
+    name: str
+    directory: str | None = None
+    train_size: int | None = None
+    image_size: int = 32
+    text_column: str = "text"
+    label_columns: tuple[str, ...] = ("label",)
+    split_column: str | None = None
+    max_length: int = 132
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one split.
+
+    Attributes:
+        x: images (n, c, h, w) uint8, or sentences (n, length) int32 where 0 is padding and 1 an unknown character.
+        y: (n,) int64, or (n, tasks) int64 where each row carries several labels.
+        texts: the sentences, for text.
+    """
+
+    x: Tensor
+    y: Tensor
+    texts: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a network and a report must know of a data set.
+
+    Attributes:
+        name: as on the command line.
+        kind: "image" or "text".
+        classes: names of the (first task's) classes.
+        shape: of one row of x: (c, h, w) or (length,).
+        fingerprint: hex digest of the rows of all splits, the labels and the order.
+        train_size, val_size, test_size: rows.
+        mean, std: per channel over the training split, of values in [0, 1]; empty for text.
+        vocabulary: characters from index 2 on, for text.
+        tasks: (task name, class names), for text; the first is `classes`.
+        notes: what a person should know (rows cut, duplicates dropped), one line each.
+    """
+
+    name: str
+    kind: str
+    classes: tuple[str, ...]
+    shape: tuple[int, ...]
+    fingerprint: str
+    train_size: int
+    val_size: int
+    test_size: int
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    vocabulary: tuple[str, ...] = ()
+    tasks: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a stage is handed. There is no test split in it."""
+
+    info: Info
+    train: Split
+    val: Split

@@ -1,0 +1,112 @@
+"""The data augmentation module G and the discriminator D. The paper names the transformer but no sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from methods.max_entropy import paper
+from methods.nets.layers import Normalize
+
+NOISES = ("none", "input", "strength")
+
+DRAWN = 8
+"""Size of the noise vector that `input` adds to what the regressor sees."""
+
+FARTHEST = 100.0
+"""A free entry of theta saturates here, a hundred half sides away from the identity, so that the grid stays finite."""
+
+
+class Augmenter(nn.Module):
+    """G: one affine map per image, from the image and noise. It starts as the identity.
+
+    The localisation network has no batch norm: an image's map does not depend on its batch.
+
+    Args:
+        mean, std: per channel, of images in [0, 1].
+        bound: how far each entry of theta may move from the identity; None leaves it free.
+        noise: "none", a deterministic map; "input", noise beside the image's features, which G may learn to ignore; or
+            "strength": each entry moves by a share, uniform in [-1, 1], of what G gives for the image, so that G learns
+            ranges rather than places (as Augerino does for a whole data set, Benton et al. 2020).
+        padding: as in `paper.transform`.
+        probability: share of images that are augmented when the classifier trains.
+        learn_probability: make it a parameter, which starts at `probability`, at most 0.99.
+        width: channels of the first convolution.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        bound: float | None = 0.25,
+        noise: str = "strength",
+        padding: str = "reflection",
+        probability: float = 1.0,
+        learn_probability: bool = False,
+        width: int = 16,
+    ) -> None:
+        super().__init__()
+        self.bound, self.padding, self.strength = bound, padding, noise == "strength"
+        self.noise = {"none": 0, "input": DRAWN, "strength": 6}[noise]
+        self.localise = nn.Sequential(
+            Normalize(mean, std),
+            nn.Conv2d(len(mean), width, 5, stride=2, padding=2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+        )
+        self.hidden = nn.Linear(2 * width * 16 + (DRAWN if noise == "input" else 0), 64)
+        self.regress = nn.Linear(64, 6)
+        nn.init.zeros_(self.regress.weight)
+        nn.init.zeros_(self.regress.bias)
+        share = torch.tensor(min(probability, 0.99) if learn_probability else probability)
+        self.logit = nn.Parameter(torch.logit(share), requires_grad=learn_probability)
+
+    @property
+    def probability(self) -> Tensor:
+        """Share of images that are augmented, a scalar in [0, 1]."""
+        return torch.sigmoid(self.logit)
+
+    def theta(self, image: Tensor, z: Tensor) -> Tensor:
+        """(b, c, h, w), standard normal noise (b, self.noise) -> (b, 2, 3) float32."""
+        features = self.localise(image)
+        if not self.strength:
+            features = torch.cat([features, z], dim=1)
+        moved: Tensor = self.regress(torch.relu(self.hidden(features))).float()
+        moved = moved.clamp(-FARTHEST, FARTHEST) if self.bound is None else self.bound * torch.tanh(moved)
+        if self.strength:
+            moved = moved * (2 * torch.special.ndtr(z) - 1)
+        moved = moved.view(-1, 2, 3)
+        return paper.identity(moved) + moved
+
+    def forward(self, image: Tensor, z: Tensor | None = None) -> Tensor:
+        """I' = G(I, z), every image augmented. (b, c, h, w), (b, self.noise), None is zeros -> (b, c, h, w)."""
+        z = image.new_zeros(len(image), self.noise) if z is None else z
+        return paper.transform(image, self.theta(image, z), self.padding)
+
+    def sometimes(self, image: Tensor, z: Tensor) -> Tensor:
+        """I' for a share `probability` of the images, I for the rest. z (b, self.noise + 1): its last decides."""
+        chosen = torch.special.ndtr(z[:, -1]) < self.probability
+        return torch.where(chosen[:, None, None, None], self(image, z[:, :-1]), image)
+
+
+def discriminator(mean: Sequence[float], std: Sequence[float], width: int = 32) -> nn.Sequential:
+    """D: (b, c, h, w) in [0, 1] -> the logit that the image is not augmented, (b,)."""
+    return nn.Sequential(
+        Normalize(mean, std),
+        nn.Conv2d(len(mean), width, 3, stride=2, padding=1),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4 * width, 1),
+        nn.Flatten(0),
+    )

@@ -1,0 +1,226 @@
+"""The interface of a method: a value, not a base class.
+
+A `Method` is a few `Stage`s in order, and what is made of their results: the deployed network, its cost, the
+controls that a fair comparison needs, tables and figures. A stage is a function
+
+    run(worker, config, needs) -> State
+
+that trains with what the `Worker` offers and knows nothing of Ray, of search or of the test split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from methods.data.dataset import Data, Info, Split
+from methods.errors import UsageError
+from methods.space import Domain, checked, domains
+from methods.training import Player
+
+T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a stage leaves behind. It is stored without pickle: tensors as safetensors, the rest as JSON.
+
+    Attributes:
+        tensors: weights (a `state_dict`) and any other arrays that later stages want, on the CPU.
+        spec: JSON values; what rebuilds the network that the weights belong to.
+        metrics: scalars of this stage. The last stage's hold `val_accuracy`.
+        history: one row per epoch, filled in by the pipeline.
+    """
+
+    tensors: Mapping[str, Tensor]
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+
+
+States = Mapping[str, State]
+
+
+class Worker(Protocol):
+    """What a stage may use; the same in one process and on every rank of a data-parallel group.
+
+    A stage's code runs on every rank alike (SPMD). With the same seed every rank builds the same network; `fit` gives
+    each rank its rows of every global batch and adds up gradients, batch statistics and metrics, so that the number
+    of ranks changes the result by rounding only.
+    """
+
+    data: Data
+    device: torch.device
+    seed: int
+    rank: int
+    world_size: int
+
+    def place(self, net: M) -> M:
+        """Move `net` to the device, channels last, with batch norms that see the global batch. In place."""
+        ...
+
+    def fit(
+        self,
+        *players: Player,
+        validate: Callable[[], Mapping[str, float]] | None = None,
+        rows: Tensor | None = None,
+        targets: Tensor | None = None,
+        keep: str = "last",
+        patience: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Train the players; the only training loop of the project. Returns one row of means per epoch.
+
+        Args:
+            players: each in turn takes one step on every batch. Their networks must have been placed.
+            validate: called after each epoch with the networks in eval mode; `val_accuracy` is what a scheduler sees.
+            rows: train on these rows of the training split only (default: all).
+            targets: labels to use in place of the split's, (len(train.y),) (e.g. a cluster's own numbering).
+            keep: "last", or "best" to restore the weights of the epoch with the highest `val_accuracy`.
+            patience: stop after so many epochs without a better `val_accuracy`.
+        """
+        ...
+
+    def predict(self, net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """`net` on all rows of `x` (as a `Split` holds them) in batches, eval mode, no gradient.
+
+        Returns float32 on the CPU, all rows on every rank. `net` may return any (b, ...) tensor.
+        """
+        ...
+
+    def each(self, items: Iterable[T], run: Callable[[Worker, T], State]) -> list[State]:
+        """Independent trainings side by side: items are dealt to ranks, each runs alone on its rank; all get all."""
+        ...
+
+    def total(self, value: Tensor) -> Tensor:
+        """Sum over ranks, without gradient. With one rank, `value` itself."""
+        ...
+
+
+Config = Any  # a stage's frozen dataclass
+Configs = Mapping[str, Config]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a method.
+
+    Attributes:
+        name: as in `--set name.field=value`.
+        config: frozen dataclass whose fields are made with `methods.space`.
+        run: (worker, config, states of `needs`) -> State.
+        needs: earlier stages whose states it is given.
+        macs: (all configs, info) -> multiply-adds of this stage's whole training, forward and backward.
+        shared: trained once with the study's seed, also when later stages are repeated over seeds.
+    """
+
+    name: str
+    config: type
+    run: Callable[[Worker, Any, States], State]
+    needs: tuple[str, ...] = ()
+    macs: Callable[[Configs, Info], int] = lambda configs, info: 0
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named set of departures from the defaults: `quick` is a laptop's size, `paper` is the paper's, exactly."""
+
+    data: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    train_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run, for metrics, tables and figures: on validation while searching, on test once at the end."""
+
+    worker: Worker
+    configs: Configs
+    states: States
+    split: Split
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a paper's table in our figures."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A published method.
+
+    Attributes:
+        name: the folder and the word on the command line.
+        paper: citation, one line.
+        kind: "image" or "text", the data it takes.
+        stages: in order; the last one's `val_accuracy` is what a search maximises.
+        recipes: "quick" and "paper", maybe more.
+        controls: name -> (settings of the winner -> settings to change); each is run over the same seeds.
+        model: (configs, states, info) -> the deployed network: x as a `Batch` holds it -> (b, classes) logits.
+        costs: (configs, info) -> named networks to count: name -> module that takes one x. The deployed one is "model".
+        metrics: further scalars on a split, beside accuracy, loss, top-3, macro F1 and calibration error.
+        figures: module that offers `tables(trained) -> {name: Table}` and `figures(trained) -> {name: Figure}`, the
+            paper's in our figures. By name: drawing is no part of training, and is imported only to draw.
+    """
+
+    name: str
+    paper: str
+    kind: str
+    stages: tuple[Stage, ...]
+    recipes: Mapping[str, Recipe]
+    model: Callable[[Configs, States, Info], nn.Module]
+    costs: Callable[[Configs, Info], Mapping[str, nn.Module]]
+    controls: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = field(default_factory=dict)
+    metrics: Callable[[Trained], Mapping[str, float]] = lambda trained: {}
+    figures: str = ""
+
+    def fields(self) -> dict[str, tuple[Domain, bool]]:
+        """ "stage.field" -> (domain, searched by default), in declaration order."""
+        return {f"{stage.name}.{name}": entry for stage in self.stages for name, entry in domains(stage.config).items()}
+
+    def check(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings with every value parsed and checked.
+
+        Raises:
+            UsageError: an unknown field, or a value of the wrong type or outside its range.
+        """
+        known = self.fields()
+        result = {}
+        for name, value in settings.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1) or [", ".join(known)]
+                raise UsageError(f"{name}: {self.name} has no such field; did you mean {near[0]}?")
+            result[name] = checked(name, known[name][0], value)
+        return result
+
+    def configure(self, recipe: str, settings: Mapping[str, Any] | None = None) -> dict[str, Config]:
+        """Stage name -> its configuration: defaults, then the recipe, then `settings` ("stage.field" -> value)."""
+        if recipe not in self.recipes:
+            raise UsageError(f"--recipe {recipe}: {self.name} has {', '.join(self.recipes)}")
+        values = self.check({**self.recipes[recipe].settings, **(settings or {})})
+        return {
+            stage.name: stage.config(
+                **{name.split(".", 1)[1]: value for name, value in values.items() if name.split(".")[0] == stage.name}
+            )
+            for stage in self.stages
+        }
+
+
+def flatten(configs: Configs) -> dict[str, Any]:
+    """Configurations as "stage.field" -> value, the form that rows and JSON hold."""
+    return {
+        f"{stage}.{name}": value
+        for stage, config in configs.items()
+        for name, value in dataclasses.asdict(config).items()
+    }

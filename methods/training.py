@@ -1,0 +1,94 @@
+"""What a stage hands to the training loop: batches, players and how they are optimised.
+
+A `Player` is a network, the loss that it minimises and its optimiser. One player is ordinary training; two are an
+adversarial pair; the loop gives each its turn on the same batch. The loop itself lives in `distributed.loop`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from methods.space import choice, integer, numbers, real
+
+AUGMENTATIONS = ("none", "crop", "crop_flip", "rotate_flip", "randaugment", "trivialaugment")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one network is trained. A stage's own configuration extends this and gives its own defaults."""
+
+    epochs: int = integer(10, 0, 2000, help="passes over the training split; 0 leaves the network as it starts")
+    batch_size: int = integer(128, 2, 8192, log=True, help="images or sentences per step, over all workers together")
+    optimizer: str = choice("sgd", ("sgd", "adam", "adamw", "rmsprop"))
+    lr: float = real(0.1, 1e-6, 10.0, log=True, help="first learning rate")
+    momentum: float = real(0.9, 0.0, 0.999, help="of sgd and rmsprop")
+    nesterov: bool = choice(False, (True, False))
+    weight_decay: float = real(5e-4, 0.0, 0.1)
+    schedule: str = choice("cosine", ("constant", "cosine", "step"), help="of the learning rate, per step")
+    warmup: float = real(0.0, 0.0, 100.0, help="epochs of linear warm-up")
+    milestones: tuple[float, ...] = numbers((), 0, 2000, help="epochs at which `step` changes the rate")
+    factors: tuple[float, ...] = numbers((), 0, 1, help="the rate after each milestone, as a share of the first one")
+    augment: str = choice("none", AUGMENTATIONS, help="of training images, drawn anew for each epoch")
+
+    def learning_rate(self, epoch: float) -> float:
+        """The rate at a (fractional) epoch. A pure function of time, so that resuming needs no scheduler state."""
+        if epoch < self.warmup:
+            return self.lr * max(epoch, 1e-3) / self.warmup
+        if self.schedule == "cosine":
+            done = (epoch - self.warmup) / max(self.epochs - self.warmup, 1e-9)
+            return self.lr * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
+        if self.schedule == "step":
+            passed = sum(epoch >= milestone for milestone in self.milestones)
+            return self.lr * (self.factors[passed - 1] if passed else 1.0)
+        return self.lr
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This rank's rows of one global batch.
+
+    Attributes:
+        x: images (b, c, h, w) float in [0, 1], augmented; or sentences (b, length) int64, 0 is padding.
+        y: labels (b,) int64, or (b, tasks) where a sentence carries several.
+        index: (b,) rows of the training split.
+        seed: drawn for this global batch; the same on every rank.
+        rows: which rows of the global batch these are.
+        size: rows of the global batch.
+        epoch: fractional epoch, from 0.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    seed: int
+    rows: slice
+    size: int
+    epoch: float
+
+    def randn(self, *shape: int) -> Tensor:
+        """(b, *shape) standard normal noise that does not depend on how many ranks share the batch."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randn(self.size, *shape, generator=generator)[self.rows].to(self.x.device)
+
+
+Loss = Callable[[Batch], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Player:
+    """A network that a loss moves.
+
+    Attributes:
+        net: the module whose parameters with `requires_grad` this player updates.
+        loss: batch -> {"loss": scalar to minimise, further scalars to log}. A mean over the batch's rows.
+        training: optimiser and schedule. The first player's epochs, batch size and augmentation are the loop's.
+    """
+
+    net: nn.Module
+    loss: Loss
+    training: Training

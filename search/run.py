@@ -1,0 +1,306 @@
+"""The main command: search a method's hyperparameters, retrain the winner, score it on test once.
+
+    python -m search.run fsp --bo
+
+Nothing heavy is imported before the words of the command are understood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from methods import METHODS
+from methods.errors import UsageError
+
+if TYPE_CHECKING:
+    from methods.data.dataset import Info
+    from methods.method import Method
+    from search.study import Plan, Study
+
+OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message}; see --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="python -m search.run", description="Search a method's hyperparameters on Ray.", allow_abbrev=False)
+    p.add_argument("method", nargs="?", metavar="METHOD", help=", ".join(METHODS))
+    how = p.add_mutually_exclusive_group()
+    how.add_argument("--bo", dest="searcher", action="store_const", const="bo", help="Bayesian optimisation (default)")
+    how.add_argument("--grid", dest="searcher", action="store_const", const="grid", help="every combination")
+    how.add_argument("--random", dest="searcher", action="store_const", const="random", help="independent draws")
+    p.add_argument("--data", help="digits, glyphs, docstrings, cifar10, cifar100, imagefolder:PATH or text:PATH")
+    p.add_argument("--data-dir", metavar="DIR", help="where the CIFAR sets lie or are downloaded to")
+    p.add_argument("--train-size", type=int, metavar="N", help="a stratified subset of the training rows")
+    p.add_argument("--image-size", type=int, default=32, metavar="PX", help="side of an image folder's images")
+    p.add_argument("--text-column", default="text", metavar="NAME", help="of a text file")
+    p.add_argument("--label-column", action="append", metavar="NAME", help="of a text file; repeat for several tasks")
+    p.add_argument("--split-column", metavar="NAME", help="of a text file: train, val or test")
+    p.add_argument("--recipe", help="quick (a laptop's size, default) or paper (the paper's networks and schedule)")
+    p.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="fix any hyperparameter")
+    p.add_argument("--search", metavar="FIELDS", help="fields to search, by commas (default: the method's own)")
+    p.add_argument("--trials", metavar="N", help="budget (default 12; a grid's natural size); +N with --resume")
+    p.add_argument("--patience", type=int, metavar="N", help="stop after N trials without a better accuracy")
+    p.add_argument("--asha", action="store_true", help="stop trials that fall behind")
+    p.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
+    p.add_argument("--workers", type=int, metavar="N", help="Ray Train workers of each trial (default 1)")
+    p.add_argument("--seed", type=int, default=0, help="of the search and its trials")
+    p.add_argument("--seeds", type=int, metavar="N", help="retrainings of the winner, scored on test (default 3)")
+    p.add_argument("--no-controls", action="store_true", help="do not run the method's controls beside the winner")
+    p.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    p.add_argument(
+        "--storage", default="results", metavar="DIR", help="folder, or s3://bucket/prefix (default results)"
+    )
+    p.add_argument("--address", help="of a running Ray: auto, host:port or ray://host:port")
+    p.add_argument("--resume", metavar="STUDY", help="go on with a study; +N trials extend it")
+    p.add_argument("--dry-run", action="store_true", help="say what would run, and run nothing")
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+    return p
+
+
+def positive(name: str, value: int | None, least: int = 1) -> None:
+    if value is not None and value < least:
+        raise UsageError(f"{name} {value}: give at least {least}")
+
+
+def budget(text: str | None, resumed: bool) -> tuple[int | None, bool]:
+    """--trials as (number, is it an extension)."""
+    if text is None:
+        return None, False
+    try:
+        number = int(text)
+    except ValueError:
+        raise UsageError(f"--trials {text}: give a whole number") from None
+    more = text.startswith("+")
+    if more and not resumed:
+        raise UsageError(f"--trials {text}: only --resume can extend a search; give --trials {number}")
+    positive("--trials", number)
+    return number, more
+
+
+def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
+    """What the words of the command ask for, checked.
+
+    Raises:
+        UsageError: any of them cannot be.
+    """
+    from methods import get
+    from methods.data.dataset import DataSpec
+    from search.study import Plan, new_name
+    from search.trial import Task
+
+    if args.method is None:
+        raise UsageError(f"which method? give one of {', '.join(METHODS)}; see --help")
+    method = get(args.method)
+    recipe = args.recipe or "quick"
+    settings: dict[str, Any] = {}
+    for word in args.set:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise UsageError(f"--set {word}: give STAGE.FIELD=VALUE")
+        settings[name.strip()] = value.strip()
+    settings = method.check(settings)
+    defaults = method.configure(recipe, settings)  # also refuses an unknown recipe
+    assert defaults
+    fields = method.fields()
+    if args.search:
+        space = [name.strip() for name in args.search.split(",") if name.strip()]
+        method.check({name: fields[name][0].check(_default(defaults, name)) for name in space if name in fields})
+        for name in space:
+            if name not in fields:
+                method.check({name: 0})
+            if name in settings:
+                raise UsageError(f"--search {name}: --set fixes it; leave one of the two")
+    else:
+        space = [name for name, (_, searched) in fields.items() if searched and name not in settings]
+    if not space:
+        raise UsageError("--set fixes every searched field; leave one, or name others by --search")
+    searcher = args.searcher or "bo"
+    trials, _ = budget(args.trials, False)
+    if trials is None and searcher != "grid":
+        trials = 12
+    chosen = method.recipes[recipe]
+    data = DataSpec(
+        name=args.data or chosen.data,
+        directory=args.data_dir,
+        train_size=args.train_size if args.train_size is not None or args.data else chosen.train_size,
+        image_size=args.image_size,
+        text_column=args.text_column,
+        label_columns=tuple(args.label_column or ("label",)),
+        split_column=args.split_column,
+    )
+    task = Task(
+        study=new_name(method.name, searcher),
+        method=method.name,
+        recipe=recipe,
+        data=data,
+        settings=settings,
+        storage=args.storage,
+        seed=args.seed,
+        precision=args.precision,
+        workers=args.workers or 1,
+        stoppable=args.asha,
+    )
+    return (
+        Plan(
+            task=task,
+            searcher=searcher,
+            space=tuple(space),
+            trials=trials,
+            patience=args.patience,
+            seeds=3 if args.seeds is None else args.seeds,
+            controls=not args.no_controls,
+            asha=args.asha,
+        ),
+        method,
+    )
+
+
+def _default(configs: Any, name: str) -> Any:
+    stage, field = name.split(".", 1)
+    return getattr(configs[stage], field)
+
+
+def resumed(args: argparse.Namespace, study: Study) -> Plan:
+    """The study's plan with what this command changes of it."""
+    import dataclasses
+
+    for option in ("method", "searcher", "data", "recipe", "search"):
+        if getattr(args, option):
+            raise UsageError(f"--resume {args.resume}: the study fixes its {option}; leave it out")
+    if args.set:
+        raise UsageError(f"--resume {args.resume}: the study fixes its settings; leave --set out")
+    plan = study.plan
+    trials, more = budget(args.trials, True)
+    if trials is not None and plan.searcher == "grid":
+        raise UsageError(f"--trials {args.trials}: a grid has the trials that it has; start a new study")
+    if (trials is not None or args.seeds is not None) and study.of_phase("final"):
+        raise UsageError(
+            f"--resume {args.resume}: its test split has been read, so its search is over; start a new study"
+        )
+    if trials is not None:
+        trials = (plan.trials or 0) + trials if more else trials
+        if trials < len(study.of_phase("search")):
+            raise UsageError(f"--trials {trials}: {len(study.of_phase('search'))} were asked already; give more")
+    workers = args.workers or plan.task.workers
+    task = dataclasses.replace(plan.task, storage=args.storage, workers=workers)
+    return dataclasses.replace(
+        plan,
+        task=task,
+        trials=plan.trials if trials is None else trials,
+        seeds=plan.seeds if args.seeds is None else args.seeds,
+        patience=plan.patience if args.patience is None else args.patience,
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the command says; returns the exit code."""
+    for name in ("workers", "concurrency", "train_size", "patience", "image_size"):
+        positive("--" + name.replace("_", "-"), getattr(args, name))
+    positive("--seeds", args.seeds)
+    if args.seed < 0:
+        raise UsageError(f"--seed {args.seed}: give at least 0")
+
+    from distributed.storage import Storage
+
+    storage = Storage(args.storage)
+    args.storage = storage.uri
+    if args.resume:
+        from methods import get
+        from search.study import Study
+
+        study = Study.open(storage, args.resume)
+        plan = resumed(args, study)
+        study.plan = plan
+        method = get(plan.task.method)
+    else:
+        plan, method = make_plan(args)
+        from search.study import Study
+
+        study = Study(storage, plan)
+    if plan.searcher == "grid":
+        from search.searchers import grid
+
+        grid({name: method.fields()[name][0] for name in plan.space}, plan.trials)
+    from methods.data import load
+
+    info = load(plan.task.data).info
+    if info.kind != method.kind:
+        raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")
+    if args.dry_run:
+        from search.plan import describe
+
+        print(describe(study, method, info, args))
+        return OK
+    storage.check_writable()
+    return search(args, study, method, info)
+
+
+def search(args: argparse.Namespace, study: Study, method: Method, info: Info) -> int:
+    import dataclasses
+
+    from distributed.cluster import chatter_to, connected, layout, machine
+
+    started = time.monotonic()
+    workers, concurrency = study.plan.task.workers, args.concurrency
+    if not args.address:  # find out before anything is started that it cannot fit
+        layout(machine(), workers=workers, concurrency=concurrency, can_grow=False)
+    with tempfile.TemporaryDirectory() as folder, study.locked():
+        log = Path(folder) / "ray.log"
+        try:
+            with chatter_to(log) as terminal, connected(args.address) as resources:
+                from search.driver import run_study
+
+                place = layout(resources, workers=workers, concurrency=concurrency, can_grow=False)
+                task = dataclasses.replace(study.plan.task, cpus=place.cpus, gpus=place.gpus)
+                study.plan = dataclasses.replace(study.plan, task=task)
+                study.save_plan()
+                run_study(study, method, info, place, terminal)
+        finally:
+            if study.storage.exists(f"{study.folder}/study.json"):
+                study.storage.write_bytes(f"{study.folder}/ray.log", log.read_bytes())
+    from search.result import print_result, result
+
+    summary = result(study, method, info, time.monotonic() - started)
+    if args.json:
+        print(json.dumps(summary, indent=1))
+    else:
+        print_result(summary)
+    if not study.complete:
+        print(
+            f"interrupted; go on with --resume {study.plan.task.study} --storage {study.storage.uri}", file=sys.stderr
+        )
+        return INTERRUPTED
+    if summary["best"] is None:
+        return FAILED
+    return SOME_FAILED if any(trial["status"] == "failed" for trial in summary["trials"]) else OK
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        return run(parser().parse_args(argv))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code) if code == INTERRUPTED else sys.exit(code)

@@ -1,0 +1,166 @@
+"""Which configuration next: grid, random or Bayesian search over the same fields, behind Tune's `Searcher`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from ray import tune
+from ray.tune.search import Searcher
+
+from methods.errors import UsageError
+from methods.space import Choice, Domain, Integer, Real
+
+SEARCHERS = ("grid", "random", "bo")
+Space = Mapping[str, Domain]
+Settings = dict[str, Any]
+
+
+class IndexedSearch(Searcher):
+    """Settings that follow from their number alone, whatever came of the others.
+
+    Args:
+        point: number, from 0 -> settings, or None when there are no more.
+    """
+
+    def __init__(self, point: Callable[[int], Settings | None]) -> None:
+        super().__init__(metric="val_accuracy", mode="max")
+        self.point = point
+        self.asked = 0
+
+    def suggest(self, trial_id: str) -> Any:
+        settings = self.point(self.asked)
+        if settings is None:
+            return Searcher.FINISHED
+        self.asked += 1
+        return settings
+
+    def on_trial_complete(self, trial_id: str, result: Settings | None = None, error: bool = False) -> None:
+        """What came of a trial changes nothing here."""
+
+    def save_state(self) -> Settings:
+        return {"asked": self.asked}
+
+    def restore_state(self, state: Settings) -> None:
+        self.asked = state["asked"]
+
+    def save(self, checkpoint_path: str) -> None:
+        with open(checkpoint_path, "w", encoding="utf-8") as file:
+            json.dump(self.save_state(), file)
+
+    def restore(self, checkpoint_path: str) -> None:
+        with open(checkpoint_path, encoding="utf-8") as file:
+            self.restore_state(json.load(file))
+
+
+def natural_points(domain: Domain) -> int:
+    """Points that a grid gives a parameter of its own accord: one a decade where it is log, five where it is linear."""
+    match domain:
+        case Choice(options):
+            return len(options)
+        case Real(low, high, True):
+            return round(math.log10(high / low)) + 1
+        case Integer(low, high, log):
+            return min(high - low + 1, round(math.log2(high / low)) + 1 if log else 5)
+        case _:
+            return 5
+
+
+def axis(domain: Domain, points: int) -> list[Any]:
+    """`points` values from one end of the range to the other, evenly on its own scale; the middle where it is one."""
+    if isinstance(domain, Choice):
+        return list(domain.options)
+    assert isinstance(domain, Real | Integer)
+    shares = [0.5] if points == 1 else [i / (points - 1) for i in range(points)]
+    return list(dict.fromkeys(at(domain, share) for share in shares))
+
+
+def at(domain: Domain, share: float) -> Any:
+    """The value at a share of the range, from 0 to 1, on the range's own scale."""
+    match domain:
+        case Real(low, high, log):
+            value = math.exp(math.log(low) + share * math.log(high / low)) if log else low + share * (high - low)
+            return min(max(float(f"{value:.6g}"), low), high)
+        case Integer(low, high, log):
+            # Each whole number owns an equal piece of the (log) range.
+            first, last = low - 0.5, high + 0.5
+            value = (
+                math.exp(math.log(first) + share * math.log(last / first)) if log else first + share * (last - first)
+            )
+            return min(max(round(value), low), high)
+        case Choice(options):
+            return options[min(int(share * len(options)), len(options) - 1)]
+        case _:
+            raise AssertionError(domain)
+
+
+def grid(space: Space, trials: int | None) -> list[Settings]:
+    """Every combination, the last field moving fastest.
+
+    Args:
+        space: searched fields.
+        trials: None for each parameter's natural number of points; otherwise the most combinations that there may be,
+            and points are added where the range is worst covered for its size.
+
+    Raises:
+        UsageError: `trials` does not hold two points of every parameter.
+    """
+    points = {name: natural_points(domain) for name, domain in space.items()}
+    if trials is not None:
+        most = points
+        points = {name: len(d.options) if isinstance(d, Choice) else min(2, most[name]) for name, d in space.items()}
+        if math.prod(points.values()) > trials:
+            least = math.prod(points.values())
+            raise UsageError(f"--trials {trials}: a grid over {', '.join(space)} has at least {least} combinations")
+        while True:
+            grown = [
+                name
+                for name, domain in space.items()
+                if not isinstance(domain, Choice)
+                and not (isinstance(domain, Integer) and points[name] > domain.high - domain.low)
+                and math.prod(points.values()) // points[name] * (points[name] + 1) <= trials
+            ]
+            if not grown:
+                break
+            points[max(grown, key=lambda name: (most[name] - 1) / (points[name] - 1) if points[name] > 1 else 9.9)] += 1
+    axes = [axis(domain, points[name]) for name, domain in space.items()]
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*axes)]
+
+
+def random_point(space: Space, seed: int, number: int) -> Settings:
+    """The number-th independent draw from the ranges, each on its own scale."""
+    draws = np.random.default_rng([seed, number]).random(len(space))
+    return {name: at(domain, float(share)) for (name, domain), share in zip(space.items(), draws, strict=True)}
+
+
+def tune_space(space: Space) -> dict[str, Any]:
+    """The ranges as Ray Tune writes them."""
+
+    def one(domain: Domain) -> Any:
+        match domain:
+            case Real(low, high, log):
+                return tune.loguniform(low, high) if log else tune.uniform(low, high)
+            case Integer(low, high, log):
+                return tune.lograndint(low, high + 1) if log else tune.randint(low, high + 1)
+            case Choice(options):
+                return tune.choice(list(options))
+            case _:
+                raise AssertionError(domain)
+
+    return {name: one(domain) for name, domain in space.items()}
+
+
+def make_searcher(name: str, space: Space, seed: int, trials: int | None) -> Searcher:
+    """A fresh searcher: "grid", "random" or "bo"."""
+    if name == "grid":
+        points = grid(space, trials)
+        return IndexedSearch(lambda number: points[number] if number < len(points) else None)
+    if name == "random":
+        return IndexedSearch(lambda number: random_point(space, seed, number))
+    from search.bayes import BayesSearch
+
+    return BayesSearch(metric="val_accuracy", mode="max", space=tune_space(space), seed=seed)

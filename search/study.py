@@ -1,0 +1,181 @@
+"""A study: one search from its first trial to the winner's score on test, kept so that nothing finished is lost.
+
+    studies/NAME/study.json     what was asked for
+    studies/NAME/ledger.json    every trial and the searcher's state, replaced whole after each event
+    studies/NAME/trials/N.json  what came of trial N: metrics, epochs, times
+    studies/NAME/ray.log        Ray's own words
+
+A search that was cut short goes on from the ledger: finished trials stay, those under way run again and find their
+finished stages in the cache and their last epoch in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from distributed.storage import Storage
+from methods.data.dataset import DataSpec
+from methods.errors import UsageError
+from search.trial import Job, Outcome, Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for.
+
+    Attributes:
+        task: what all trials share.
+        searcher: "grid", "random" or "bo".
+        space: searched fields, in order.
+        trials: budget of the search; for a grid, None means its natural size.
+        patience: stop after so many trials in a row without a better accuracy, or None.
+        seeds: of the winner's and each control's final retraining; 0 leaves the test split unread.
+        controls: run the method's controls beside the winner.
+        asha: let a scheduler stop trials that fall behind.
+    """
+
+    task: Task
+    searcher: str
+    space: tuple[str, ...]
+    trials: int | None
+    patience: int | None = None
+    seeds: int = 3
+    controls: bool = True
+    asha: bool = False
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Plan:
+        task = dict(content["task"])
+        data = dict(task["data"])
+        data["label_columns"] = tuple(data["label_columns"])
+        task["data"] = DataSpec(**data)
+        return Plan(**{**content, "task": Task(**task), "space": tuple(content["space"])})
+
+
+@dataclass
+class Trial:
+    """A line of the ledger: what was asked of a trial, and in short what came of it."""
+
+    job: Job
+    asked: float
+    status: str = "running"
+    val_accuracy: float | None = None
+    reason: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def finished(self) -> bool:
+        return self.status != "running"
+
+
+@dataclass
+class Study:
+    """A study's folder.
+
+    Raises (`open`):
+        UsageError: there is no such study, or its files cannot be read.
+    """
+
+    storage: Storage
+    plan: Plan
+    trials: list[Trial] = field(default_factory=list)
+    searcher_state: dict[str, Any] | None = None
+
+    @property
+    def folder(self) -> str:
+        return f"studies/{self.plan.task.study}"
+
+    @classmethod
+    def open(cls, storage: Storage, name: str) -> Study:
+        """A study that was begun before."""
+        try:
+            plan = Plan.from_json(json.loads(storage.read_bytes(f"studies/{name}/study.json")))
+        except FileNotFoundError:
+            known = sorted({entry.split("/")[1] for entry in storage.list("studies")})
+            raise UsageError(
+                f"study {name}: none of this name under {storage.uri}; there are {', '.join(known[-5:]) or 'none'}"
+            ) from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"study {name}: study.json cannot be read ({error}); restore it from a copy") from None
+        study = cls(storage, plan)
+        if storage.exists(f"{study.folder}/ledger.json"):
+            content = json.loads(storage.read_bytes(f"{study.folder}/ledger.json"))
+            study.trials = [Trial(**{**line, "job": Job(**line["job"])}) for line in content["trials"]]
+            study.searcher_state = content["searcher"]
+        return study
+
+    def save_plan(self) -> None:
+        self._write("study.json", dataclasses.asdict(self.plan))
+
+    def save(self) -> None:
+        """Write the ledger, whole."""
+        self._write(
+            "ledger.json", {"trials": [dataclasses.asdict(t) for t in self.trials], "searcher": self.searcher_state}
+        )
+
+    def save_outcome(self, number: int, outcome: Outcome) -> None:
+        self._write(f"trials/{number}.json", dataclasses.asdict(outcome))
+
+    def outcome(self, number: int) -> Outcome:
+        return Outcome(**json.loads(self.storage.read_bytes(f"{self.folder}/trials/{number}.json")))
+
+    def of_phase(self, phase: str) -> list[Trial]:
+        return [trial for trial in self.trials if trial.job.phase == phase]
+
+    def best(self) -> Trial | None:
+        """The finished search trial with the highest validation accuracy; the earlier one where two are equal."""
+        done = [t for t in self.of_phase("search") if t.status == "done" and t.val_accuracy is not None]
+        return max(done, key=lambda t: (t.val_accuracy, -t.job.number), default=None)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to run."""
+        planned = bool(self.of_phase("final")) or not self.plan.seeds or self.best() is None
+        return bool(self.trials) and planned and all(trial.finished for trial in self.trials)
+
+    def stale(self) -> int:
+        """Finished search trials in a row, up to the last, that brought no better accuracy."""
+        best, since = float("-inf"), 0
+        for trial in self.of_phase("search"):
+            if trial.finished:
+                since += 1
+                if trial.val_accuracy is not None and trial.val_accuracy > best:
+                    best, since = trial.val_accuracy, 0
+        return since
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one process may run a study.
+
+        Raises:
+            UsageError: another one does.
+        """
+        if not self.storage.is_local:
+            yield
+            return
+        from filelock import FileLock, Timeout
+
+        path = self.storage.local_path(f"{self.folder}/.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(path, timeout=0):
+                yield
+        except Timeout:
+            name = self.plan.task.study
+            raise UsageError(f"study {name}: another process is running it; wait for it or end it first") from None
+
+    def _write(self, name: str, content: Any) -> None:
+        self.storage.write_bytes(f"{self.folder}/{name}", json.dumps(content, indent=1).encode())
+
+
+def new_name(method: str, searcher: str) -> str:
+    """A name that sorts by time and does not meet another."""
+    import secrets
+
+    return f"{method}-{searcher}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

@@ -1,0 +1,70 @@
+"""What several tests share: a tiny made-up data set of each kind, and a Ray of two CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from methods.data.dataset import Data, Info, Split
+
+torch.set_num_threads(1)
+
+
+def tiny_images(train: int = 96, val: int = 40) -> Data:
+    """Four classes of 3x16x16 images that differ in brightness and in where a bright square stands."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(rows: int) -> Split:
+        y = torch.arange(rows) % 4
+        x = torch.randint(0, 80, (rows, 3, 16, 16), generator=generator)
+        for label in range(4):
+            top, left = 8 * (label // 2), 8 * (label % 2)
+            x[y == label, :, top : top + 8, left : left + 8] += 120
+        return Split(x.to(torch.uint8), y)
+
+    classes = ("a", "b", "c", "d")
+    info = Info("tiny", "image", classes, (3, 16, 16), "tiny-images", train, val, 40, mean=(0.27,) * 3, std=(0.24,) * 3)
+    return Data(info, split(train), split(val))
+
+
+def tiny_sentences(train: int = 96, val: int = 40) -> Data:
+    """Sentences of 24 characters in which one character tells the first label and another the second."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(rows: int) -> Split:
+        y = torch.stack([torch.arange(rows) % 4, torch.arange(rows) // 4 % 2], 1)
+        x = torch.randint(10, 30, (rows, 24), generator=generator)
+        lengths = torch.randint(8, 25, (rows,), generator=generator)
+        x[torch.arange(24) >= lengths[:, None]] = 0
+        x[:, 2], x[:, 5] = 2 + y[:, 0], 6 + y[:, 1]
+        texts = tuple("".join(chr(95 + int(c)) for c in row if c) for row in x)
+        return Split(x.to(torch.int32), y, texts)
+
+    classes = ("a", "b", "c", "d")
+    info = Info(
+        "tiny", "text", classes, (24,), "tiny-text", train, val, 40,
+        vocabulary=tuple(chr(95 + c) for c in range(2, 30)), tasks=(("kind", classes), ("tone", ("x", "y"))),
+    )  # fmt: skip
+    return Data(info, split(train), split(val))
+
+
+TINY = {"image": tiny_images, "text": tiny_sentences}
+
+
+@pytest.fixture(scope="session")
+def ray_of_two() -> Iterator[dict[str, float]]:
+    """A Ray of this process with two CPUs."""
+    from distributed.cluster import connected
+
+    with connected(None) as resources:
+        yield resources
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[object]:
+    from distributed.storage import Storage
+
+    yield Storage(tmp_path / "results")

@@ -1,0 +1,153 @@
+"""FSP transfer: the equations against slow loops, the networks against the published figures."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from conftest import tiny_images
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from distributed.worker import LocalWorker
+from methods.cost import count
+from methods.data.dataset import Info
+from methods.fsp.paper import fsp_loss, fsp_matrix, soft_target_loss
+from methods.fsp.stages import METHOD, Finetune, Projected, Teacher, Transfer, finetune, train_teacher, transfer
+from methods.nets.cifar import CifarNet, Vgg16
+
+CIFAR = Info("cifar10", "image", tuple("0123456789"), (3, 32, 32), "", 45000, 5000, 10000, (0.5,) * 3, (0.25,) * 3)
+
+
+def slow_fsp(first: Tensor, last: Tensor) -> Tensor:
+    """Yim et al. 2017, eq. (1), written out: G_mn = sum over places of F1_m F2_n / (h w)."""
+    b, m, h, w = first.shape
+    n = last.shape[1]
+    out = torch.zeros(b, m, n)
+    for image in range(b):
+        for i in range(m):
+            for j in range(n):
+                total = sum(float(first[image, i, s, t] * last[image, j, s, t]) for s in range(h) for t in range(w))
+                out[image, i, j] = total / (h * w)
+    return out
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(1, 5))
+@settings(max_examples=20, deadline=None)
+def test_fsp_matrix_is_the_printed_sum(b: int, m: int, n: int, h: int, w: int) -> None:
+    generator = torch.Generator().manual_seed(b + 10 * m + 100 * n)
+    first, last = torch.randn(b, m, h, w, generator=generator), torch.randn(b, n, h, w, generator=generator)
+    torch.testing.assert_close(fsp_matrix(first, last), slow_fsp(first, last), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("larger", [0, 1])
+def test_the_larger_map_is_max_pooled(larger: int) -> None:
+    maps = [torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4)]
+    maps[larger] = torch.randn(2, (3, 5)[larger], 8, 8)
+    pooled = list(maps)
+    pooled[larger] = torch.nn.functional.max_pool2d(maps[larger], 2)
+    torch.testing.assert_close(fsp_matrix(*maps), slow_fsp(*pooled), rtol=1e-4, atol=1e-5)
+
+
+def test_fsp_loss_is_the_sum_of_three_mean_squares() -> None:
+    teacher, student = ([torch.randn(2, k, k) for k in (2, 3, 4)] for _ in range(2))
+    slow = 0.0
+    for t, s in zip(teacher, student, strict=True):
+        entries = [(float(t[b, i, j]) - float(s[b, i, j])) ** 2
+                   for b in range(2) for i in range(t.shape[1]) for j in range(t.shape[2])]  # fmt: skip
+        slow += sum(entries) / len(entries)
+    assert float(fsp_loss(teacher, student)) == pytest.approx(slow, rel=1e-5)
+    assert float(fsp_loss(teacher, teacher)) == 0.0
+
+
+def test_soft_targets_follow_hinton() -> None:
+    student, teacher, temperature = torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([[0.0, 3.0, 1.0]]), 4.0
+
+    def softened(row: Tensor) -> list[float]:
+        powers = [math.exp(float(v) / temperature) for v in row]
+        return [p / sum(powers) for p in powers]
+
+    p, q = softened(teacher[0]), softened(student[0])
+    slow = temperature**2 * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    assert float(soft_target_loss(student, teacher, temperature)) == pytest.approx(slow, rel=1e-4)
+
+
+def test_the_networks_have_the_published_sizes() -> None:
+    student, resnet, vgg = CifarNet(CIFAR, 14), CifarNet(CIFAR, 26), CifarNet(CIFAR, 26, shortcut=False)
+    # He et al. 2016, table 6: ResNet-20 has 0.27 M parameters, 6n+2 layers with weights.
+    assert count(CifarNet(CIFAR, 20), CIFAR).params == pytest.approx(0.27e6, rel=0.02)
+    assert count(resnet, CIFAR).params == count(vgg, CIFAR).params
+    # The convolutions of both 26-layer teachers: about 54.7 million multiply-adds, and no difference between them.
+    assert count(resnet, CIFAR).macs == count(vgg, CIFAR).macs == pytest.approx(54.7e6, rel=0.01)
+    for net, depth in ((student, 14), (resnet, 26), (vgg, 26)):
+        layers = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+        assert len(layers) == depth
+    assert sum(isinstance(m, torch.nn.Conv2d) for m in Vgg16(CIFAR).modules()) == 13
+
+
+def test_shortcuts_carry_the_input_and_plain_blocks_do_not() -> None:
+    x = torch.rand(1, 16, 8, 8)
+    for shortcut in (True, False):
+        block = CifarNet(CIFAR, 8, shortcut).body[0][0].eval()
+        for parameter in block.parameters():
+            parameter.data.zero_()
+        torch.testing.assert_close(block(x), x if shortcut else torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("teacher", [CifarNet(CIFAR, 26), CifarNet(CIFAR, 26, shortcut=False), Vgg16(CIFAR)])
+def test_student_flows_have_the_teachers_shapes(teacher: torch.nn.Module) -> None:
+    x = torch.rand(2, 3, 32, 32)
+    theirs = [fsp_matrix(first, last) for first, last in teacher.sections(x)[1]]
+    net = Projected(CifarNet(CIFAR, 14), teacher)
+    assert [t.shape for t in theirs] == [s.shape for s in net(x)[1]]
+    learned = [m for m in net.project.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(learned) == (6 if isinstance(teacher, Vgg16) else 0)
+
+
+def test_transfer_brings_the_student_nearer_to_the_teacher_and_leaves_the_head_alone() -> None:
+    worker = LocalWorker(tiny_images(), seed=0)
+    teacher = train_teacher(worker, Teacher(epochs=1, batch_size=32, augment="none"), {})
+    torch.manual_seed(0)
+    config = Transfer(epochs=6, batch_size=32, lr=0.05, depth=8, augment="none", weight_decay=0.0)
+    state = transfer(worker, config, {"teacher": teacher})
+    losses = [row["fsp"] for row in worker.history if "fsp" in row]
+    assert losses[-1] < 0.7 * losses[0]
+    torch.manual_seed(0)
+    untouched = CifarNet(worker.data.info, 8)
+    torch.testing.assert_close(state.tensors["fc.weight"], untouched.fc.weight.detach())
+    assert not torch.equal(state.tensors["conv.weight"], untouched.conv.weight)
+    assert "val_accuracy" not in worker.history[-1], "chance must not reach a scheduler"
+
+
+def test_lambda_and_learning_rate_are_one_parameter_under_plain_sgd() -> None:
+    """With the flow loss alone, momentum-free SGD without decay knows only their product."""
+    worker = LocalWorker(tiny_images(), seed=0)
+    teacher = train_teacher(worker, Teacher(epochs=1, batch_size=32, augment="none"), {})
+    states = []
+    for weight, lr in ((1.0, 0.02), (10.0, 0.002)):
+        torch.manual_seed(0)
+        config = Transfer(
+            epochs=1, batch_size=32, depth=8, weight=weight, lr=lr, momentum=0.0, weight_decay=0.0, augment="none"
+        )
+        states.append(transfer(worker.for_stage(0, None, None), config, {"teacher": teacher}))
+    for name, value in states[0].tensors.items():
+        torch.testing.assert_close(value, states[1].tensors[name], rtol=1e-3, atol=1e-4)
+
+
+def test_joint_mode_and_soft_targets_train_on_labels() -> None:
+    worker = LocalWorker(tiny_images(), seed=0)
+    teacher = train_teacher(worker, Teacher(epochs=1, batch_size=32, augment="none"), {})
+    joint = transfer(worker, Transfer(epochs=1, batch_size=32, depth=8, mode="joint", lr=0.05), {"teacher": teacher})
+    assert {"labels", "fsp", "val_accuracy"} <= worker.history[-1].keys()
+    needs = {"teacher": teacher, "transfer": joint}
+    finetune(worker, Finetune(epochs=1, batch_size=32, distill=0.5), needs)
+    row = worker.history[-1]
+    assert row["loss"] == pytest.approx(0.5 * row["labels"] + 0.5 * row["soft"], rel=1e-3)
+
+
+def test_the_fair_control_trains_as_many_epochs() -> None:
+    settings = {"transfer.epochs": 7, "finetune.epochs": 5}
+    change = METHOD.controls["equal_epochs"](settings)
+    assert change["transfer.epochs"] == 0 and change["finetune.epochs"] == 12

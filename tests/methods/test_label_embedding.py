@@ -1,0 +1,454 @@
+"""The cluster ensemble: equations against slow loops, identities, degenerate cases, and that a new e never trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from distributed.cache import StageCache
+from distributed.pipeline import Run, run_stages
+from distributed.storage import Storage
+from distributed.worker import LocalWorker
+from methods.cost import count
+from methods.data.dataset import Data, Info, Split
+from methods.errors import UsageError
+from methods.label_embedding import figures as drawing
+from methods.label_embedding import paper
+from methods.label_embedding.stages import METHOD, Answers, answers, model, networks, sub_classifier
+from methods.method import Trained
+from methods.nets.wrn import WideResNet
+
+CLASSES = 12
+
+
+def made_up(seed: int = 0, rows: int = 240, missing: int | None = None) -> Data:
+    """Twelve classes in four families: a class is its family's picture with a small mark of its own."""
+    generator = torch.Generator().manual_seed(7)
+    families = torch.rand(4, 3, 8, 8, generator=generator)
+    marks = torch.rand(CLASSES, 3, 8, 8, generator=generator)
+    pictures = 0.6 * families.repeat_interleave(3, 0) + 0.25 * marks
+
+    def split(seed: int, rows: int, without: int | None = None) -> Split:
+        y = torch.arange(rows) % CLASSES
+        y = y[y != without] if without is not None else y
+        noise = torch.rand(len(y), 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+        return Split(((0.7 * pictures[y] + 0.3 * noise) * 255).to(torch.uint8), y)
+
+    train, val = split(seed + 1, rows), split(seed + 2, rows // 2, missing)
+    names = tuple(f"class {k}" for k in range(CLASSES))
+    mean = tuple((train.x.float() / 255).mean((0, 2, 3)).tolist())
+    std = tuple((train.x.float() / 255).std((0, 2, 3)).tolist())
+    info = Info("made up", "image", names, (3, 8, 8), f"made-up-{seed}-{rows}-{missing}", len(train), len(val), 0, mean, std)
+    return Data(info, train, val)
+
+
+SMALL = {
+    "base.depth": 10,
+    "base.width": 1,
+    "base.epochs": 2,
+    "base.batch_size": 32,
+    "base.augment": "none",
+    "experts.epochs": 1,
+    "experts.batch_size": 32,
+    "experts.augment": "none",
+    "cluster.count": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> StageCache:
+    return StageCache(Storage(tmp_path_factory.mktemp("stages")))
+
+
+def trained(cache: StageCache, data: Data | None = None, **changes: object) -> tuple[Trained, Run]:
+    """A run of all stages; keyword `cluster_count=3` sets "cluster.count"."""
+    data = data or made_up()
+    configs = METHOD.configure("quick", SMALL | {name.replace("_", ".", 1): value for name, value in changes.items()})
+    worker = LocalWorker(data)
+    run = run_stages(worker, METHOD, configs, cache, shared_seed=0)
+    return Trained(worker, configs, run.states, data.val), run
+
+
+def problem(seed: int, rows: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+    """Base logits, expert logits (rows, C) and an assignment in which every cluster has a class."""
+    generator = torch.Generator().manual_seed(seed)
+    clusters = int(torch.randint(1, 6, (), generator=generator))
+    classes = clusters + int(torch.randint(1, 6, (), generator=generator))
+    assignment = torch.cat([torch.arange(clusters), torch.randint(clusters, (classes - clusters,), generator=generator)])
+    base, experts = torch.randn(2, rows, classes, generator=generator, dtype=torch.float64).mul(3).unbind()
+    return base, experts, assignment[torch.randperm(classes, generator=generator)]
+
+
+seeds = st.integers(0, 10_000)
+shares = st.floats(0, 1)
+rules = st.sampled_from(["hard", "soft", "top"])
+
+
+# The network
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "classes", "parameters"),
+    [(28, 10, 10, 36_479_194), (28, 10, 100, 36_536_884), (16, 2, 100, 703_284), (40, 2, 100, 2_255_156)],
+)
+def test_published_parameter_counts(depth: int, width: int, classes: int, parameters: int) -> None:
+    net = WideResNet(depth, width, classes, (0.5,) * 3, (0.2,) * 3)
+    assert sum(p.numel() for p in net.parameters()) == parameters
+
+
+def test_wide_network_costs_what_is_published() -> None:
+    info = dataclasses.replace(made_up().info, shape=(3, 32, 32), classes=tuple(map(str, range(100))))
+    assert count(WideResNet(16, 2, 100, info.mean, info.std), info).macs == pytest.approx(101.3e6, rel=0.01)
+
+
+def test_depth_must_be_6n_plus_4() -> None:
+    with pytest.raises(UsageError, match="depth=17"):
+        WideResNet(17, 1, 10, (0.5,), (0.2,))
+
+
+def test_dropout_draws_in_training_only() -> None:
+    net = WideResNet(10, 1, 5, (0.5,) * 3, (0.2,) * 3, dropout=0.3)
+    x = torch.rand(4, 3, 8, 8)
+    assert not torch.equal(net(x), net(x))
+    net.eval()
+    assert torch.equal(net(x), net(x)) and net.features(x).shape == (4, 64)
+
+
+# The equations
+
+
+@given(seeds)
+def test_cluster_probability_and_conditional_are_sums_over_classes(seed: int) -> None:
+    base, _, assignment = problem(seed)
+    mass = paper.log_cluster_probability(base, assignment).exp()
+    inner = paper.log_conditional(base, assignment).exp()
+    p = base.softmax(1)
+    for i in range(len(base)):
+        for j, classes in enumerate(paper.members(assignment)):
+            total = sum(float(p[i, k]) for k in classes.tolist())
+            assert float(mass[i, j]) == pytest.approx(total)
+            for k in classes.tolist():
+                assert float(inner[i, k]) == pytest.approx(float(p[i, k]) / total)
+
+
+@given(seeds)
+def test_entropy_is_the_sum_and_bounded_by_log_c(seed: int) -> None:
+    base, _, _ = problem(seed)
+    p = base.softmax(1)
+    slow = torch.tensor([-sum(float(q) * math.log(float(q)) for q in row) for row in p], dtype=torch.float64)
+    assert torch.allclose(paper.entropy(base), slow)
+    assert (paper.entropy(base) <= math.log(base.shape[1])).all()
+    assert paper.entropy(base * 1e6).abs().max() < 1e-6  # a certain softmax: no NaN from 0 log 0
+
+
+@given(seeds, shares)
+def test_hard_routing_follows_the_paper_step_by_step(seed: int, threshold: float) -> None:
+    base, experts, assignment = problem(seed)
+    asked = paper.dispatch(base, assignment, threshold, "hard")
+    answer = paper.combine(base, experts, assignment, asked, "hard").argmax(1)
+    for i, (f, sub) in enumerate(zip(base, experts, strict=True)):
+        p = f.softmax(0)
+        uncertainty = -float((p * p.log()).sum())
+        if uncertainty < threshold * math.log(len(f)):
+            assert not asked[i].any()
+            assert int(answer[i]) == int(f.argmax())
+        else:
+            groups = paper.members(assignment)
+            j = max(range(len(groups)), key=lambda t: float(p[groups[t]].sum()))
+            assert asked[i].nonzero().flatten().tolist() == [j]
+            assert int(answer[i]) == max(groups[j].tolist(), key=lambda k: float(sub[k]))
+
+
+@given(seeds, shares, rules, st.integers(1, 6))
+def test_every_rule_gives_a_distribution(seed: int, threshold: float, rule: str, top: int) -> None:
+    base, experts, assignment = problem(seed)
+    asked = paper.dispatch(base, assignment, threshold, rule, top)
+    log_p = paper.combine(base, experts, assignment, asked, rule)
+    assert torch.isfinite(log_p).all()
+    assert torch.allclose(log_p.exp().sum(1), torch.ones(len(base), dtype=torch.float64))
+
+
+@given(seeds, shares, st.sampled_from(["soft", "top"]), st.integers(1, 6))
+def test_experts_equal_to_the_base_give_the_base(seed: int, threshold: float, rule: str, top: int) -> None:
+    """The mixture's identity; experts may differ by a constant per cluster, which no softmax sees."""
+    base, _, assignment = problem(seed)
+    experts = base + torch.randn(int(assignment.max()) + 1, dtype=torch.float64)[assignment]
+    asked = paper.dispatch(base, assignment, threshold, rule, top)
+    assert torch.allclose(paper.combine(base, experts, assignment, asked, rule), base.log_softmax(1))
+
+
+@given(seeds)
+def test_soft_is_top_of_all_and_the_formula(seed: int) -> None:
+    base, experts, assignment = problem(seed)
+    clusters = int(assignment.max()) + 1
+    soft = paper.combine(base, experts, assignment, paper.dispatch(base, assignment, 0, "soft"), "soft")
+    top = paper.combine(base, experts, assignment, paper.dispatch(base, assignment, 0, "top", clusters), "top")
+    assert torch.equal(soft, top)
+    for classes in paper.members(assignment):
+        expected = base.softmax(1)[:, classes].sum(1, keepdim=True) * experts[:, classes].softmax(1)
+        assert torch.allclose(soft[:, classes].exp(), expected)
+
+
+@given(seeds, rules)
+def test_threshold_0_asks_about_all_and_1_about_none(seed: int, rule: str) -> None:
+    base, experts, assignment = problem(seed)
+    assert paper.dispatch(base, assignment, 0.0, rule).any(1).all()
+    asked = paper.dispatch(base, assignment, 1.0, rule)
+    assert not asked.any()
+    assert torch.allclose(paper.combine(base, experts, assignment, asked, rule), base.log_softmax(1))
+
+
+@given(seeds)
+def test_one_cluster_answers_with_its_expert_alone(seed: int) -> None:
+    base, experts, _ = problem(seed)
+    one = torch.zeros(base.shape[1], dtype=torch.int64)
+    for rule in ("hard", "soft", "top"):
+        asked = paper.dispatch(base, one, 0.0, rule)
+        assert torch.allclose(paper.combine(base, experts, one, asked, rule), experts.log_softmax(1))
+
+
+@given(seeds, rules)
+def test_clusters_of_one_class_are_the_base_and_cost_nothing(seed: int, rule: str) -> None:
+    base, experts, _ = problem(seed)
+    single = torch.arange(base.shape[1])
+    asked = paper.dispatch(base, single, 0.0, rule)
+    answer = paper.combine(base, experts, single, asked, rule)
+    assert torch.equal(answer.argmax(1), base.argmax(1))
+    assert paper.average_macs(asked, single, 5.0, 5.0) == 5.0
+
+
+def test_average_macs_counts_experts_asked() -> None:
+    assignment = torch.tensor([0, 0, 1, 1, 2])
+    asked = torch.tensor([[True, False, True], [False, False, False], [True, True, False], [False, False, True]])
+    assert paper.average_macs(asked, assignment, 10.0, 8.0) == 10 + 8 * 3 / 4  # cluster 2 has one class: no expert
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.floats(0.2, 5.0))
+def test_temperature_undoes_a_scale(seed: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2000, 5, generator=generator)
+    y = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
+    fitted = paper.temperature(logits * scale, y)
+    assert fitted / scale == pytest.approx(paper.temperature(logits, y), rel=1e-3)
+    assert fitted / scale == pytest.approx(1, abs=0.25)
+    loss = [float(F.cross_entropy(logits * scale / t, y)) for t in (fitted, fitted * 1.1, fitted / 1.1)]
+    assert loss[0] == min(loss)
+
+
+def test_temperature_at_the_edges() -> None:
+    logits = torch.tensor([[2.0, 1.0, -torch.inf], [-torch.inf, 0.0, 3.0]])
+    assert paper.temperature(logits[:0], torch.zeros(0, dtype=torch.int64)) == 1.0
+    assert paper.temperature(logits, torch.tensor([0, 2])) == pytest.approx(0.1)  # all right: as sharp as allowed
+    assert paper.temperature(logits, torch.tensor([1, 1])) == pytest.approx(10.0)  # all wrong: as flat as allowed
+    assert paper.temperature(logits, torch.tensor([0, 1])) > 1
+
+
+# Clusterings
+
+METHODS = ("spectral", "agglomerative", "kmeans", "confusion")
+
+
+def families(noise: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings and a confusion of twelve classes in four families, and the families."""
+    generator = torch.Generator().manual_seed(3)
+    family = torch.tensor([0, 1, 2, 3] * 3)
+    embeddings = torch.eye(4, 8)[family] + noise * torch.randn(12, 8, generator=generator)
+    confused = torch.where(family[:, None] == family, 0.3, 0.1 / 9)
+    return embeddings * torch.rand(12, 1, generator=generator).add(0.5), confused, family
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["shifted", "clipped", "angular"])
+def test_each_method_finds_the_families(method: str, kind: str) -> None:
+    embeddings, confused, family = families()
+    assert torch.equal(paper.cluster(embeddings, confused, 4, method, kind, 0), family)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("count", range(1, 13))
+def test_every_count_from_one_to_all_classes(method: str, count: int) -> None:
+    embeddings, confused, _ = families()
+    assignment = paper.cluster(embeddings, confused, count, method, "shifted", 0)
+    assert set(assignment.tolist()) == set(range(count))
+    assert torch.equal(paper.relabel(assignment), assignment)
+
+
+def test_more_clusters_than_classes_or_distinct_embeddings_are_refused() -> None:
+    embeddings, confused, _ = families()
+    with pytest.raises(UsageError, match="cluster.count=13: the data have 12 classes"):
+        paper.cluster(embeddings, confused, 13, "spectral", "shifted", 0)
+    with pytest.raises(UsageError, match="only 4 of 12 label embeddings differ; give at most 4"):
+        paper.cluster(families(noise=0.0)[0], confused, 5, "kmeans", "shifted", 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_embeddings_share_a_cluster(method: str) -> None:
+    embeddings, confused, family = families(noise=0.0)
+    assert torch.equal(paper.cluster(embeddings, confused, 4, method, "shifted", 0), family)
+
+
+def test_affinities_are_weights() -> None:
+    cosine = torch.tensor([-1.0, 0.0, 0.5, 1.0])
+    assert paper.affinity(cosine, "shifted").tolist() == [0.0, 0.5, 0.75, 1.0]
+    assert paper.affinity(cosine, "clipped").tolist() == [0.0, 0.0, 0.5, 1.0]
+    assert torch.allclose(paper.affinity(cosine, "angular"), torch.tensor([0.0, 0.5, 2 / 3, 1.0]))
+
+
+def test_confusion_averages_each_class_and_a_missing_one_is_uniform() -> None:
+    logits, y = torch.randn(50, 4), torch.arange(50) % 3
+    confused = paper.confusion(logits, y)
+    for k in range(3):
+        assert torch.allclose(confused[k], logits.softmax(1)[y == k].mean(0))
+    assert torch.allclose(confused[3], torch.full((4,), 0.25))
+
+
+# The stages
+
+
+def test_a_sub_classifier_starts_as_the_base_asked_about_its_classes(cache: StageCache) -> None:
+    run, _ = trained(cache)
+    classes = torch.tensor([1, 4, 7])
+    net = run.worker.place(sub_classifier(run.states["base"], classes))
+    base = run.states["base"].tensors["val_logits"]
+    assert torch.allclose(run.worker.predict(net, run.split.x), base[:, classes], atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["soft", "top"])
+def test_untrained_experts_change_nothing(cache: StageCache, rule: str) -> None:
+    """The mixture's identity through all stages: experts that were not trained are the base."""
+    run, _ = trained(cache, experts_epochs=0, route_rule=rule, route_threshold=0.0, route_calibrate=False)
+    ensemble = run.worker.place(model(run.configs, run.states, run.worker.data.info))
+    given = run.worker.predict(ensemble, run.split.x)
+    expected = run.states["base"].tensors["val_logits"].log_softmax(1)
+    assert torch.allclose(given, expected, atol=1e-4)
+    assert run.states["route"].metrics["val_accuracy"] == run.states["base"].metrics["val_accuracy"]
+
+
+@pytest.mark.parametrize("rule", ["hard", "soft", "top"])
+def test_the_deployed_ensemble_runs_only_experts_that_are_asked(cache: StageCache, rule: str) -> None:
+    run, _ = trained(cache, route_rule=rule, route_top=2, route_threshold=0.6)
+    own = answers(run)
+    info = run.worker.data.info
+    ensemble = run.worker.place(model(run.configs, run.states, info))
+    assert torch.allclose(run.worker.predict(ensemble, run.split.x), own.ensemble(0.6, rule), atol=1e-4)
+    seen: list[int] = []
+    for expert in ensemble.get_submodule("experts").children():
+        expert.register_forward_hook(lambda module, inputs, out: seen.append(len(out)))
+    run.worker.predict(ensemble, run.split.x)
+    asked = own.asked(0.6, rule)
+    assert sum(seen) == int((asked & (torch.bincount(own.assignment) > 1)).sum())
+    assert METHOD.metrics(run)["macs_ratio"] == pytest.approx(1 + sum(seen) / len(run.split))
+    assert METHOD.metrics(run)["base_accuracy"] == run.states["base"].metrics["val_accuracy"]
+    assert run.states["route"].metrics["val_accuracy"] == METHOD.metrics(run)[f"{rule}_accuracy"]
+
+
+def test_a_search_over_s_and_e_trains_each_s_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Thirty trials over five S: one base, five trainings of experts, thirty routes."""
+    cache = StageCache(Storage(tmp_path_factory.mktemp("search")))
+    computed: dict[str, int] = {}
+    for s, e in itertools.product((1, 2, 3, 4, 12), (0.0, 0.1, 0.3, 0.5, 0.8, 1.0)):
+        _, run = trained(cache, cluster_count=s, route_threshold=e)
+        for name in run.states:
+            computed[name] = computed.get(name, 0) + (name not in run.cached)
+    assert computed == {"base": 1, "cluster": 5, "experts": 5, "route": 30}
+
+
+def test_one_cluster_is_the_base_trained_on(cache: StageCache) -> None:
+    run, _ = trained(cache, cluster_count=1, route_threshold=0.0)
+    assert [name for name in run.states["experts"].tensors if name.endswith("head.weight")] == ["0.head.weight"]
+    own = answers(run)
+    assert torch.equal(own.ensemble(0.0, "hard").argmax(1), own.experts.argmax(1))
+    assert own.perfect(own.experts) == METHOD.metrics(run)["hard_accuracy"]  # knowing the only cluster helps nobody
+
+
+def test_as_many_clusters_as_classes_need_no_expert(cache: StageCache) -> None:
+    run, _ = trained(cache, cluster_count=CLASSES, route_threshold=0.0)
+    assert list(run.states["experts"].tensors) == ["val_logits"]
+    assert run.states["route"].metrics["val_accuracy"] == run.states["base"].metrics["val_accuracy"]
+    assert METHOD.metrics(run)["macs_ratio"] == 1.0
+    drawing.tables(run)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_class_missing_from_validation(cache: StageCache, method: str) -> None:
+    run, _ = trained(cache, made_up(missing=5), cluster_method=method)
+    assert 0 <= run.states["route"].metrics["val_accuracy"] <= 1
+
+
+def test_a_cluster_without_validation_rows(cache: StageCache) -> None:
+    data = made_up()
+    few = Split(data.val.x[data.val.y < 2], data.val.y[data.val.y < 2])
+    info = dataclasses.replace(data.info, fingerprint="two classes in validation")
+    run, _ = trained(cache, Data(info, data.train, few))
+    assert 0 <= run.states["route"].metrics["val_accuracy"] <= 1
+    drawing.tables(run)
+
+
+def test_shuffled_clusters_keep_their_sizes(cache: StageCache) -> None:
+    found = trained(cache)[0].states["cluster"].tensors["assignment"]
+    dealt = trained(cache, cluster_shuffle=True)[0].states["cluster"].tensors["assignment"]
+    assert torch.equal(torch.bincount(found), torch.bincount(dealt)) and not torch.equal(found, dealt)
+
+
+def test_too_many_clusters_end_the_run_with_one_line(cache: StageCache) -> None:
+    with pytest.raises(UsageError, match="cluster.count=13"):
+        trained(cache, cluster_count=13)
+
+
+def test_controls_say_what_they_change() -> None:
+    winner = {"cluster.count": 9, "route.threshold": 0.3}
+    for control in METHOD.controls.values():
+        METHOD.configure("quick", winner | dict(control(winner)))
+
+
+def test_the_papers_recipe() -> None:
+    base, experts = (METHOD.configure("paper")[name] for name in ("base", "experts"))
+    rates = [base.learning_rate(epoch) for epoch in (0, 59, 60, 120, 160, 199)]
+    assert rates == pytest.approx([0.1, 0.1, 0.02, 0.004, 0.0008, 0.0008])
+    assert (base.epochs, base.batch_size, base.weight_decay, base.nesterov) == (200, 128, 5e-4, True)
+    assert (base.depth, base.width, base.augment, experts.epochs) == (28, 10, "crop_flip", 15)
+
+
+def test_cost_of_a_rerouted_image(cache: StageCache) -> None:
+    info = made_up().info
+    for changes, nets in (
+        ({"route.rule": "hard"}, 2),
+        ({"route.rule": "soft"}, 5),
+        ({"route.rule": "top", "route.top": 2}, 3),
+        ({"route.threshold": 1.0}, 1),
+        ({"cluster.count": 12}, 1),
+    ):
+        counted = {name: count(net, info).macs for name, net in networks(METHOD.configure("quick", SMALL | changes), info).items()}
+        assert counted["model"] / counted["base"] == pytest.approx(nets, rel=0.01)
+
+
+@given(seeds, rules)
+def test_the_curve_is_the_ensemble_at_each_threshold(seed: int, rule: str) -> None:
+    base, experts, assignment = problem(seed, rows=20)
+    own = Answers(base, experts, torch.randint(base.shape[1], (20,)), assignment, 2)
+    thresholds = torch.tensor([0.0, 0.3, 0.6, 1.0])
+    right, asked = drawing.curve(own, rule, thresholds)
+    for e, a, n in zip(thresholds.tolist(), right.tolist(), asked.tolist(), strict=True):
+        assert a == pytest.approx(float((own.ensemble(e, rule).argmax(1) == own.y).double().mean()))
+        assert 1 + n == pytest.approx(paper.average_macs(own.asked(e, rule), assignment, 1.0, 1.0))
+
+
+def test_tables_and_figures(cache: StageCache) -> None:
+    run, _ = trained(cache)
+    tables, figures = drawing.tables(run), drawing.figures(run)
+    for table in tables.values():
+        assert table.rows and all(len(row) == len(table.columns) for row in table.rows)
+    inside = {row[0]: row for row in tables["inside"].rows}
+    assert inside["all"][2] == len(run.split)
+    assert sum(row[1] for row in tables["clusters"].rows) == CLASSES
+    for name in ("fig1_cluster_sizes", "fig2_3_4_example", "similarity", "accuracy_by_threshold", "accuracy_by_macs"):
+        figures[name].canvas.draw()
