@@ -39,7 +39,7 @@ def main() -> None:
 
     print("| " + " | ".join(SUSPECTS) + f" | test %, mean of {args.seeds} | sd |\n|---|---|---|---|---|")
     for cell in itertools.product(*SUSPECTS.values()):
-        chosen = {f"classifier.{name}": value for name, value in zip(SUSPECTS, cell, strict=True)}
+        chosen: dict[str, object] = {f"classifier.{name}": value for name, value in zip(SUSPECTS, cell, strict=True)}
         if chosen["classifier.optimizer"] == "adam":
             chosen["classifier.weight_decay"] = 0.0  # as the paper; for Adam it is no decay but a second gradient
         config = METHOD.configure(args.recipe, {**settings, **chosen})["classifier"]

@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--recipe", default="quick", choices=tuple(METHOD.recipes))
     p.add_argument("--depths", type=int, nargs="+", default=[18, 34])
     p.add_argument("--seeds", type=int, default=3)
+    p.add_argument("--no-control", action="store_true", help="leave out the networks without internal classifiers")
     p.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
@@ -79,7 +80,7 @@ def main() -> int:
     scores: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     shown: Trained | None = None
     for depth in args.depths:
-        for control in (False, True):
+        for control in (False,) if args.no_control else (False, True):
             network = f"Res-IC{depth}" + (", no internal classifiers" if control else "")
             for seed in range(1, args.seeds + 1):
                 started = time.monotonic()

@@ -1,10 +1,10 @@
 """How good the searcher's proposals are: median simple regret over seeds, beside random search and a plain grid.
 
-    python -m benchmarks.search_quality                 all problems, 20 seeds, some minutes on one core
+    python -m benchmarks.search_quality                            all problems, 20 seeds, minutes on one core
     python -m benchmarks.search_quality --only hartmann6 --seeds 5
 
-The searcher is driven as Tune drives it, `suggest` and `on_trial_complete`, without the cluster in between. Exit status
-1 if a gate is missed.
+Simple regret is the best value found less the optimum. The searcher is driven as Tune drives it, by `suggest` and
+`on_trial_complete`, without a cluster in between. Exit status 1 if a gate is missed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before numpy: one core a process
-    os.environ.setdefault(name, "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when numpy is imported: a core is a process's here
 
 import numpy as np
 from ray import tune
@@ -33,42 +32,116 @@ Config = dict[str, Any]
 
 
 def branin(x: float, y: float) -> float:
-    """Regret; three minima in [-5, 10] x [0, 15] (Dixon, Szego 1978)."""
+    """On [-5, 10] x [0, 15], three minima (Dixon, Szego 1978), less the optimum."""
     valley = y - 5.1 / (4 * math.pi**2) * x**2 + 5 / math.pi * x - 6
     return valley**2 + 10 * (1 - 1 / (8 * math.pi)) * math.cos(x) + 10 - 0.39788735772973816
 
 
 def hartmann6(*x: float) -> float:
-    """Regret; six local minima in the unit cube (Hartmann 1973)."""
-    a = np.array([[10, 3, 17, 3.5, 1.7, 8], [0.05, 10, 17, 0.1, 8, 14], [3, 3.5, 1.7, 10, 17, 8], [17, 8, 0.05, 10, 0.1, 14]])
-    p = np.array([[1312, 1696, 5569, 124, 8283, 5886], [2329, 4135, 8307, 3736, 1004, 9991],
-                  [2348, 1451, 3522, 2883, 3047, 6650], [4047, 8828, 8732, 5743, 1091, 381]]) / 1e4  # fmt: skip
-    return 3.322368011415515 - float(np.array([1.0, 1.2, 3.0, 3.2]) @ np.exp(-(a * (np.array(x) - p) ** 2).sum(1)))
+    """On the unit cube, six local minima (Hartmann 1973), less the optimum."""
+    width = [[10, 3, 17, 3.5, 1.7, 8], [0.05, 10, 17, 0.1, 8, 14], [3, 3.5, 1.7, 10, 17, 8], [17, 8, 0.05, 10, 0.1, 14]]
+    centre = [
+        [1312, 1696, 5569, 124, 8283, 5886],
+        [2329, 4135, 8307, 3736, 1004, 9991],
+        [2348, 1451, 3522, 2883, 3047, 6650],
+        [4047, 8828, 8732, 5743, 1091, 381],
+    ]
+    near = np.exp(-(np.array(width) * (np.array(x) - np.array(centre) / 1e4) ** 2).sum(axis=1))
+    return 3.322368011415515 - float(np.array([1.0, 1.2, 3.0, 3.2]) @ near)
+
+
+def branin_log(lr: float, decay: float) -> float:
+    """Branin over ranges like a learning rate's and a weight decay's, three of its units to a decade."""
+    return branin(3 * math.log10(lr / 1e-5) - 5, 3 * math.log10(decay / 1e-6))
 
 
 @dataclass(frozen=True)
 class Problem:
     space: Config
-    regret: Callable[[Config], float]
-    grid: list[int]  # points per parameter, at most 50 in all
-    batch: int = 1
-    gates: dict[int, float] = field(default_factory=dict)  # trials -> largest median regret
+    regret: Callable[..., float]
+    gates: dict[int, float]  # trials -> the largest median regret that passes
+    batch: int = 1  # trials under way at a time; the next batch waits for all of them
 
 
-def on_log_scale(config: Config) -> float:
-    """Branin over a learning rate and a weight decay, a decade for every three units."""
-    return branin(-5 + 3 * math.log10(config["lr"] / 1e-5), 3 * math.log10(config["decay"] / 1e-6))
-
-
-SIX = {f"x{i}": tune.uniform(0, 1) for i in range(6)}
-BRANIN = {25: 0.05, 50: 0.001}
+UNIT6 = {f"x{i}": tune.uniform(0, 1) for i in range(1, 7)}
 PROBLEMS = {
-    "branin": Problem(
-        {"x": tune.uniform(-5, 10), "y": tune.uniform(0, 15)}, lambda c: branin(c["x"], c["y"]), [7, 7], gates=BRANIN
+    "branin": Problem({"x": tune.uniform(-5, 10), "y": tune.uniform(0, 15)}, branin, {25: 0.05, 50: 0.001}),
+    "branin_log": Problem(
+        {"lr": tune.loguniform(1e-5, 1), "decay": tune.loguniform(1e-6, 1e-1)}, branin_log, {25: 0.05, 50: 0.001}
     ),
-    "branin-log": Problem(
-        {"lr": tune.loguniform(1e-5, 1), "decay": tune.loguniform(1e-6, 1e-1)}, on_log_scale, [7, 7], gates=BRANIN
-    ),
-    "hartmann6": Problem(SIX, lambda c: hartmann6(*c.values()), [2] * 5 + [1], gates={50: 0.15}),
-    "hartmann6-batch4": Problem(SIX, lambda c: hartmann6(*c.values()), [2] * 5 + [1], batch=4, gates={50: 0.2}),
+    "hartmann6": Problem(UNIT6, hartmann6, {50: 0.15}),
+    "hartmann6_batch4": Problem(UNIT6, hartmann6, {50: 0.2}, batch=4),
 }
+
+
+def at(problem: Problem, shares: Sequence[float]) -> list[float]:
+    """The values at a share of each range, on the range's own scale."""
+    values = []
+    for domain, share in zip(problem.space.values(), shares, strict=True):
+        low, high = domain.lower, domain.upper
+        values.append(
+            low * (high / low) ** share if str(domain.get_sampler()) == "LogUniform" else low + share * (high - low)
+        )
+    return values
+
+
+def bayes(name: str, trials: int, seed: int) -> list[float]:
+    problem = PROBLEMS[name]  # its functions would not travel to another process
+    searcher = BayesSearch("regret", "min", space=problem.space, seed=seed)
+    regrets: list[float] = []
+    while len(regrets) < trials:
+        batch = range(len(regrets), min(len(regrets) + problem.batch, trials))
+        configs = [searcher.suggest(str(number)) for number in batch]
+        for number, config in zip(batch, configs, strict=True):
+            assert config is not None
+            regrets.append(problem.regret(*config.values()))
+            searcher.on_trial_complete(str(number), {"regret": regrets[-1]})
+    return regrets
+
+
+def random(problem: Problem, trials: int, seed: int) -> list[float]:
+    points = np.random.default_rng(seed).random((trials, len(problem.space)))
+    return [problem.regret(*at(problem, point)) for point in points]
+
+
+def grid(problem: Problem, trials: int) -> list[float]:
+    """Equal steps in every range, from the middle of its first cell; as many as the trials pay for."""
+    points = [1] * len(problem.space)
+    for i in itertools.cycle(range(len(points))):
+        if math.prod(points) // points[i] * (points[i] + 1) > trials:
+            break
+        points[i] += 1
+    axes = [[(i + 0.5) / count for i in range(count)] for count in points]
+    return [problem.regret(*at(problem, point)) for point in itertools.product(*axes)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20, help="runs of each problem (20)")
+    parser.add_argument("--only", choices=PROBLEMS, help="one problem")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (1)")
+    args = parser.parse_args()
+    missed = False
+    print(f"{'problem':17} {'trials':>6} {'bayes':>9} {'9 in 10':>9} {'random':>9} {'grid':>9} {'gate':>7}")
+    with ProcessPoolExecutor(args.jobs) as pool:
+        for name in [args.only] if args.only else PROBLEMS:
+            problem, started = PROBLEMS[name], time.perf_counter()
+            trials = max(problem.gates)
+            runs = np.array(list(pool.map(partial(bayes, name, trials), range(args.seeds))))
+            guesses = np.array([random(problem, trials, seed) for seed in range(args.seeds)])
+            for budget, gate in problem.gates.items():
+                best = runs[:, :budget].min(axis=1)
+                median = float(np.median(best))
+                missed |= median > gate
+                print(
+                    f"{name:17} {budget:6} {median:9.2g} {np.quantile(best, 0.9):9.2g} "
+                    f"{np.median(guesses[:, :budget].min(axis=1)):9.2g} {min(grid(problem, budget)):9.2g} {gate:7g}"
+                    f"{'  MISSED' if median > gate else ''}",
+                    flush=True,
+                )
+            print(f"{'':17} {time.perf_counter() - started:.0f} s for {args.seeds} seeds", flush=True)
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

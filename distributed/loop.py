@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from methods.training import Batch, Player, Training
 
 if TYPE_CHECKING:
-    from distributed.worker import Worker
+    from distributed.worker import LocalWorker
 
 
 class Stopped(Exception):
@@ -46,7 +46,7 @@ def seed_of(*parts: int | str) -> int:
 
 
 def fit(
-    worker: Worker,
+    worker: LocalWorker,
     players: Sequence[Player],
     *,
     name: str,
@@ -90,8 +90,8 @@ def fit(
         for optimizer, moments in zip(optimizers, progress["optimizers"], strict=True):
             optimizer.load_state_dict(moments)
         history, best = progress["history"], progress["best"]
-        for row in history:
-            worker.report(row)
+        for earlier in history:
+            worker.report(earlier)
 
     written = time.monotonic()
     for epoch in range(len(history), first.epochs):

@@ -56,7 +56,8 @@ def best_runtime(precision: str = "auto") -> Runtime:
         if device == "cuda":
             fast = torch.cuda.is_bf16_supported()
         else:  # older torch cannot say what the processor has; float32 is always right
-            fast = bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False))
+            capabilities = getattr(torch.cpu, "get_capabilities", None)
+            fast = capabilities is not None and bool(capabilities().get("amx_bf16"))
         precision = "bfloat16" if fast else "float32"
     return Runtime(device, precision)
 
@@ -112,7 +113,7 @@ class LocalWorker:
     def place(self, net: M) -> M:
         net = net.to(self.device)
         if self.data.info.kind == "image":
-            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            net = net.to(memory_format=torch.channels_last)
         if self.world_size > 1:
             globalise(net)
         return net

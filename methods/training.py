@@ -15,7 +15,17 @@ from torch import Tensor, nn
 
 from methods.space import choice, integer, numbers, real
 
-AUGMENTATIONS = ("none", "crop", "crop_flip", "rotate_flip", "randaugment", "trivialaugment")
+AUGMENTATIONS = (
+    "none",
+    "crop",
+    "crop_flip",
+    "rotate_flip",
+    "randaugment",
+    "trivialaugment",
+    "crop_trivialaugment",
+    "crop_flip_randaugment",
+    "crop_flip_trivialaugment",
+)
 
 
 @dataclass(frozen=True)

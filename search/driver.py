@@ -27,7 +27,7 @@ from search.progress import Progress
 from search.rows import Row, write_row
 from search.searchers import make_searcher
 from search.study import Study, Trial
-from search.trial import Job, Outcome, in_process, on_workers, stop_sign
+from search.trial import Job, Outcome, Phase, in_process, on_workers, stop_sign
 
 
 class StudySearch(Searcher):
@@ -83,7 +83,7 @@ class StudySearch(Searcher):
             or (plan.patience is not None and self.study.stale() >= plan.patience)
         )
 
-    def _ask(self, phase: str, settings: dict[str, Any], seed: int, control: str | None = None) -> None:
+    def _ask(self, phase: Phase, settings: dict[str, Any], seed: int, control: str | None = None) -> None:
         settings = {**self.study.plan.task.settings, **settings}
         trial = Trial(Job(len(self.study.trials), phase, self.method.check(settings), seed, control), time.time())
         self.study.trials.append(trial)

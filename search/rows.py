@@ -4,9 +4,9 @@
     compacted/    the same rows, many to a file
     quarantine/   files that could not be read, set aside
 
-Files are only ever added or deleted, never changed, so that any number of processes may write, read and compact at once
-without a lock. Where a trial has several rows (it was interrupted and run again, or is both loose and compacted), the one
-that finished last counts.
+Files are only ever added or deleted, never changed, so that any number of processes may write, read and compact at
+once without a lock. Where a trial has several rows (it was interrupted and run again, or is both loose and compacted),
+the one that finished last counts.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def _column(help: str, **options: Any) -> Any:
 class Row:
     """One trial. The Parquet schema is derived from these fields, in this order.
 
-    A value is held as the file holds it: a figure that is not finite becomes None (status and reason say what happened),
-    mappings become plain JSON (tuples are lists, keys are text), times become UTC.
+    A value is held as the file holds it: a figure that is not finite becomes None (status and reason say what
+    happened), mappings become plain JSON (tuples are lists, keys are text), times become UTC.
 
     To change the table: add a field with a default of None and raise SCHEMA_VERSION. Never rename a field or change its
     type; older files are read beside newer ones, with null where they have no such column.
@@ -236,7 +236,7 @@ def write_row(storage: Storage, row: Row) -> None:
 
 
 def _parsed(name: str, data: bytes) -> pa.Table:
-    """The table of one file under today's schema: columns that it lacks are null, those of a later version are left out.
+    """The table of one file under today's schema: columns that it lacks are null, those of a later version left out.
 
     Raises:
         ValueError: this is not a leaderboard file, or no longer a whole one.
@@ -440,8 +440,9 @@ def compact(storage: Storage) -> tuple[int, int]:
         UsageError: the storage cannot be written.
     """
     loose, compacted = _files(storage)
-    # A compacted file's name starts with its number of rows.
-    partial = [name for name in compacted if int(PurePosixPath(name).name.split("-")[0]) < ROWS_PER_FILE]
+    # A compacted file's name starts with its number of rows. What is named otherwise is not ours and will be set aside.
+    full = f"{COMPACTED}/{ROWS_PER_FILE:06d}-"
+    partial = [name for name in compacted if not name.startswith(full)]
     names = partial + loose if loose or len(partial) > 1 else []
     try:
         for start in range(0, len(names), ROWS_PER_FILE):

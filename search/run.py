@@ -133,9 +133,11 @@ def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
     if trials is None and searcher != "grid":
         trials = 12
     chosen = method.recipes[recipe]
+    word, colon, path = (args.data or chosen.data).partition(":")
     data = DataSpec(
-        name=args.data or chosen.data,
-        directory=args.data_dir,
+        # Ray's workers have folders of their own: a path must mean the same there.
+        name=word + colon + (os.path.abspath(os.path.expanduser(path)) if path else ""),
+        directory=args.data_dir and os.path.abspath(os.path.expanduser(args.data_dir)),
         train_size=args.train_size if args.train_size is not None or args.data else chosen.train_size,
         image_size=args.image_size,
         text_column=args.text_column,
@@ -243,9 +245,13 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         from search.plan import describe
 
-        print(describe(study, method, info, args))
+        print(describe(study, method, info, args.concurrency))
         return OK
     storage.check_writable()
+    if args.address and args.address != "auto":
+        from distributed.cluster import check_address
+
+        check_address(args.address)
     return search(args, study, method, info)
 
 

@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 
 from methods.errors import UsageError
 from methods.space import Choice, Domain, Integer, Real
+from search.bayes import BayesSearch
 
 SEARCHERS = ("grid", "random", "bo")
 Space = Mapping[str, Domain]
@@ -84,7 +85,8 @@ def at(domain: Domain, share: float) -> Any:
     match domain:
         case Real(low, high, log):
             value = math.exp(math.log(low) + share * math.log(high / low)) if log else low + share * (high - low)
-            return min(max(float(f"{value:.6g}"), low), high)
+            # Six digits are enough to name a rate, except at the ends, which are the range's own.
+            return low if share == 0 else high if share == 1 else min(max(float(f"{value:.6g}"), low), high)
         case Integer(low, high, log):
             # Each whole number owns an equal piece of the (log) range.
             first, last = low - 0.5, high + 0.5
@@ -154,13 +156,11 @@ def tune_space(space: Space) -> dict[str, Any]:
     return {name: one(domain) for name, domain in space.items()}
 
 
-def make_searcher(name: str, space: Space, seed: int, trials: int | None) -> Searcher:
+def make_searcher(name: str, space: Space, seed: int, trials: int | None) -> IndexedSearch | BayesSearch:
     """A fresh searcher: "grid", "random" or "bo"."""
     if name == "grid":
         points = grid(space, trials)
         return IndexedSearch(lambda number: points[number] if number < len(points) else None)
     if name == "random":
         return IndexedSearch(lambda number: random_point(space, seed, number))
-    from search.bayes import BayesSearch
-
     return BayesSearch(metric="val_accuracy", mode="max", space=tune_space(space), seed=seed)

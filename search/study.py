@@ -17,12 +17,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from distributed.storage import Storage
 from methods.data.dataset import DataSpec
 from methods.errors import UsageError
-from search.trial import Job, Outcome, Task
+from search.trial import Job, Outcome, Status, Task
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Trial:
 
     job: Job
     asked: float
-    status: str = "running"
+    status: Status | Literal["running"] = "running"
     val_accuracy: float | None = None
     reason: str | None = None
     seconds: float = 0.0

@@ -11,9 +11,13 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from methods.data.dataset import DataSpec
+
+
+Phase = Literal["search", "final", "control"]
+Status = Literal["done", "failed", "pruned", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Job:
     """
 
     number: int
-    phase: str
+    phase: Phase
     settings: Mapping[str, Any]
     seed: int
     control: str | None = None
@@ -68,7 +72,7 @@ class Job:
 class Outcome:
     """What came of a trial; plain JSON."""
 
-    status: str = "done"
+    status: Status = "done"
     reason: str | None = None
     val: dict[str, float] = field(default_factory=dict)
     test: dict[str, float] = field(default_factory=dict)
@@ -186,7 +190,7 @@ def on_workers(config: dict[str, Any], task: Task) -> None:
         run_config=RunConfig(
             name=f"{task.study}-{config['job']['number']}",
             storage_path=os.path.join(tempfile.gettempdir(), f"search-{os.getuid()}"),
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]
             failure_config=FailureConfig(max_failures=2),
         ),
     )

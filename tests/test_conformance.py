@@ -54,7 +54,7 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     },
     "res_ic": {
         **{"backbone.epochs": 2, "backbone.batch_size": 32, "backbone.lr": 0.01},
-        **{"backbone.width": 4, "backbone.tasks": "separate"},
+        **{"backbone.width": 4, "backbone.tasks": "joint"},
     },
 }
 

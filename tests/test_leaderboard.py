@@ -250,6 +250,14 @@ def test_any_study_name_can_be_kept(storage: Storage, study: str) -> None:
     assert read(storage, study=study)["study"].to_pylist() == [study, study]
 
 
+def test_any_folder_name_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "weird").mkdir()
+    storage = Storage(tmp_path / "we[i]r*d? it's")
+    write_row(storage, make())
+    compact(storage)
+    assert from_table(read(storage)) == [make()]
+
+
 def test_the_last_run_of_a_trial_counts(storage: Storage) -> None:
     interrupted = make(status="interrupted", val_accuracy=None)
     done = make(finished=START + timedelta(seconds=60))
@@ -277,7 +285,7 @@ def test_read_filters_sorts_and_selects(storage: Storage) -> None:
     best = read(storage, columns=("trial", "finished"), sort="-val_accuracy", top=1, method="fsp")
     assert best.to_pylist() == [{"trial": 2, "finished": START + timedelta(seconds=10)}]
     assert len(read(storage, study="none")) == 0 and read(storage, study="none").schema == schema()
-    with pytest.raises(UsageError, match="val_acuracy: .* did you mean val_accuracy"):
+    with pytest.raises(UsageError, match=r"val_acuracy: .* did you mean val_accuracy"):
         read(storage, sort="-val_acuracy")
     with pytest.raises(UsageError, match="studdy: "):
         read(storage, studdy="alpha")
@@ -429,6 +437,32 @@ def test_writers_compactions_and_readers_lose_nothing(storage: Storage) -> None:
     compact(storage)
     assert from_table(read(storage)) == written
     assert storage.list(rows.ROWS) == storage.list(rows.QUARANTINE) == [] and verify(storage) == []
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3])
+def test_a_compaction_between_listing_and_reading_hides_nothing(
+    storage: Storage, moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for trial in range(3):
+        write_row(storage, make(trial))
+    compact(storage)
+    for trial in range(3, 6):
+        write_row(storage, make(trial))
+    listed, calls = rows._listed, 0
+
+    def then_compact(storage: Storage, folder: str) -> list[str]:
+        nonlocal calls
+        names = listed(storage, folder)
+        calls += 1
+        if calls == moment:
+            with monkeypatch.context() as patch:
+                patch.setattr(rows, "_listed", listed)
+                compact(storage)
+        return names
+
+    monkeypatch.setattr(rows, "_listed", then_compact)
+    assert read(storage)["trial"].to_pylist() == list(range(6))
+    assert len(storage.list("leaderboard")) == 1  # it did run
 
 
 def test_compacted_files_are_sorted_and_bounded(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from methods import features, pictures
 from methods.center_loss.stages import model
+from methods.data.dataset import Split
 from methods.method import Table, Trained
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ LAYERS = {  # of fig. 8, shallow to deep
     "first dense layer": "layers.dense",
     "class layer": "head",
 }
-POINTS = 500  # more would only cover each other
+POINTS = 500  # more would only cover each other, and a first layer has 65,536 values for each
 
 
 def activations(trained: Trained, layer: str, x: Tensor) -> Tensor:
@@ -42,21 +43,19 @@ def statistics(trained: Trained) -> dict[str, float]:
 
 def tables(trained: Trained) -> dict[str, Table]:
     caption = "Feature space of each layer (distance ratio: within over between classes, lower is tighter)"
-    train, split = trained.worker.data.train, trained.split
-    x, y, known_x, known_y = (features.thinned(part, 2 * POINTS) for part in (split.x, split.y, train.x, train.y))
-    rows: list[tuple[Any, ...]] = []
-    for name, layer in LAYERS.items():
-        known, f = (activations(trained, layer, part).flatten(1) for part in (known_x, x))
-        found = features.statistics(known, known_y, f, y)
-        rows.append((name, *(round(found[key], 4) for key in ("distance_ratio", "silhouette", "knn_accuracy"))))
-    return {"feature_space": Table(caption, ("layer", "distance ratio", "silhouette", "5-NN accuracy"), tuple(rows))}
+    train, columns = trained.worker.data.train, ("distance_ratio", "silhouette", "knn_accuracy")
+    maps, y = layers(trained, trained.split)
+    known, known_y = layers(trained, train)
+    found = {name: features.statistics(known[name].flatten(1), known_y, f.flatten(1), y) for name, f in maps.items()}
+    rows = tuple((name, *(round(values[key], 4) for key in columns)) for name, values in found.items())
+    return {"feature_space": Table(caption, ("layer", "distance ratio", "silhouette", "5-NN accuracy"), rows)}
 
 
 def figures(trained: Trained) -> dict[str, Figure]:
     info, split = trained.worker.data.info, trained.split
     net = trained.worker.place(model(trained.configs, trained.states, info)).eval()
     history = [{**row, "loss": row["cross_entropy"]} for row in trained.states["joint"].history]
-    maps, y = layers(trained)
+    maps, y = layers(trained, trained.split)
     flat, solid = ({name: pictures.embedded(f, d) for name, f in maps.items()} for d in (2, 3))
     guess = trained.worker.predict(net, split.x).argmax(1)
     return {
@@ -68,15 +67,15 @@ def figures(trained: Trained) -> dict[str, Figure]:
     }
 
 
-def layers(trained: Trained) -> tuple[dict[str, Tensor], Tensor]:
-    """Outputs of the four layers for a few rows of the split, by the layer's name, and the rows' labels."""
-    x, y = features.thinned(trained.split.x, POINTS), features.thinned(trained.split.y, POINTS)
+def layers(trained: Trained, split: Split) -> tuple[dict[str, Tensor], Tensor]:
+    """Outputs of the four layers for a few rows of a split, by the layer's name, and the rows' labels."""
+    x, y = features.thinned(split.x, POINTS), features.thinned(split.y, POINTS)
     return {name: activations(trained, layer, x) for name, layer in LAYERS.items()}, y
 
 
 def turnables(trained: Trained) -> dict[str, dict[str, Any]]:
     """Fig. 8 to be turned in a browser: layer -> what `pictures.turnable` returns."""
-    maps, y = layers(trained)
+    maps, y = layers(trained, trained.split)
     classes = trained.worker.data.info.classes
     return {name: pictures.turnable(pictures.embedded(f, 3), y, classes) for name, f in maps.items()}
 

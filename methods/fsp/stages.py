@@ -31,8 +31,8 @@ class Teacher(Training):
 
 @dataclass(frozen=True)
 class Transfer(Training):
-    weight: float = real(1.0, 1e-2, 1e2, log=True, search=True, help="lambda of eq. (1)")
-    lr: float = real(0.1, 1e-3, 1.0, log=True, search=True, help="first learning rate of the transfer")
+    weight: float = real(1.0, 1e-2, 10.0, log=True, search=True, help="lambda of eq. (1)")
+    lr: float = real(0.05, 1e-3, 0.3, log=True, search=True, help="first learning rate of the transfer")
     mode: str = choice("two_stage", ("two_stage", "joint"), help="eq. (1) alone, or cross-entropy + eq. (1)")
     depth: int = integer(14, 8, 110, help="of the student, 6n+2")
     augment: str = choice("crop", ("none", "crop", "crop_flip"))
@@ -65,19 +65,19 @@ class Projected(nn.Module):
     def __init__(self, student: CifarNet, teacher: Sectioned) -> None:
         super().__init__()
         self.student = student
+        # Two of each section, for its first and its last map.
         self.project = nn.ModuleList(
-            nn.ModuleList(
-                nn.Identity() if own == theirs else nn.Conv2d(own, theirs, 1, bias=False)
-                for own, theirs in zip(mine, other, strict=True)
-            )
+            nn.Identity() if own == theirs else nn.Conv2d(own, theirs, 1, bias=False)
             for mine, other in zip(student.pairs, teacher.pairs, strict=True)
+            for own, theirs in zip(mine, other, strict=True)
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """x (b, c, h, w) -> logits and the three FSP matrices in the teacher's shapes."""
         logits, maps = self.student.sections(x)
-        flows = [fsp_matrix(p(first), q(last)) for (p, q), (first, last) in zip(self.project, maps, strict=True)]
-        return logits, flows
+        first = [project(pair[0]) for project, pair in zip(self.project[::2], maps, strict=True)]
+        last = [project(pair[1]) for project, pair in zip(self.project[1::2], maps, strict=True)]
+        return logits, [fsp_matrix(one, other) for one, other in zip(first, last, strict=True)]
 
 
 def train_teacher(worker: Worker, config: Teacher, needs: States) -> State:
@@ -222,7 +222,7 @@ METHOD = Method(
                 "teacher.batch_size": 64,
                 "transfer.epochs": 3,
                 "transfer.batch_size": 64,
-                "finetune.epochs": 4,
+                "finetune.epochs": 6,
                 "finetune.batch_size": 64,
             },
         ),

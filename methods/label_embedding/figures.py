@@ -47,9 +47,9 @@ def tables(trained: Trained) -> dict[str, Table]:
     }
 
 
-def percent(right: Tensor) -> float:
-    """Mean of a bool tensor in percent; NaN for none."""
-    return round(100 * float(right.double().mean()), 2)
+def percent(right: Tensor) -> float | str:
+    """Mean of a bool tensor in percent; a dash for none."""
+    return round(100 * float(right.double().mean()), 2) if len(right) else "-"
 
 
 def in_top(logits: Tensor, y: Tensor, k: int) -> Tensor:
@@ -80,8 +80,8 @@ def ensemble(own: Answers, threshold: float) -> Table:
     base, oracle = accuracy(own.base, own.y), own.perfect(own.experts)
 
     def row(name: str, value: float, rerouted: float, macs: float) -> tuple[str | float, ...]:
-        share = (value - base) / (oracle - base) if oracle > base else math.nan
-        return name, *(round(100 * v, 2) for v in (value, value - base, share, rerouted)), round(macs, 3)
+        share = round(100 * (value - base) / (oracle - base), 1) if oracle > base else "-"
+        return name, round(100 * value, 2), round(100 * (value - base), 2), share, round(100 * rerouted, 1), round(macs, 3)
 
     rows = [row("base", base, 0.0, 1.0)]
     for rule in RULES:
@@ -181,7 +181,7 @@ def example(trained: Trained, own: Answers) -> Figure:
     image = trained.split.x[row].permute(1, 2, 0).numpy()
     picture.imshow(image if image.shape[2] == 3 else image[..., 0], cmap="gray")
     picture.set_axis_off()
-    picture.set_title(f"Test image of class {names[own.y[row]]} (Fig. 2)" if mended[row] else f"{names[own.y[row]]}")
+    picture.set_title(f"true class: {names[own.y[row]]} (Fig. 2)", parse_math=False)
     for ax, logits, competing, who in (
         (left, own.base[row], torch.arange(len(names)), "base (Fig. 3)"),
         (right, own.experts[row], classes, "expert (Fig. 4)"),
@@ -195,7 +195,8 @@ def example(trained: Trained, own: Answers) -> Figure:
         ax.set_xlabel("class" + ("" if len(competing) <= 30 else " number"))
         ax.set_ylabel("calibrated logit")
         ax.set_title(f"{who}: " + ", ".join(names[k] for k in best), fontsize=9, parse_math=False)
-    made.suptitle(f"A rerouted image, entropy {uncertain[row]:.2f} nats; the true class is outlined")
+    what = " whose answer the expert mends" if mended[row] else ""
+    made.suptitle(f"The most uncertain image{what}: entropy {uncertain[row]:.2f} nats; the true class is outlined")
     return made
 
 
@@ -259,7 +260,6 @@ def by_macs(own: Answers, threshold: float, rule: str, base: float) -> Figure:
     ax.plot((base * (1 + experts) / 1e6).tolist(), (100 * right).tolist(), "o", color="black", label="chosen e and rule")
     ax.plot([base / 1e6], [100 * accuracy(own.base, own.y)], "s", color="black", fillstyle="none", label="base")
     ax.axvline(2 * base / 1e6, color="grey", linestyle="-.", linewidth=0.8, label="cost of two networks")
-    ax.set_xscale("log")
     ax.set(xlabel="average multiply-adds per image (millions)", ylabel="accuracy (%)", title="Accuracy against cost")
     ax.legend(fontsize=8)
     return made

@@ -272,15 +272,18 @@ class Answers:
 
 
 def answers(trained: Trained) -> Answers:
-    """One pass of the base and of all experts over the split."""
-    worker, x = trained.worker, trained.split.x
-    net = worker.place(model(trained.configs, trained.states, worker.data.info))
-    assignment, temperatures = net.assignment.cpu(), net.temperatures.cpu()
-    experts = torch.zeros(len(x), len(assignment))
-    for j, expert in net.experts.items():
-        experts[:, assignment == int(j)] = worker.predict(expert, x) / temperatures[1]
-    base = worker.predict(net.base, x) / temperatures[0]
-    return Answers(base, experts, trained.split.y, assignment, trained.configs["route"].top)
+    """Validation's logits as they were stored; on another split, one pass of the base and of all experts."""
+    worker, states, x = trained.worker, trained.states, trained.split.x
+    assignment, temperatures = states["cluster"].tensors["assignment"], states["route"].tensors["temperatures"]
+    if x is worker.data.val.x:
+        base, experts = (states[name].tensors["val_logits"] for name in ("base", "experts"))
+    else:
+        net = worker.place(model(trained.configs, states, worker.data.info))
+        base, experts = worker.predict(net.base, x), torch.zeros(len(x), len(assignment))
+        for j, expert in net.experts.items():
+            experts[:, assignment == int(j)] = worker.predict(expert, x)
+    top: int = trained.configs["route"].top
+    return Answers(base / temperatures[0], experts / temperatures[1], trained.split.y, assignment, top)
 
 
 def metrics(trained: Trained) -> dict[str, float]:

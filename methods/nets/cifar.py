@@ -87,10 +87,10 @@ class CifarNet(Sectioned):
         x = F.relu(self.norm(self.conv(self.normalize(x))))
         maps: Sections = []
         for section in self.body:
-            for number, block in enumerate(section):  # type: ignore[arg-type]
+            assert isinstance(section, nn.ModuleList)
+            x = first = section[0](x)
+            for block in section[1:]:
                 x = block(x)
-                if number == 0:
-                    first = x
             maps.append((first, x))
         return self.fc(x.mean((2, 3))), maps
 

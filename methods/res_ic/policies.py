@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -180,7 +180,7 @@ class Curve:
 
 
 def thresholds(scores: Tensor, most: int = 200) -> Tensor:
-    """Thresholds worth trying for scores (n, E), increasing: halfway between values, so that rounding moves no sentence."""
+    """Thresholds worth trying for scores (n, E), increasing, (T,): between values, where rounding moves none."""
     values = scores[:, :-1].double().unique()
     apart = values.diff() > 1e-6
     middles = ((values[1:] + values[:-1]) / 2)[apart]
@@ -247,8 +247,8 @@ def oracle(exits: Exits) -> Tensor:
 class EarlyExit(nn.Module):
     """The deployed model: a network, one of its tasks and the policy that was chosen for it.
 
-    `forward` runs all exits and then picks, with fixed shapes, so that it can be traced and exported. `infer` gives the
-    same answers and stops computing for the sentences that have left.
+    `forward` runs all exits and then picks: no shape and no branch depends on the data. `infer` gives the same answers
+    and stops computing for the sentences that have left.
 
     Args:
         net: its exits give the logits of its tasks side by side.

@@ -26,7 +26,7 @@ from methods.res_ic.paper import (
     sentence_lengths,
     total_loss,
 )
-from methods.res_ic.policies import GOALS, NEVER, RULES, EarlyExit, Exits, Policy, choose, oracle
+from methods.res_ic.policies import GOALS, RULES, EarlyExit, Exits, Policy, choose, oracle
 from methods.space import choice, integer, real
 from methods.training import Batch, Player, Training
 
@@ -49,9 +49,9 @@ class Backbone(Training):
 
 @dataclass(frozen=True)
 class Stopping:
-    rule: str = choice("ensemble", tuple(RULES))
+    rule: str = choice("confidence", tuple(RULES))
     goal: str = choice("accurate", GOALS, help="best accuracy; fewest MACs at the last exit's accuracy; `threshold`")
-    threshold: float = real(0.9, 0.0, NEVER, help="of the score, for goal `given`")
+    threshold: float = real(0.9, 0.0, 1.0, help="of the score, for goal `given`")
 
 
 def task_sizes(info: Info) -> list[int]:

@@ -1,0 +1,256 @@
+"""Labels and probabilities from a trained network, and the network in forms that other programs run.
+
+    python -m search.predict results/studies/NAME picture.png folder/ --top 3
+    python -m search.predict NAME sentences.txt --json
+    python -m search.predict NAME --export onnx model.onnx
+
+MODEL is a study (its name under --storage, or its folder) or a folder with model.json. Images are brought to the size
+that the network was trained on as an image folder's are; a text file holds one sentence a line, blank lines left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from methods.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from search.model import Deployed
+
+OK, WRONG, USAGE = 0, 1, 2
+ROWS = 256  # that are held and answered at once
+TOLERANCE = 1e-4  # of an exported network's logits, times the largest of them where that is above 1
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message}; see --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="python -m search.predict", description="Use a study's winner.", allow_abbrev=False)
+    p.add_argument("model", metavar="MODEL", help="a study's name or folder, or a folder with model.json")
+    p.add_argument("inputs", nargs="*", metavar="INPUT", help="images, folders of images, or text files")
+    p.add_argument("--top", type=int, default=1, metavar="K", help="print the K most probable labels (default 1)")
+    p.add_argument("--json", action="store_true", help="print one JSON list with all probabilities")
+    p.add_argument("--export", nargs=2, metavar=("FORMAT", "FILE"), help="write the network as torch or onnx")
+    p.add_argument("--storage", default="results", metavar="DIR", help="where studies lie (default results)")
+    return p
+
+
+def open_model(name: str, storage_uri: str) -> Deployed:
+    """The network of a folder, of a study's folder or of a study's name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from distributed.storage import Storage
+    from search.model import load_model
+
+    here = Storage(name) if "://" in name or Path(name).expanduser().is_dir() else None
+    if here and here.exists("model.json"):
+        return load_model(here)
+    if here and here.exists("model/model.json"):
+        return load_model(here, "model")
+    if here:
+        raise UsageError(f"{name}: there is no model.json in it, nor in its model folder; give a study that has ended")
+    storage = Storage(storage_uri)
+    if "/" in name.strip("/") or not storage.exists(f"studies/{name}"):
+        raise UsageError(f"{name}: no such folder, nor a study under {storage.uri}; give MODEL or --storage")
+    return load_model(storage, f"studies/{name}/model")
+
+
+def rows_of(inputs: Sequence[str], deployed: Deployed) -> Iterator[tuple[list[str], Tensor]]:
+    """What to answer, in parts: (name of each row, the rows as a `Split` holds them).
+
+    Raises:
+        UsageError: an input is missing or cannot be read, or holds nothing.
+    """
+    read = _images if deployed.info.kind == "image" else _sentences
+    for name in inputs:
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise UsageError(f"{name}: there is no such file")
+        yield from read(path, deployed)
+
+
+def _images(path: Path, deployed: Deployed) -> Iterator[tuple[list[str], Tensor]]:
+    import numpy as np
+    import torch
+    from PIL import Image, ImageOps
+
+    from methods.data.imagefolder import SUFFIXES
+
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not files:
+            raise UsageError(f"{path}: there is no image in this folder ({' '.join(SUFFIXES)}); give another")
+    channels, height, width = deployed.info.shape
+    if channels not in (1, 3):
+        raise UsageError(f"{path}: this network takes {channels} channels, which no image file holds")
+    for start in range(0, len(files), ROWS):
+        some = files[start : start + ROWS]
+        x = torch.empty(len(some), channels, height, width, dtype=torch.uint8)
+        for row, file in zip(x, some, strict=True):
+            try:
+                with Image.open(file) as image:
+                    upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+                raise UsageError(f"{file}: this is not an image, or not a whole one; mend or remove it") from None
+            fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
+            row.copy_(torch.from_numpy(np.array(fitted).reshape(height, width, channels)).permute(2, 0, 1))
+        yield [str(file) for file in some], x
+
+
+def _sentences(path: Path, deployed: Deployed) -> Iterator[tuple[list[str], Tensor]]:
+    import unicodedata
+
+    from methods.data.characters import encode
+
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (UnicodeDecodeError, OSError):
+        raise UsageError(f"{path}: this is not a UTF-8 text file; give one with a sentence a line") from None
+    numbered = [(n, " ".join(unicodedata.normalize("NFC", line).split())) for n, line in enumerate(lines, 1)]
+    numbered = [(n, line) for n, line in numbered if line]
+    if not numbered:
+        raise UsageError(f"{path}: there is no sentence in it; give a file with one a line")
+    for start in range(0, len(numbered), ROWS):
+        some = numbered[start : start + ROWS]
+        x = encode([line for _, line in some], deployed.info.vocabulary, deployed.info.shape[0])
+        yield [f"{path}:{n}" for n, _ in some], x
+
+
+def ready(x: Tensor) -> Tensor:
+    """Rows of a `Split` as a network takes them."""
+    import torch
+
+    return x.float() / 255 if x.dtype == torch.uint8 else x.long()
+
+
+def probabilities(deployed: Deployed, x: Tensor) -> Tensor:
+    """Rows x as a `Split` holds them -> (n, classes), each row's sum 1."""
+    import torch
+
+    with torch.inference_mode():
+        return torch.cat([deployed.net(ready(part)).float().softmax(1) for part in x.split(ROWS)])
+
+
+def samples(info: Any, rows: int) -> Tensor:
+    """Made-up rows as a network takes them, the same every time."""
+    import torch
+
+    generator = torch.Generator().manual_seed(rows)
+    if info.kind == "image":
+        return torch.rand(rows, *info.shape, generator=generator)
+    x = torch.randint(1, 2 + len(info.vocabulary), (rows, *info.shape), generator=generator)
+    length = torch.randint(1, info.shape[0] + 1, (rows, 1), generator=generator)
+    return x * (torch.arange(info.shape[0]) < length)
+
+
+def export(deployed: Deployed, form: str, file: str) -> tuple[float, float]:
+    """Write the network, with any number of rows, and run the file on 1, 2 and 7 made-up rows.
+
+    Returns:
+        (largest difference of its logits from the original's, the tolerance)
+
+    Raises:
+        UsageError: no such form, the file cannot be written, the network cannot be exported, or a package is missing.
+    """
+    import warnings
+
+    import torch
+
+    if form not in ("torch", "onnx"):
+        raise UsageError(f"--export {form}: give torch or onnx")
+    if not Path(file).absolute().parent.is_dir():
+        raise UsageError(f"--export {form} {file}: there is no such folder; make it or give another")
+    if form == "onnx":
+        try:
+            import onnxruntime
+            import onnxscript
+        except ModuleNotFoundError as error:
+            raise UsageError(f'--export onnx: {error.name} is missing; pip install "bo-distill-search[export]"') from None
+        assert onnxscript
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporters' own, about their own future
+        try:
+            rows = {"x": {0: torch.export.Dim("rows", min=1)}}
+            names = _Named(deployed.net)
+            program = torch.export.export(names, (samples(deployed.info, 2),), dynamic_shapes=rows)
+            if form == "torch":
+                torch.export.save(program, file)
+                run = torch.export.load(file).module()
+            else:
+                written = torch.onnx.export(program, dynamo=True, verbose=False)
+                assert written is not None
+                written.save(file)
+                session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+                def run(x: Tensor) -> Tensor:
+                    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+        except OSError as error:
+            raise UsageError(f"--export {form} {file}: cannot be written: {error.strerror or error}") from None
+        except Exception as error:  # the exporters raise many kinds
+            reason = " ".join(str(error).split())[:160]
+            raise UsageError(
+                f"--export {form}: {deployed.card['method']} has steps that it cannot hold "
+                f"({type(error).__name__}: {reason}); use model.safetensors"
+            ) from None
+        worst, largest = 0.0, 1.0
+        for count in (1, 2, 7):
+            x = samples(deployed.info, count)
+            expected = deployed.net(x).float()
+            worst = max(worst, float((run(x).float() - expected).abs().max()))
+            largest = max(largest, float(expected.abs().max()))
+    return worst, TOLERANCE * largest
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.top < 1:
+        raise UsageError(f"--top {args.top}: give at least 1")
+    if not args.inputs and not args.export:
+        raise UsageError("no INPUT; give images, a folder of images or a text file, or --export")
+    deployed = open_model(args.model, args.storage)
+    if args.export:
+        form, file = args.export
+        worst, tolerance = export(deployed, form, file)
+        verdict = "as the original" if worst <= tolerance else "NOT as the original"
+        print(f"{file}: {verdict}, logits differ by {worst:.1e} at most (tolerance {tolerance:.1e})", file=sys.stderr)
+        if worst > tolerance:
+            Path(file).unlink()
+            return WRONG
+    classes, found = deployed.info.classes, []
+    for names, x in rows_of(args.inputs, deployed):
+        for name, row in zip(names, probabilities(deployed, x), strict=True):
+            top = row.topk(min(args.top, len(classes)))
+            best = [(classes[k], p) for p, k in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
+            if args.json:
+                each = dict(zip(classes, row.tolist(), strict=True))
+                found.append({"input": name, "label": best[0][0], "probability": best[0][1], "probabilities": each})
+            else:
+                print(name, *(f"{label} {p:.4f}" for label, p in best), sep="\t")
+    if args.json:
+        print(json.dumps(found, indent=1))
+    return OK
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        return run(parser().parse_args(argv))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
