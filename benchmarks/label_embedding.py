@@ -1,17 +1,21 @@
-"""The cluster ensemble over S and over seeds: accuracy against e for each S, what is realised of the headroom, and
-how far the clusters of independently trained bases agree.
+"""The cluster ensemble over S and over seeds: what is realised of the headroom, accuracy against e for each S, and how
+far the clusters of independently trained bases agree.
 
     python -m benchmarks.label_embedding --recipe cifar100 --data-dir DIR --counts 3,8,9 --seeds 3
 
-All figures are on validation, where S and e are chosen; `search.run` scores its winner on test. Stages that a search
-has left in the same storage are reused.
+Each seed trains its own base; e is chosen on validation for each S and rule, and test is scored once with it. S = 1 is
+always run too: with e = 0 it is the base trained on for the experts' epochs, the fair control. Seeds run side by side,
+one thread each, and stages that an earlier command has left in the same storage are reused.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
-from itertools import combinations
+from concurrent.futures import ProcessPoolExecutor
+from itertools import combinations, repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -21,13 +25,46 @@ from distributed.cache import StageCache
 from distributed.pipeline import run_stages
 from distributed.storage import Storage
 from distributed.worker import LocalWorker, best_runtime
-from methods.data import load
+from methods.data import load, load_test
 from methods.data.dataset import DataSpec
-from methods.label_embedding.figures import by_threshold, curve
+from methods.label_embedding.figures import by_threshold, curve, tables
 from methods.label_embedding.paper import cluster, confusion
 from methods.label_embedding.stages import METHOD, RULES, Answers, answers
-from methods.method import State, Trained
+from methods.method import State, Table, Trained
 from methods.metrics import accuracy
+
+THRESHOLDS = torch.linspace(0, 1, 101)
+
+
+def one_seed(
+    seed: int, args: argparse.Namespace, counts: list[int]
+) -> tuple[State, dict[int, tuple[Answers, Answers]], dict[str, Table]]:
+    """The base; for each S what validation and test are answered; and the tables of the last S, on validation."""
+    torch.set_num_threads(1)
+    spec, cache = data_of(args), StageCache(Storage(args.storage))
+    worker, test = LocalWorker(load(spec), seed=seed, runtime=best_runtime()), load_test(spec)
+    found, shown = {}, {}
+    for count in counts:
+        settings = dict(word.split("=", 1) for word in args.set) | {"cluster.count": count}
+        configs = METHOD.configure(args.recipe, settings)
+        run = run_stages(worker, METHOD, configs, cache, shared_seed=0)
+        seconds = ", ".join(f"{name} {value:.0f} s" for name, value in run.seconds.items() if name not in run.cached)
+        print(f"seed {seed}, S = {count}: {seconds or 'all found in the storage'}", flush=True)
+        val = Trained(worker, configs, run.states, worker.data.val)
+        found[count] = answers(val), answers(Trained(worker, configs, run.states, test))
+        shown = tables(val)
+    return run.states["base"], found, shown
+
+
+def data_of(args: argparse.Namespace) -> DataSpec:
+    recipe = METHOD.recipes[args.recipe]
+    return DataSpec(args.data or recipe.data, args.data_dir, args.train_size or recipe.train_size)
+
+
+def chosen(val: Answers, rule: str) -> torch.Tensor:
+    """The threshold at which the rule is most accurate on validation, the largest of equals: (1,)."""
+    right, _ = curve(val, rule, THRESHOLDS)
+    return THRESHOLDS[len(right) - 1 - right.flip(0).argmax()].unsqueeze(0)
 
 
 def spread(values: list[float]) -> str:
@@ -36,12 +73,28 @@ def spread(values: list[float]) -> str:
     return f"{100 * statistics.mean(values):.2f}{deviation}"
 
 
-def best(own: Answers, rule: str) -> tuple[float, float, float]:
-    """The threshold at which the rule is most accurate (the largest of equals), that accuracy, experts per image."""
-    thresholds = torch.linspace(0, 1, 101)
-    right, experts = curve(own, rule, thresholds)
-    at = len(right) - 1 - int(right.flip(0).argmax())
-    return float(thresholds[at]), float(right[at]), float(experts[at])
+def line(*cells: object) -> None:
+    print(f"{cells[0]!s:>4}{cells[1]!s:>9}" + "".join(f"{cell!s:>17}" for cell in cells[2:]))
+
+
+def compare(found: dict[int, list[tuple[Answers, Answers]]]) -> None:
+    """Test accuracy of base, control, ensemble and perfect routing."""
+    print("\ntest accuracy (%), mean and standard deviation over seeds; e chosen on validation for each seed")
+    print(f"base trained on: {spread([accuracy(test.experts, test.y) for _, test in found[1]])}")
+    line("S", "rule", "base", "ensemble", "over base", "perfect routing", "of headroom", "e / log C", "MACs / base")
+    for count in (count for count in found if count > 1):
+        pairs = found[count]
+        base = [accuracy(test.base, test.y) for _, test in pairs]
+        oracle = [test.perfect(test.experts) for _, test in pairs]
+        for rule in RULES:
+            thresholds = [chosen(val, rule) for val, _ in pairs]
+            scores = [curve(test, rule, e) for (_, test), e in zip(pairs, thresholds, strict=True)]
+            right, experts = ([float(score[part]) for score in scores] for part in (0, 1))
+            gain = [r - b for r, b in zip(right, base, strict=True)]
+            share = [g / (o - b) for g, b, o in zip(gain, base, oracle, strict=True) if o > b]
+            e = statistics.mean(map(float, thresholds))
+            cells = map(spread, (base, right, gain, oracle, share or [0.0]))
+            line(count, rule, *cells, f"{e:.2f}", f"{1 + statistics.mean(experts):.2f}")
 
 
 def agreement(bases: list[State], y: torch.Tensor, count: int) -> None:
@@ -51,11 +104,11 @@ def agreement(bases: list[State], y: torch.Tensor, count: int) -> None:
         *(("spectral", kind) for kind in ("shifted", "clipped", "angular")),
         *((method, "shifted") for method in ("agglomerative", "kmeans", "confusion")),
     ):
-        found = [
+        parts = [
             cluster(b.tensors["net.head.weight"], confusion(b.tensors["val_logits"], y), count, method, kind, 0)
             for b in bases
         ]
-        index = statistics.mean(adjusted_rand_score(a, b) for a, b in combinations(found, 2))
+        index = statistics.mean(adjusted_rand_score(a, b) for a, b in combinations(parts, 2))
         print(f"  {method:14}{kind if method == 'spectral' else '':10}{index:.3f}")
 
 
@@ -72,43 +125,23 @@ def main() -> None:
     p.add_argument("--figure", type=Path, help="where the curves of the first seed are drawn (PNG)")
     args = p.parse_args()
 
-    recipe = METHOD.recipes[args.recipe]
-    data = load(DataSpec(args.data or recipe.data, args.data_dir, args.train_size or recipe.train_size))
-    cache, y = StageCache(Storage(args.storage)), data.val.y
-    counts = [int(word) for word in args.counts.split(",")]
-    bases: list[State] = []
-    found: dict[int, list[Answers]] = {count: [] for count in counts}
-    trainings = 0
-    for seed in range(args.seeds):
-        worker = LocalWorker(data, seed=seed, runtime=best_runtime())
-        for count in counts:
-            settings = dict(word.split("=", 1) for word in args.set) | {"cluster.count": count}
-            configs = METHOD.configure(args.recipe, settings)
-            run = run_stages(worker, METHOD, configs, cache, shared_seed=0)
-            trainings += "experts" not in run.cached
-            found[count].append(answers(Trained(worker, configs, run.states, data.val)))
-        bases.append(run.states["base"])
-        print(f"seed {seed}: base {100 * bases[-1].metrics['val_accuracy']:.2f} %", flush=True)
-
-    print(f"\n{trainings} trainings of experts for {len(counts) * args.seeds} pairs of S and seed, each with 101 values of e")
-    print("validation accuracy (%) at the best e of each seed, mean and standard deviation over seeds")
-    print(f"{'S':>4}{'rule':>8}{'base':>16}{'ensemble':>16}{'oracle':>16}{'of headroom':>16}{'e / log C':>12}{'MACs / base':>13}")
-    for count, all_answers in found.items():
-        base = [accuracy(own.base, own.y) for own in all_answers]
-        oracle = [own.perfect(own.experts) for own in all_answers]
-        for rule in RULES:
-            thresholds, right, experts = zip(*(best(own, rule) for own in all_answers), strict=True)
-            share = [(r - b) / (o - b) for r, b, o in zip(right, base, oracle, strict=True) if o > b]
-            cells = (*map(spread, (base, list(right), oracle)), spread(share) if share else "-")
-            print(
-                f"{count:>4}{rule:>8}" + "".join(f"{cell:>16}" for cell in cells)
-                + f"{statistics.mean(thresholds):>12.2f}{1 + statistics.mean(experts):>13.2f}"
-            )
-    if args.seeds > 1:
-        for count in counts:
-            agreement(bases, y, count)
+    counts = [1, *(int(word) for word in args.counts.split(",") if word != "1")]
+    load(data_of(args))  # drawn or fetched once, before the seeds want it all together
+    with ProcessPoolExecutor(min(args.seeds, os.cpu_count() or 1), get_context("spawn")) as pool:
+        seeds = list(pool.map(one_seed, range(args.seeds), repeat(args), repeat(counts)))
+    bases = [base for base, _, _ in seeds]
+    found = {count: [pairs[count] for _, pairs, _ in seeds] for count in counts}
+    for table in seeds[0][2].values():
+        print(f"\n{table.caption} (seed 0, validation)\n{' | '.join(table.columns)}")
+        for row in table.rows:
+            print(" | ".join(map(str, row)))
+    compare(found)
+    if len(bases) > 1:
+        for count in counts[1:]:
+            agreement(bases, found[count][0][0].y, count)
     if args.figure:
-        by_threshold({f"S = {count}": all_answers[0] for count, all_answers in found.items()}).savefig(args.figure, dpi=150)
+        drawn = {f"S = {count}": pairs[0][0] for count, pairs in found.items() if count > 1}
+        by_threshold(drawn).savefig(args.figure, dpi=150)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,8 @@ def _compact(storage: Storage, together: Any, done: Any) -> None:
 
 
 def concurrent(processes: int, count: int) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["search.leaderboard", "search.rows", "pyarrow.parquet", "duckdb"])
     together, done = context.Barrier(processes + 2), context.Event()
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(folder)

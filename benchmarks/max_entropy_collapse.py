@@ -1,10 +1,10 @@
-"""Collapse against cure: what the augmenters of one finished study do, side by side.
+"""Collapse against cure, and every control, on the same classifier: identity distance and accuracy over seeds.
 
-    python -m benchmarks.max_entropy_collapse STUDY --storage results --out FOLDER [--data-dir DIR]
+    python -m benchmarks.max_entropy_collapse --data-dir DIR --out FOLDER [--train-size 1500] [--seeds 3]
 
-Reads the study's final runs from the storage and trains nothing. Prints accuracy and the augmenters' distance from the
-identity on test, each with the 95% interval of its mean over the seeds (Student's t), and draws the outputs and the
-histograms of the first seed.
+One process, no search: the recipe's own augmenter stands beside the method's controls. Prints a table of means with
+the 95% interval (Student's t) over the seeds, and draws the first seed's outputs and histograms. What was trained is
+kept in the storage and found again.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ import math
 import statistics
 from pathlib import Path
 
+import torch
 from scipy.stats import t
 
-from distributed.cache import StageCache, decode
+from distributed.cache import StageCache
+from distributed.pipeline import run_stages
 from distributed.storage import Storage
-from distributed.worker import LocalWorker
-from methods.data import load, load_test
+from distributed.worker import LocalWorker, best_runtime
+from methods.data import Data, DataSpec, Split, load, load_test
 from methods.max_entropy.figures import images, transforms
 from methods.max_entropy.stages import METHOD
-from methods.method import Trained
-from search.study import Study
+from methods.method import Trained, flatten
+from methods.metrics import accuracy
 
-SHOWN = ("accuracy", "distance", "spread", "entropy_before", "entropy_after", "agreement")
+SHOWN = ("accuracy", "distance", "spread", "entropy_before", "entropy_after", "agreement_before", "agreement")
 
 
 def interval(values: list[float]) -> str:
@@ -42,39 +44,49 @@ def interval(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study")
-    parser.add_argument("--storage", default="results")
-    parser.add_argument("--data-dir", help="where the CIFAR sets lie, if not where the study found them")
+    parser.add_argument("--data-dir", help="where the CIFAR sets lie")
+    parser.add_argument("--recipe", default="subset", choices=METHOD.recipes)
+    parser.add_argument("--train-size", type=int, help="training images (default: the recipe's)")
+    parser.add_argument("--val-size", type=int, default=1000, help="validation images that are looked at")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
+    parser.add_argument("--storage", default="results/max_entropy_collapse", help="of its own: fewer validation images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
     args = parser.parse_args()
-    storage = Storage(args.storage)
-    study, cache = Study.open(storage, args.study), StageCache(storage)
-    task = study.plan.task
-    spec = dataclasses.replace(task.data, directory=args.data_dir or task.data.directory)
+    torch.set_num_threads(args.threads)
+    recipe, settings = METHOD.recipes[args.recipe], dict(word.split("=", 1) for word in args.set)
+    spec = DataSpec(recipe.data, directory=args.data_dir, train_size=args.train_size or recipe.train_size)
     data, test = load(spec), load_test(spec)
+    data = Data(data.info, data.train, Split(data.val.x[: args.val_size], data.val.y[: args.val_size]))
+    complete = flatten(METHOD.configure(args.recipe, settings))
+    arms = {"default": {}, **{name: control(complete) for name, control in METHOD.controls.items()}}
 
-    runs: dict[str, list[int]] = {}
-    for trial in study.of_phase("final") + study.of_phase("control"):
-        if trial.status == "done":
-            runs.setdefault(trial.job.control or "winner", []).append(trial.job.number)
-    print(f"| run | n | {' | '.join(SHOWN)} |\n|---|---|{'---|' * len(SHOWN)}")
+    cache = StageCache(Storage(args.storage))
+    scores: dict[str, dict[str, list[float]]] = {arm: {key: [] for key in SHOWN} for arm in arms}
     shown: dict[str, Trained] = {}
-    for name, numbers in runs.items():
-        outcomes = [study.outcome(number) for number in numbers]
-        cells = [interval([o.test[key] for o in outcomes if key in o.test]) for key in SHOWN]
-        print(f"| {name} | {len(numbers)} | {' | '.join(cells)} |")
-        if "distance" in outcomes[0].test:
-            settings = {**task.settings, **study.trials[numbers[0]].job.settings}
-            states = {}
-            for stage, key in outcomes[0].stage_keys.items():
-                content = cache.get(f"{METHOD.name}.{stage}", key)
-                if content is None:
-                    raise SystemExit(f"{storage.uri}: the results of trial {numbers[0]} are gone; run the study again")
-                states[stage] = decode(content)
-            shown[name] = Trained(LocalWorker(data), METHOD.configure(task.recipe, settings), states, test)
+    for seed in range(1, args.seeds + 1):
+        for arm, change in arms.items():
+            configs = METHOD.configure(args.recipe, {**settings, **change})
+            worker = LocalWorker(data, seed=seed, runtime=best_runtime())
+            run = run_stages(worker, METHOD, configs, cache, shared_seed=0)
+            trained = Trained(worker, configs, run.states, test)
+            net = worker.place(METHOD.model(configs, run.states, data.info))
+            found = {"accuracy": accuracy(worker.predict(net, test.x), test.y), **METHOD.metrics(trained)}
+            for key in SHOWN:
+                if key in found:
+                    scores[arm][key].append(found[key])
+            if seed == 1 and "distance" in found:
+                shown[arm] = trained
+            print(f"seed {seed} {arm}: " + ", ".join(f"{k} {found[k]:.4f}" for k in SHOWN if k in found), flush=True)
+
+    print(f"\n| run | {' | '.join(SHOWN)} |\n|---|{'---|' * len(SHOWN)}")
+    for arm, columns in scores.items():
+        print(f"| {arm} | {' | '.join(interval(columns[key]) for key in SHOWN)} |")
     args.out.mkdir(parents=True, exist_ok=True)
-    images(shown).savefig(args.out / "max_entropy_outputs.png", dpi=150)
-    transforms(shown).savefig(args.out / "max_entropy_transforms.png", dpi=150)
+    few = {arm: dataclasses.replace(one, split=Split(test.x[:2000], test.y[:2000])) for arm, one in shown.items()}
+    images(few).savefig(args.out / "max_entropy_outputs.png", dpi=150)
+    transforms(few).savefig(args.out / "max_entropy_transforms.png", dpi=150)
 
 
 if __name__ == "__main__":

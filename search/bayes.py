@@ -178,9 +178,14 @@ def _axis(name: str, domain: Domain) -> _Axis:
         return _Choice(name, domain)
     if isinstance(domain, Float | Integer) and isinstance(base, Uniform | LogUniform):
         return _Number(name, domain)
-    kind = {"Normal": "randn", "Grid": "grid_search"}.get(str(base), "sample_from" if domain.is_function() else "")
+    if domain.is_grid():
+        kind = "grid_search"
+    elif domain.is_function():
+        kind = "sample_from"
+    else:
+        kind = "randn" if str(base) == "Normal" else type(domain).__name__
     raise ValueError(
-        f"{name}: BayesSearch cannot search {kind or type(domain).__name__}; it takes uniform, loguniform, quniform, "
+        f"{name}: BayesSearch cannot search {kind}; it takes uniform, loguniform, quniform, "
         "qloguniform, randint, lograndint, qrandint, qlograndint and choice"
     )
 
@@ -601,8 +606,8 @@ class BayesSearch(Searcher):
         self._tell(tuple(self._known_cube().encode(parameters)), None if error else value)
 
     def _tell(self, row: Row, value: float | None) -> None:
-        # Beyond 1e100 squares overflow.
-        self._observed.append((row, float(value) if value is not None and abs(value) < 1e100 else None))
+        number = math.nan if value is None else float(value)
+        self._observed.append((row, number if abs(number) < 1e100 else None))  # beyond it, squares overflow
 
     def save_state(self) -> Config:
         """All that later proposals follow from, as JSON can hold it: all but the space, the metric and the mode.

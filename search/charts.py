@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +105,9 @@ def svg(figure: Figure, name: str, title: str) -> str:
         text = re.sub(light, f"var(--{variable})", text, flags=re.I)
     box = re.search(r'viewBox="0 0 ([0-9.]+)', text)
     assert box
-    head = f'<svg role="img" aria-label="{html.escape(title, quote=True)}" style="max-width: {float(box[1]) * 1.2:.0f}px"'
+    head = (
+        f'<svg role="img" aria-label="{html.escape(title, quote=True)}" style="max-width: {float(box[1]) * 1.2:.0f}px"'
+    )
     text = re.sub(r'<svg( [^>]*?)? (width|height)="[^"]*"', r"<svg\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) (width|height)="[^"]*"', r"\1", text, count=1)
     return text.replace("<svg", head, 1)
@@ -146,12 +148,19 @@ def history(trials: Sequence[tuple[int, float | None, str]]) -> Figure:
         if here:
             fill = {"facecolors": "none"} if status == "pruned" else {}
             axes.scatter(
-                *zip(*here, strict=True), marker=marker, color=MUTED if status != "failed" else C2, s=26, label=word, **fill
+                *zip(*here, strict=True),
+                marker=marker,
+                color=MUTED if status != "failed" else C2,
+                s=26,
+                label=word,
+                **fill,
             )
     done = [(n, 100 * a) for n, a, s in trials if a is not None and s == "done"]
     if done:
         numbers, best = [n for n, _ in done], np.maximum.accumulate([a for _, a in done])
-        axes.step([*numbers, max(n for n, *_ in trials) + 0.5], [*best, best[-1]], where="post", color=C1, label="best so far")
+        axes.step(
+            [*numbers, max(n for n, *_ in trials) + 0.5], [*best, best[-1]], where="post", color=C1, label="best so far"
+        )
         at = int(np.argmax([a for _, a in done]))
         axes.plot(*done[at], marker="*", color=C1, markersize=13, linestyle="none", label=f"best, {done[at][1]:.2f}%")
     axes.set(xlabel="trial", ylabel="validation accuracy (%)")
@@ -170,7 +179,9 @@ def importance(names: Sequence[str], found: Anova) -> Figure:
     for row, (name, share) in enumerate(entries):
         low, high = np.percentile(100 * share, (10, 90))
         pair = "×" in name
-        axes.barh(row, 100 * share.mean(), 0.6, color=PAPER if pair else C1, edgecolor=C1, hatch="////" if pair else None)
+        axes.barh(
+            row, 100 * share.mean(), 0.6, color=PAPER if pair else C1, edgecolor=C1, hatch="////" if pair else None
+        )
         axes.plot([low, high], [row, row], color=INK, linewidth=1.4, solid_capstyle="butt", marker="|", markersize=7)
     axes.set_yticks(range(len(entries)), [name for name, _ in entries])
     axes.set(xlabel="share of the forest's variance (%); hatched: together, beyond each alone", xlim=(0, 100))
@@ -230,7 +241,13 @@ def contour(x: Array, y: Array, fields: Mapping[str, Domain], pair: tuple[int, i
     axes.clabel(lines, fontsize=7.5, fmt="%.1f")
     axes.scatter(x[:, pair[0]], x[:, pair[1]], color="#ffffff", edgecolors="#000000", s=26, zorder=3, clip_on=False)
     axes.plot(
-        x[best, pair[0]], x[best, pair[1]], "*", color="#ffffff", markeredgecolor="#000000", markersize=15, clip_on=False
+        x[best, pair[0]],
+        x[best, pair[1]],
+        "*",
+        color="#ffffff",
+        markeredgecolor="#000000",
+        markersize=15,
+        clip_on=False,
     )
     figure.colorbar(drawn, ax=axes, label="validation accuracy (%), expected")
     names = list(fields)
@@ -300,7 +317,9 @@ def macs(groups: Mapping[str, Sequence[tuple[float, float, float]]]) -> Figure:
                 color=colour, alpha=0.75, label=name, linewidths=0,
             )  # fmt: skip
         best = front([(p[column], 100 * p[2]) for points in groups.values() for p in points])
-        axes.step(*zip(*best, strict=True), where="post", color=INK, linewidth=1.2, linestyle="--", label="Pareto front")
+        axes.step(
+            *zip(*best, strict=True), where="post", color=INK, linewidth=1.2, linestyle="--", label="Pareto front"
+        )
         axes.scatter(*zip(*best, strict=True), s=90, facecolors="none", edgecolors=INK, linewidths=1.1)
         values = [p[column] for points in groups.values() for p in points]
         if max(values) > 10 * min(values):
@@ -393,6 +412,3 @@ def races(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> 
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=2)
     return figure
-
-
-Draw = Callable[[], "Figure"]

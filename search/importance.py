@@ -83,7 +83,7 @@ class Boxes:
         return (cuts[1:] + cuts[:-1]) / 2, np.diff(cuts)
 
     def marginal(self, axes: Sequence[int], at: Sequence[Array]) -> Array:
-        """Mean prediction where the settings `axes` have the values `at` (on a grid) and all others are free; one axis or two."""
+        """Mean prediction on a grid where one or two settings, `axes`, have the values `at`; all others are free."""
         result = self.volume * self.value  # leaves last; each axis adds a dimension before them
         inside = []
         for axis, where in zip(axes, at, strict=True):

@@ -118,7 +118,8 @@ def save_winner(study: Study) -> str:
         "config": flatten(configs),
         "info": dataclasses.asdict(info),
         "stages": {
-            name: {"spec": dict(states[name].spec), "metrics": dict(states[name].metrics)} for name in sorted(asked.names)
+            name: {"spec": dict(states[name].spec), "metrics": dict(states[name].metrics)}
+            for name in sorted(asked.names)
         },
         "study": task.study,
         "trial": trial.job.number,

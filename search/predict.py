@@ -178,14 +178,15 @@ def export(deployed: Deployed, form: str, file: str) -> tuple[float, float]:
             import onnxruntime
             import onnxscript
         except ModuleNotFoundError as error:
-            raise UsageError(f'--export onnx: {error.name} is missing; pip install "bo-distill-search[export]"') from None
+            raise UsageError(
+                f'--export onnx: {error.name} is missing; pip install "bo-distill-search[export]"'
+            ) from None
         assert onnxscript
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporters' own, about their own future
         try:
-            rows = {"x": {0: torch.export.Dim("rows", min=1)}}
-            names = _Named(deployed.net)
-            program = torch.export.export(names, (samples(deployed.info, 2),), dynamic_shapes=rows)
+            rows = ({0: torch.export.Dim("rows", min=1)},)
+            program = torch.export.export(deployed.net, (samples(deployed.info, 2),), dynamic_shapes=rows)
             if form == "torch":
                 torch.export.save(program, file)
                 run = torch.export.load(file).module()

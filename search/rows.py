@@ -331,8 +331,8 @@ def _connect(storage: Storage, loose: Sequence[str], compacted: Sequence[str]) -
     if compacted and storage.is_local:
         # DuckDB's own reader fetches the columns that are shown only for the rows that are; four times as fast.
         paths = ", ".join("'" + storage.path(name).replace("'", "''") + "'" for name in compacted)
-        connection.execute(f"SET allowed_paths = [{paths}]")
-        patterns = glob.escape(paths)
+        patterns = glob.escape(paths)  # DuckDB takes each for a pattern, and asks leave for it as it stands
+        connection.execute(f"SET allowed_paths = [{paths}, {patterns}]")
         packed = f"UNION ALL BY NAME FROM read_parquet([{patterns}], union_by_name = true)"
     elif compacted:
         from pyarrow import dataset

@@ -61,7 +61,8 @@ def test_a_bayesian_search_from_end_to_end(tmp_path: Path) -> None:
     assert sum("teacher" not in json.loads((tmp_path / "studies" / found["study"] / "trials" / f"{t['trial']}.json")
                .read_text())["cached"] for t in found["trials"]) == 1  # fmt: skip
 
-    again = run("fsp", "--grid", "--trials=4", "--seeds=1", "--no-controls", "--json", *SMALL, storage=tmp_path)
+    words = ["--grid", "--trials=2", "--set=transfer.lr=0.01", "--seeds=1", "--no-controls", "--json"]
+    again = run("fsp", *words, *SMALL, storage=tmp_path)
     assert again.returncode == 0, again.stderr
     assert len([name for name in Storage(tmp_path).list("stages") if "fsp.teacher" in name]) == 1
     more = run(f"--resume={found['study']}", "--seeds=9", storage=tmp_path)

@@ -54,7 +54,7 @@ def percent(right: Tensor) -> float | str:
 
 def in_top(logits: Tensor, y: Tensor, k: int) -> Tensor:
     """Is the label among the k largest of its row? (n, C), (n,) -> (n,). Classes at -inf are no competitors."""
-    return (logits > logits.gather(1, y.unsqueeze(1))).sum(1) < k
+    return (logits.topk(min(k, logits.shape[1]), dim=1).indices == y.unsqueeze(1)).any(1)
 
 
 def inside(own: Answers) -> Table:
@@ -81,7 +81,14 @@ def ensemble(own: Answers, threshold: float) -> Table:
 
     def row(name: str, value: float, rerouted: float, macs: float) -> tuple[str | float, ...]:
         share = round(100 * (value - base) / (oracle - base), 1) if oracle > base else "-"
-        return name, round(100 * value, 2), round(100 * (value - base), 2), share, round(100 * rerouted, 1), round(macs, 3)
+        return (
+            name,
+            round(100 * value, 2),
+            round(100 * (value - base), 2),
+            share,
+            round(100 * rerouted, 1),
+            round(macs, 3),
+        )
 
     rows = [row("base", base, 0.0, 1.0)]
     for rule in RULES:
@@ -189,7 +196,12 @@ def example(trained: Trained, own: Answers) -> Figure:
         values = logits[competing]
         best = competing[values.argsort(descending=True)[:5]].tolist()
         colors = ["#D55E00" if k == own.y[row] else "#56B4E9" for k in competing.tolist()]
-        ax.bar(range(len(competing)), values.tolist(), color=colors, edgecolor=["black" if c == "#D55E00" else c for c in colors])
+        ax.bar(
+            range(len(competing)),
+            values.tolist(),
+            color=colors,
+            edgecolor=["black" if c == "#D55E00" else c for c in colors],
+        )
         if len(competing) <= 30:
             ax.set_xticks(range(len(competing)), [names[k] for k in competing.tolist()], rotation=90, parse_math=False)
         ax.set_xlabel("class" + ("" if len(competing) <= 30 else " number"))
@@ -237,7 +249,9 @@ def by_threshold(all_answers: dict[str, Answers], chosen: float | None = None) -
         for rule in RULES:
             color, line = STYLES[rule]
             label = f"top {own.top}" if rule == "top" else rule
-            ax.plot(thresholds.tolist(), (100 * curve(own, rule, thresholds)[0]).tolist(), line, color=color, label=label)
+            ax.plot(
+                thresholds.tolist(), (100 * curve(own, rule, thresholds)[0]).tolist(), line, color=color, label=label
+            )
         ax.axhline(100 * accuracy(own.base, own.y), color="black", linewidth=0.8, label="base")
         if chosen is not None:
             ax.axvline(chosen, color="grey", linestyle="-.", linewidth=0.8, label="chosen e")
@@ -257,7 +271,9 @@ def by_macs(own: Answers, threshold: float, rule: str, base: float) -> Figure:
         label = f"top {own.top}" if name == "top" else name
         ax.plot((base * (1 + experts) / 1e6).tolist(), (100 * right).tolist(), line, color=color, label=label)
     right, experts = curve(own, rule, torch.tensor([threshold]))
-    ax.plot((base * (1 + experts) / 1e6).tolist(), (100 * right).tolist(), "o", color="black", label="chosen e and rule")
+    ax.plot(
+        (base * (1 + experts) / 1e6).tolist(), (100 * right).tolist(), "o", color="black", label="chosen e and rule"
+    )
     ax.plot([base / 1e6], [100 * accuracy(own.base, own.y)], "s", color="black", fillstyle="none", label="base")
     ax.axvline(2 * base / 1e6, color="grey", linestyle="-.", linewidth=0.8, label="cost of two networks")
     ax.set(xlabel="average multiply-adds per image (millions)", ylabel="accuracy (%)", title="Accuracy against cost")

@@ -17,7 +17,7 @@ from torch import Tensor
 from methods.errors import UsageError
 
 LEAK = 1e-4
-"""Share of the base's mass that hard routing leaves to the other clusters, so that a wrong route costs a finite loss."""
+"""Share of their mass that hard routing leaves to the other clusters, so that a wrong route costs a finite loss."""
 
 
 # III-1. Label embeddings and clusters of classes
@@ -85,7 +85,9 @@ def cluster(embeddings: Tensor, confused: Tensor, count: int, method: str, kind:
     if method == "kmeans":
         labels = KMeans(count, n_init=10, random_state=seed).fit_predict(unit.numpy())
     elif method == "agglomerative":
-        labels = AgglomerativeClustering(count, metric="precomputed", linkage="average").fit_predict((1 - cosine).numpy())
+        labels = AgglomerativeClustering(count, metric="precomputed", linkage="average").fit_predict(
+            (1 - cosine).numpy()
+        )
     else:
         weights = (confused + confused.T) / 2 if method == "confusion" else affinity(cosine, kind)
         labels = SpectralClustering(count, affinity="precomputed", n_init=10, random_state=seed).fit_predict(
@@ -97,7 +99,9 @@ def cluster(embeddings: Tensor, confused: Tensor, count: int, method: str, kind:
 def relabel(assignment: Tensor) -> Tensor:
     """The same partition with clusters numbered from 0 in the order of their first class; empty ones vanish."""
     _, number = torch.unique(assignment, return_inverse=True)
-    first = torch.full((int(number.max()) + 1,), len(number)).scatter_reduce(0, number, torch.arange(len(number)), "amin")
+    first = torch.full((int(number.max()) + 1,), len(number)).scatter_reduce(
+        0, number, torch.arange(len(number)), "amin"
+    )
     return first.argsort().argsort()[number]
 
 
@@ -185,9 +189,7 @@ def combine(base: Tensor, experts: Tensor, assignment: Tensor, asked: Tensor, ru
     if rule == "hard":
         routed = asked.any(1, keepdim=True)
         log_weight = torch.where(asked, 0.0, torch.where(routed, log_weight + math.log(LEAK), log_weight))
-    inner = torch.where(
-        asked[:, assignment], log_conditional(experts, assignment), log_conditional(base, assignment)
-    )
+    inner = torch.where(asked[:, assignment], log_conditional(experts, assignment), log_conditional(base, assignment))
     return (log_weight[:, assignment] + inner).log_softmax(1)
 
 

@@ -34,7 +34,7 @@ from methods.training import Batch, Player, Training
 @dataclass(frozen=True)
 class Backbone(Training):
     optimizer: str = choice("adamw", ("sgd", "adam", "adamw", "rmsprop"))
-    lr: float = real(1e-3, 1e-5, 1e-1, log=True, search=True, help="first learning rate")
+    lr: float = real(1e-3, 1e-4, 1e-1, log=True, search=True, help="first learning rate")
     weight_decay: float = real(1e-2, 0.0, 0.1)
     warmup: float = real(0.5, 0.0, 100.0, help="epochs of linear warm-up")
     augment: str = choice("none", ("none",))

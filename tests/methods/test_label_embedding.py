@@ -46,7 +46,9 @@ def made_up(seed: int = 0, rows: int = 240, missing: int | None = None) -> Data:
     names = tuple(f"class {k}" for k in range(CLASSES))
     mean = tuple((train.x.float() / 255).mean((0, 2, 3)).tolist())
     std = tuple((train.x.float() / 255).std((0, 2, 3)).tolist())
-    info = Info("made up", "image", names, (3, 8, 8), f"made-up-{seed}-{rows}-{missing}", len(train), len(val), 0, mean, std)
+    info = Info(
+        "made up", "image", names, (3, 8, 8), f"made-up-{seed}-{rows}-{missing}", len(train), len(val), 0, mean, std
+    )
     return Data(info, train, val)
 
 
@@ -82,7 +84,9 @@ def problem(seed: int, rows: int = 6) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     clusters = int(torch.randint(1, 6, (), generator=generator))
     classes = clusters + int(torch.randint(1, 6, (), generator=generator))
-    assignment = torch.cat([torch.arange(clusters), torch.randint(clusters, (classes - clusters,), generator=generator)])
+    assignment = torch.cat(
+        [torch.arange(clusters), torch.randint(clusters, (classes - clusters,), generator=generator)]
+    )
     base, experts = torch.randn(2, rows, classes, generator=generator, dtype=torch.float64).mul(3).unbind()
     return base, experts, assignment[torch.randperm(classes, generator=generator)]
 
@@ -293,7 +297,7 @@ def test_every_count_from_one_to_all_classes(method: str, count: int) -> None:
 
 def test_more_clusters_than_classes_or_distinct_embeddings_are_refused() -> None:
     embeddings, confused, _ = families()
-    with pytest.raises(UsageError, match="cluster.count=13: the data have 12 classes"):
+    with pytest.raises(UsageError, match=r"cluster\.count=13: the data have 12 classes"):
         paper.cluster(embeddings, confused, 13, "spectral", "shifted", 0)
     with pytest.raises(UsageError, match="only 4 of 12 label embeddings differ; give at most 4"):
         paper.cluster(families(noise=0.0)[0], confused, 5, "kmeans", "shifted", 0)
@@ -412,7 +416,7 @@ def test_shuffled_clusters_keep_their_sizes(cache: StageCache) -> None:
 
 
 def test_too_many_clusters_end_the_run_with_one_line(cache: StageCache) -> None:
-    with pytest.raises(UsageError, match="cluster.count=13"):
+    with pytest.raises(UsageError, match=r"cluster\.count=13"):
         trained(cache, cluster_count=13)
 
 
@@ -439,7 +443,10 @@ def test_cost_of_a_rerouted_image(cache: StageCache) -> None:
         ({"route.threshold": 1.0}, 1),
         ({"cluster.count": 12}, 1),
     ):
-        counted = {name: count(net, info).macs for name, net in networks(METHOD.configure("quick", SMALL | changes), info).items()}
+        counted = {
+            name: count(net, info).macs
+            for name, net in networks(METHOD.configure("quick", SMALL | changes), info).items()
+        }
         assert counted["model"] / counted["base"] == pytest.approx(nets, rel=0.01)
 
 
