@@ -28,7 +28,7 @@ from distributed.worker import LocalWorker, best_runtime
 from methods.data import load, load_test
 from methods.data.dataset import DataSpec
 from methods.label_embedding.figures import by_threshold, curve, tables
-from methods.label_embedding.paper import cluster, confusion
+from methods.label_embedding.paper import CLUSTERINGS, cluster, confusion
 from methods.label_embedding.stages import METHOD, RULES, Answers, answers
 from methods.method import State, Table, Trained
 from methods.metrics import accuracy
@@ -100,16 +100,13 @@ def compare(found: dict[int, list[tuple[Answers, Answers]]]) -> None:
 def agreement(bases: list[State], y: torch.Tensor, count: int) -> None:
     """Adjusted Rand index between the clusters of different bases, for each way to cluster."""
     print(f"\nS = {count}: mean adjusted Rand index between the clusters of {len(bases)} bases (1 the same, 0 chance)")
-    for method, kind in (
-        *(("spectral", kind) for kind in ("shifted", "clipped", "angular")),
-        *((method, "shifted") for method in ("agglomerative", "kmeans", "confusion")),
-    ):
+    for method, kind in CLUSTERINGS:
         parts = [
             cluster(b.tensors["net.head.weight"], confusion(b.tensors["val_logits"], y), count, method, kind, 0)
             for b in bases
         ]
         index = statistics.mean(adjusted_rand_score(a, b) for a, b in combinations(parts, 2))
-        print(f"  {method:14}{kind if method == 'spectral' else '':10}{index:.3f}")
+        print(f"  {method:14}{kind:10}{index:.3f}")
 
 
 def main() -> None:

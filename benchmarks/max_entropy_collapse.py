@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--train-size", type=int, help="training images (default: the recipe's)")
     parser.add_argument("--val-size", type=int, default=1000, help="validation images that are looked at")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", metavar="RUNS", help="of the table, by commas: default and names of controls")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
     parser.add_argument("--storage", default="results/max_entropy_collapse", help="of its own: fewer validation images")
@@ -61,6 +62,8 @@ def main() -> None:
     data = Data(data.info, data.train, Split(data.val.x[: args.val_size], data.val.y[: args.val_size]))
     complete = flatten(METHOD.configure(args.recipe, settings))
     arms = {"default": {}, **{name: control(complete) for name, control in METHOD.controls.items()}}
+    if args.only:
+        arms = {arm: arms[arm] for arm in args.only.split(",")}
 
     cache = StageCache(Storage(args.storage))
     scores: dict[str, dict[str, list[float]]] = {arm: {key: [] for key in SHOWN} for arm in arms}

@@ -92,8 +92,8 @@ def main() -> int:
         bad = found["removed"] < 0.7 or found["truth_confirmed"] < found["truth"] - 2 * found["truth_se"]
         missed |= bad
         print(
-            f"{name}: the winner is {found['optimism']:.4f} too high; {found['optimism_confirmed']:.4f} when the best 3 "
-            f"run again over 3 seeds ({found['removed']:.0%} removed); its true value is {found['truth']:.4f}, then "
+            f"{name}: the winner is {found['optimism']:.4f} too high; {found['optimism_confirmed']:.4f} when the best "
+            f"3 run again over 3 seeds ({found['removed']:.0%} removed); its true value is {found['truth']:.4f}, then "
             f"{found['truth_confirmed']:.4f}, standard error {found['truth_se']:.4f}{'  MISSED' if bad else ''}"
         )
     print(f"{time.perf_counter() - started:.0f} s")

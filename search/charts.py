@@ -106,7 +106,7 @@ def svg(figure: Figure, name: str, title: str) -> str:
     box = re.search(r'viewBox="0 0 ([0-9.]+)', text)
     assert box
     head = (
-        f'<svg role="img" aria-label="{html.escape(title, quote=True)}" style="max-width: {float(box[1]) * 1.2:.0f}px"'
+        f'<svg role="img" aria-label="{html.escape(title, quote=True)}" style="max-width: {float(box[1]) * 1.6:.0f}px"'
     )
     text = re.sub(r'<svg( [^>]*?)? (width|height)="[^"]*"', r"<svg\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) (width|height)="[^"]*"', r"\1", text, count=1)
@@ -164,7 +164,7 @@ def history(trials: Sequence[tuple[int, float | None, str]]) -> Figure:
         at = int(np.argmax([a for _, a in done]))
         axes.plot(*done[at], marker="*", color=C1, markersize=13, linestyle="none", label=f"best, {done[at][1]:.2f}%")
     axes.set(xlabel="trial", ylabel="validation accuracy (%)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.legend(loc="outside upper left", ncols=5)
     return figure
 
@@ -201,7 +201,7 @@ def slices(x: Array, y: Array, fields: Mapping[str, Domain], found: Anova | None
         if found:
             curves = 100 * found.marginal(place, span)
             low, high = np.percentile(curves, (10, 90), axis=0)
-            axes.fill_between(span, low, high, color=C1, alpha=0.16, linewidth=0, label="80% of trees")
+            axes.fill_between(span, low, high, color=C1, alpha=0.22, linewidth=0, label="80% of trees")
             axes.plot(span, curves.mean(0), color=C1, label="forest's mean")
         axes.scatter(x[:, place], 100 * y, color=MUTED, s=20, label="trial", zorder=3)
         axes.plot(x[best, place], 100 * y[best], "*", color=C2, markersize=13, label="best", linestyle="none", zorder=4)
@@ -215,8 +215,11 @@ def slices(x: Array, y: Array, fields: Mapping[str, Domain], found: Anova | None
     return figure
 
 
-def contour(x: Array, y: Array, fields: Mapping[str, Domain], pair: tuple[int, int], best: int) -> Figure:
-    """A Gaussian process's mean over two settings, the others as in the best trial, and the trials."""
+def contour(x: Array, y: Array, fields: Mapping[str, Domain], pair: tuple[int, int], best: int) -> tuple[Figure, float]:
+    """A Gaussian process's mean over two settings, the others as in the best trial, and the trials.
+
+    Returns the range of that mean too: where it is small beside the trials' own, the process saw noise only.
+    """
     import warnings
 
     from sklearn.gaussian_process import GaussianProcessRegressor
@@ -237,8 +240,7 @@ def contour(x: Array, y: Array, fields: Mapping[str, Domain], pair: tuple[int, i
     figure = blank(5.6, 4.2)
     axes = figure.add_subplot()
     drawn = axes.contourf(across, up, mean, 10, cmap="cividis")
-    lines = axes.contour(drawn, colors="#ffffff", linewidths=0.6, alpha=0.7)
-    axes.clabel(lines, fontsize=7.5, fmt="%.1f")
+    axes.contour(drawn, colors="#ffffff", linewidths=0.6, alpha=0.7)
     axes.scatter(x[:, pair[0]], x[:, pair[1]], color="#ffffff", edgecolors="#000000", s=26, zorder=3, clip_on=False)
     axes.plot(
         x[best, pair[0]],
@@ -255,7 +257,7 @@ def contour(x: Array, y: Array, fields: Mapping[str, Domain], pair: tuple[int, i
         _axis_of(axis, fields[names[i]], names[i])
     axes.grid(visible=False)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    return figure
+    return figure, float(np.ptp(mean)) / 100
 
 
 def parallel(x: Array, y: Array, fields: Mapping[str, Domain]) -> Figure:
@@ -326,6 +328,8 @@ def macs(groups: Mapping[str, Sequence[tuple[float, float, float]]]) -> Figure:
             axes.set_xscale("log")
         elif max(values) < 1.02 * min(values):
             axes.set_xlim(0.9 * min(values), 1.1 * max(values))
+        if axes.get_xscale() == "linear":
+            axes.locator_params(axis="x", nbins=4)
         axes.xaxis.set_major_formatter(EngFormatter())
         axes.set_xlabel(label)
     grid[0].set_ylabel("validation accuracy (%)")
@@ -367,13 +371,20 @@ def training(stages: Mapping[str, Sequence[tuple[bool, Sequence[Mapping[str, Any
             right.set_yscale("log")
         for axes in (left, right):
             if axes.lines:
-                axes.xaxis.get_major_locator().set_params(integer=True)
+                axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             else:
                 axes.set_axis_off()
                 axes.set_title("")
-                axes.text(0.5, 0.5, f"{stage}: none recorded", ha="center", transform=axes.transAxes, color=MUTED)
+                axes.text(
+                    0.5,
+                    0.5,
+                    f"no accuracy is recorded in {stage}" if axes is left else "no loss is recorded",
+                    ha="center",
+                    transform=axes.transAxes,
+                    color=MUTED,
+                )
         if any(not line.get_label().startswith("_") for line in right.lines):
-            right.legend()
+            right.legend(handlelength=3.2)
     return figure
 
 
@@ -407,6 +418,7 @@ def races(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> 
                 axes.step(cost, best, where="post", color=colour, linestyle=line, label=name)
                 axes.plot(cost[-1], best[-1], marker, color=colour)
         axes.set_xlabel(spent)
+        axes.locator_params(axis="x", nbins=4)
         axes.xaxis.set_major_formatter(EngFormatter())
     grid[0][0].set_ylabel("best validation accuracy so far (%)")
     handles, labels = grid[0][0].get_legend_handles_labels()

@@ -48,6 +48,7 @@ OURS = {
     "no_controls": "--no-controls",
     "resume": "--resume",
     "dry_run": "--dry-run",
+    "confirm": "--confirm",
 }
 FIRST = 3  # trials of a study whose budget is time or work, before it is known what a trial costs
 

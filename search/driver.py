@@ -26,7 +26,7 @@ from methods.space import Real
 from search.progress import Progress
 from search.rows import Row, write_row
 from search.searchers import make_searcher
-from search.study import Study, Trial
+from search.study import CONFIRM_SEEDS, Study, Trial
 from search.trial import Job, Outcome, Phase, in_process, on_workers, stop_sign
 
 
@@ -43,7 +43,7 @@ class StudySearch(Searcher):
         self.study, self.method, self.info = study, method, info
         plan = study.plan
         space = {name: method.fields()[name][0] for name in plan.space}
-        self.inner = make_searcher(plan.searcher, space, plan.task.seed, plan.trials)
+        self.inner = make_searcher(plan.searcher, space, plan.task.seed, plan.searched)
         if study.searcher_state is not None:
             self.inner.restore_state(study.searcher_state)
         self.waiting = [trial for trial in study.trials if not trial.finished]
@@ -64,9 +64,10 @@ class StudySearch(Searcher):
             else:
                 self._ask("search", settings, self.study.plan.task.seed)
         if not self.waiting:
-            if any(not trial.finished for trial in self.study.of_phase("search")):
+            if any(not trial.finished for phase in ("search", "confirm") for trial in self.study.of_phase(phase)):
                 return None  # the winner is not known yet
-            if self.study.of_phase("final") or not self._plan_final():
+            confirming = not self.study.of_phase("confirm") and self._plan_confirm()
+            if not confirming and (self.study.of_phase("final") or not self._plan_final()):
                 return Searcher.FINISHED
         trial = self.waiting.pop(0)
         self.study.searcher_state = self.inner.save_state()
@@ -78,8 +79,8 @@ class StudySearch(Searcher):
         plan, asked = self.study.plan, len(self.study.of_phase("search"))
         return (
             self.exhausted
-            or bool(self.study.of_phase("final"))
-            or (plan.trials is not None and plan.searcher != "grid" and asked >= plan.trials)
+            or bool(self.study.of_phase("confirm") or self.study.of_phase("final"))
+            or (plan.searched is not None and plan.searcher != "grid" and asked >= plan.searched)
             or (plan.patience is not None and self.study.stale() >= plan.patience)
         )
 
@@ -88,6 +89,16 @@ class StudySearch(Searcher):
         trial = Trial(Job(len(self.study.trials), phase, self.method.check(settings), seed, control), time.time())
         self.study.trials.append(trial)
         self.waiting.append(trial)
+
+    def _plan_confirm(self) -> bool:
+        """Put the best of the search, each over the same fresh seeds, in the queue."""
+        plan, best = self.study.plan, self.study.ranked()[: self.study.plan.confirm]
+        # Not the seeds of the final runs: those are to be fresh too.
+        first = plan.task.seed + 1 + plan.seeds
+        for seed in range(first, first + CONFIRM_SEEDS):
+            for trial in best:
+                self._ask("confirm", dict(trial.job.settings), seed)
+        return bool(best)
 
     def _plan_final(self) -> bool:
         """Put the winner and the controls, each over the same fresh seeds, in the queue."""

@@ -100,7 +100,7 @@ def forecast(study: Study, method: Method, info: Info, concurrency: int | None) 
         names = {s.name for s in method.stages} if only is None else only
         return sum(s.macs(changed, info) for s in method.stages if s.name in names)
 
-    # What no searched field moves is computed once, if it is not there already; a final run shares only `shared` stages.
+    # What no searched field moves is computed once, if it is not there; a final run shares only `shared` stages.
     once = {s.name for s in method.stages} - moves - set(cached)
     macs = own(configs, once) + trials * own(configs, moves)
     fresh = {s.name for s in method.stages if not s.shared}
@@ -130,7 +130,7 @@ def describe(study: Study, method: Method, info: Info, concurrency: int | None) 
     lines = [
         f"{method.name} on {info.name} ({info.train_size} rows), recipe {plan.task.recipe}, searcher {plan.searcher}",
         *ranges,
-        f"trials      {seen.trials} of the search, then {seen.final} retrainings (winner and controls, {plan.seeds} seeds)",
+        f"trials      {seen.trials} of the search, then {seen.final} retrainings (winner, controls)",
         f"stages      {', '.join(s.name for s in method.stages)}; cached: {', '.join(seen.cached) or 'none'}",
         f"epochs      {seen.epochs} a trial, over all stages",
         f"MACs        {seen.macs:.3g} to train, at {seen.macs_per_second:.3g} a second and process",

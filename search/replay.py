@@ -70,9 +70,14 @@ class Problem(Protocol):
         unit: "accuracy", or what else the value is.
     """
 
-    space: dict[str, Domain]
-    shared: float
-    unit: str
+    @property
+    def space(self) -> dict[str, Domain]: ...
+
+    @property
+    def shared(self) -> float: ...
+
+    @property
+    def unit(self) -> str: ...
 
     def look_up(self, settings: Settings, rng: np.random.Generator) -> Recorded:
         """One trial, its noise drawn from `rng`."""
@@ -233,10 +238,15 @@ class Table:
 
 def domain_of(words: Mapping[str, Any]) -> Domain:
     """A domain as a table's file writes it: the fields of its class beside the class's name."""
-    if words["kind"] == "Choice":
-        return Choice(tuple(words["options"]))
-    kind = {"Real": Real, "Integer": Integer}[words["kind"]]
-    return kind(words["low"], words["high"], words["log"])
+    match words["kind"]:
+        case "Real":
+            return Real(words["low"], words["high"], words["log"])
+        case "Integer":
+            return Integer(words["low"], words["high"], words["log"])
+        case "Choice":
+            return Choice(tuple(words["options"]))
+        case other:
+            raise AssertionError(other)
 
 
 @dataclass

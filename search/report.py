@@ -88,7 +88,7 @@ class Page:
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "", mark: int = -1) -> None:
         """`mark` is the row that stands out. Columns of numbers are set right."""
         right = [
-            bool(rows) and all(isinstance(row[i], int | float) or re.match(r"^[-+–−\d.]", str(row[i])) for row in rows)
+            bool(rows) and all(isinstance(row[i], int | float) or re.match(r"[-+–\d.]|$", str(row[i])) for row in rows)
             for i in range(len(columns))
         ]
         side = [' class="n"' if is_right else "" for is_right in right]
@@ -160,6 +160,12 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
         return mean, mean
     low, high = stats.t.interval(CONFIDENCE, len(values) - 1, mean, error)
     return float(low), float(high)
+
+
+def share(values: Sequence[float]) -> tuple[float, float] | None:
+    """The interval of a mean accuracy, which ends at 0 and 1 whatever Student says."""
+    pair = interval(values)
+    return pair and (max(pair[0], 0.0), min(pair[1], 1.0))
 
 
 def between(pair: tuple[float, float] | None) -> str:
@@ -257,7 +263,7 @@ def _summary(page: Page, e: Evidence) -> None:
     if scores:
         note = f"mean of {len(scores)} seeds" if len(scores) > 1 else "one seed"
         tiles.append(
-            ("winner on test", f"{percent(float(np.mean(scores)))}%", f"{note}, 95%: {between(interval(scores))}")
+            ("winner on test", f"{percent(float(np.mean(scores)))}%", f"{note}, 95%: {between(share(scores))}")
         )
     tiles.append(
         ("time of all trials", duration(sum(t.seconds for t in e.study.trials)), f"{len(e.study.trials)} trials")
@@ -280,12 +286,13 @@ def _summary(page: Page, e: Evidence) -> None:
     if again and best.val_accuracy is not None:
         gap = best.val_accuracy - float(np.mean(again))
         page.say(
-            f"The winner's {percent(best.val_accuracy)}% on validation is the highest of {len(searched)} and so flatters it:",
-            f"over fresh seeds it reached {percent(float(np.mean(again)))}% there ({100 * gap:+.2f} points of optimism).",
+            f"The winner's {percent(best.val_accuracy)}% on validation is the highest of {len(e.done('search'))}",
+            f"and so flatters it: over fresh seeds it reached {percent(float(np.mean(again)))}% there,",
+            f"{abs(100 * gap):.2f} points {'less' if gap >= 0 else 'more'}.",
         )
     groups = {"winner": scores}
     rows: list[tuple[Any, ...]] = [
-        ("winner", len(scores), percent(float(np.mean(scores))), between(interval(scores)), "", "", "")
+        ("winner", len(scores), percent(float(np.mean(scores))), between(share(scores)), "", "", "")
     ]
     verdicts = []
     for control in dict.fromkeys(t.job.control for t in e.study.of_phase("control")):
@@ -295,7 +302,7 @@ def _summary(page: Page, e: Evidence) -> None:
             continue
         word = control.replace("_", " ")
         groups[word] = list(other.values())
-        mean, own = float(np.mean(groups[word])), between(interval(groups[word]))
+        mean, own = float(np.mean(groups[word])), between(share(groups[word]))
         differences = [won[seed] - other[seed] for seed in pairs]
         gap = float(np.mean(differences)) if pairs else None
         span, p = interval(differences), None
@@ -304,7 +311,7 @@ def _summary(page: Page, e: Evidence) -> None:
         rows.append(
             (word, len(other), percent(mean), own, "–" if gap is None else f"{100 * gap:+.2f}", between(span), short(p))
         )
-        if span and gap is not None:
+        if span and gap is not None and p is not None:
             if span[0] <= 0 <= span[1]:
                 verdicts.append(f"No difference from {word} is shown with {len(pairs)} pairs.")
             else:
@@ -314,7 +321,9 @@ def _summary(page: Page, e: Evidence) -> None:
     columns = ("", "seeds", "test %", "95% interval", "winner minus this", "95% interval", "p")
     page.table(columns, rows, mark=0)
     page.chart(
-        "test", charts.scores(groups, {name: interval(v) for name, v in groups.items()}), "Test accuracy over fresh seeds",
+        "test",
+        charts.scores(groups, {name: share(v) for name, v in groups.items()}),
+        "Test accuracy over fresh seeds",
         "Test accuracy over fresh seeds: mean, 95% interval of the mean, and a tick for each seed.",
     )  # fmt: skip
     page.say(
@@ -392,18 +401,22 @@ def _settings(page: Page, e: Evidence) -> None:
         )
     page.chart(
         "slices", charts.slices(x, y, e.fields, found, best), "Accuracy along each setting",
-        "Accuracy along each setting. The forest's mean is over all values of the other settings, so it lies below "
-        "the trials of a searcher that kept to the good ones.",
+        "Accuracy along each setting. The forest's mean is over all values of the other settings, so it can "
+        "lie below the trials of a searcher that kept to the good ones.",
     )  # fmt: skip
     if len(names) > 1:
         ranked = np.argsort(-found.main.mean(0), kind="stable") if found else np.arange(len(names))
         pair = (int(ranked[0]), int(ranked[1]))
         if len(done) >= importance.FEWEST and np.ptp(y) > 0:
+            figure, spread = charts.contour(x, y, e.fields, pair, best)
             page.chart(
-                "contour", charts.contour(x, y, e.fields, pair, best), f"{names[pair[0]]} and {names[pair[1]]}",
+                "contour",
+                figure,
+                f"{names[pair[0]]} and {names[pair[1]]}",
                 f"{names[pair[0]]} and {names[pair[1]]}, the two that matter most, as a Gaussian process sees them"
-                f"{'; the other settings as in the best trial' if len(names) > 2 else ''}. Star: best trial.",
-            )  # fmt: skip
+                f"{'; the other settings as in the best trial' if len(names) > 2 else ''}. Star: best trial."
+                + (" Mind the scale: it takes nearly all differences for noise." if spread < 0.2 * np.ptp(y) else ""),
+            )
         page.chart("parallel", charts.parallel(x, y, e.fields), "All finished trials, from settings to accuracy")
 
 
@@ -485,7 +498,8 @@ def _paper(page: Page, e: Evidence, draw: bool) -> None:
             f"{name}: {len(points['points'])} rows in three dimensions. Drag or use the arrow keys to turn it."
         )
         page.body.append(
-            f'<figure class="turn"><canvas tabindex="0" role="img" aria-label="{words}"></canvas><div class="key"></div>'
+            f'<figure class="turn"><canvas tabindex="0" role="img" aria-label="{words}"></canvas>'
+            '<div class="key"></div>'
             f'<script type="application/json">{content}</script><figcaption>{words}</figcaption></figure>'
         )
 
@@ -595,7 +609,7 @@ def _comparison(page: Page, every: Sequence[Evidence]) -> None:
             (
                 e.name, plan.task.method, plan.task.data.name, plan.searcher, len(e.study.of_phase("search")),
                 percent(best.val_accuracy if best else None), percent(float(np.mean(scores))) if scores else "–",
-                between(interval(scores)), duration(sum(t.seconds for t in e.study.trials)),
+                between(share(scores)), duration(sum(t.seconds for t in e.study.trials)),
             )
         )  # fmt: skip
         sums = [0.0, 0.0, 0.0]
@@ -702,10 +716,11 @@ for (const figure of document.querySelectorAll('figure.turn')) {
   const canvas = figure.querySelector('canvas'), key = figure.querySelector('.key');
   const data = JSON.parse(figure.querySelector('script').textContent);
   const marks = [...'\\u25cf\\u25a0\\u25b2\\u25c6\\u2716\\u25bc\\u271a\\u25cb\\u25a1\\u25b3'];
+  const names = ['c1', 'c2', 'c3', 'c4', 'c5', 'ink', 'muted'];
   let yaw = 0.6, pitch = 0.4, only = -1, held = null;
   const colours = () => {
     const style = getComputedStyle(document.documentElement);
-    return ['c1', 'c2', 'c3', 'c4', 'c5', 'ink', 'muted'].map(name => style.getPropertyValue('--' + name).trim());
+    return names.map(name => style.getPropertyValue('--' + name).trim());
   };
   const draw = () => {
     const scale = window.devicePixelRatio || 1, box = canvas.getBoundingClientRect();
@@ -717,7 +732,7 @@ for (const figure of document.querySelectorAll('figure.turn')) {
     const turned = ([x, y, z]) => {
       const u = cy * x + sy * z, w = cy * z - sy * x, v = cp * y - sp * w, d = sp * y + cp * w;
       const near = 3.2 / (3.2 + d);
-      return [half * 0.62 * u * near, -half * 0.62 * v * near, d, near];
+      return [half * 0.46 * u * near, -half * 0.46 * v * near, d, near];
     };
     pen.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue('--grid');
     const corner = i => [(i & 1) * 2 - 1, (i >> 1 & 1) * 2 - 1, (i >> 2 & 1) * 2 - 1];
@@ -736,7 +751,10 @@ for (const figure of document.querySelectorAll('figure.turn')) {
   data.classes.forEach((name, label) => {
     const button = document.createElement('button');
     button.type = 'button';
-    button.textContent = `${marks[label % marks.length]} ${name}`;
+    const mark = document.createElement('span');
+    mark.textContent = marks[label % marks.length];
+    mark.style.color = `var(--${names[label % names.length]})`;
+    button.append(mark, ' ' + name);
     button.setAttribute('aria-pressed', 'false');
     button.onclick = () => {
       only = only === label ? -1 : label;

@@ -46,7 +46,13 @@ def result(study: Study, method: Method, info: Info, seconds: float) -> dict[str
         "method": method.name,
         "searcher": plan.searcher,
         "data": {"name": info.name, "fingerprint": info.fingerprint, "train": info.train_size, "val": info.val_size},
-        "best": best and {"config": flatten(configs), "val_accuracy": best.val_accuracy, "trial": best.job.number},
+        "best": best
+        and {
+            "config": flatten(configs),
+            "val_accuracy": best.val_accuracy,
+            "confirmed": summary_of(study.confirmed(best)),
+            "trial": best.job.number,
+        },
         "searched": list(plan.space),
         "test": scored("final", None),
         "controls": {name: scored("control", name) for name in (method.controls if plan.controls else {})},
@@ -56,7 +62,7 @@ def result(study: Study, method: Method, info: Info, seconds: float) -> dict[str
         "uncounted": {name: dict(cost.uncounted) for name, cost in costs.items()},
         "seconds": seconds,
         "leaderboard": f"{study.storage.uri}/leaderboard",
-        "report": f"{study.storage.uri}/{study.folder}",
+        "report": f"{study.storage.uri}/{study.folder}/report.html",
     }
 
 

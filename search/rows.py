@@ -68,7 +68,9 @@ class Row:
     schema_version: int = _column("version of this list of columns", init=False, default=SCHEMA_VERSION)
     study: str = _column("name of the study")
     trial: int = _column("number of the trial, unique within study and phase")
-    phase: Literal["search", "final", "control"] = _column("searching; the winner over seeds; a control over seeds")
+    phase: Literal["search", "confirm", "final", "control"] = _column(
+        "searching; the best again over fresh seeds; the winner over seeds; a control over seeds"
+    )
     control: str | None = _column("name of the control", default=None)
     method: str = _column("name of the method")
     searcher: str = _column("what proposed the configuration")

@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--search", metavar="FIELDS", help="fields to search, by commas (default: the method's own)")
     p.add_argument("--trials", metavar="N", help="budget (default 12; a grid's natural size); +N with --resume")
     p.add_argument("--patience", type=int, metavar="N", help="stop after N trials without a better accuracy")
+    p.add_argument("--confirm", type=int, default=0, metavar="K", help="run the K best again over 3 fresh seeds")
     p.add_argument("--asha", action="store_true", help="stop trials that fall behind")
     p.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
     p.add_argument("--workers", type=int, metavar="N", help="Ray Train workers of each trial (default 1)")
@@ -99,7 +100,7 @@ def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
     """
     from methods import get
     from methods.data.dataset import DataSpec
-    from search.study import Plan, new_name
+    from search.study import CONFIRM_SEEDS, Plan, new_name
     from search.trial import Task
 
     if args.method is None:
@@ -132,6 +133,9 @@ def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
     trials, _ = budget(args.trials, False)
     if trials is None and searcher != "grid":
         trials = 12
+    if args.confirm and trials is not None and args.confirm * CONFIRM_SEEDS >= trials:
+        spent = args.confirm * CONFIRM_SEEDS
+        raise UsageError(f"--confirm {args.confirm}: {spent} of --trials {trials} would be no search; give more trials")
     chosen = method.recipes[recipe]
     word, colon, path = (args.data or chosen.data).partition(":")
     data = DataSpec(
@@ -166,6 +170,7 @@ def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
             seeds=3 if args.seeds is None else args.seeds,
             controls=not args.no_controls,
             asha=args.asha,
+            confirm=args.confirm,
         ),
         method,
     )
@@ -205,6 +210,7 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
         trials=plan.trials if trials is None else trials,
         seeds=plan.seeds if args.seeds is None else args.seeds,
         patience=plan.patience if args.patience is None else args.patience,
+        confirm=args.confirm or plan.confirm,
     )
 
 
@@ -213,6 +219,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("workers", "concurrency", "train_size", "patience", "image_size"):
         positive("--" + name.replace("_", "-"), getattr(args, name))
     positive("--seeds", args.seeds)
+    if args.confirm:
+        positive("--confirm", args.confirm, 2)
     if args.seed < 0:
         raise UsageError(f"--seed {args.seed}: give at least 0")
 
@@ -236,7 +244,7 @@ def run(args: argparse.Namespace) -> int:
     if plan.searcher == "grid":
         from search.searchers import grid
 
-        grid({name: method.fields()[name][0] for name in plan.space}, plan.trials)
+        grid({name: method.fields()[name][0] for name in plan.space}, plan.searched)
     from methods.data import load
 
     info = load(plan.task.data).info
@@ -278,8 +286,13 @@ def search(args: argparse.Namespace, study: Study, method: Method, info: Info) -
         finally:
             if study.storage.exists(f"{study.folder}/study.json"):
                 study.storage.write_bytes(f"{study.folder}/ray.log", log.read_bytes())
+    from search.model import save_winner
+    from search.report import write
     from search.result import print_result, result
 
+    if study.complete and study.best() is not None:
+        save_winner(study)
+        write(study)
     summary = result(study, method, info, time.monotonic() - started)
     if args.json:
         print(json.dumps(summary, indent=1))

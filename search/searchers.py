@@ -16,7 +16,8 @@ from methods.errors import UsageError
 from methods.space import Choice, Domain, Integer, Real
 from search.bayes import BayesSearch
 
-SEARCHERS = ("grid", "random", "bo")
+GRIDS = ("grid", "grid-shuffled", "grid-offset", "grid-centred")
+SEARCHERS = (*GRIDS, "random", "bo")
 Space = Mapping[str, Domain]
 Settings = dict[str, Any]
 
@@ -133,6 +134,27 @@ def grid(space: Space, trials: int | None) -> list[Settings]:
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*axes)]
 
 
+def arranged(form: str, space: Space, trials: int | None, seed: int) -> list[Settings]:
+    """The grid under one of `GRIDS`, for a comparison that neither its corners nor its order should flatter.
+
+    "grid-shuffled" takes the same points in random order. "grid-centred" and "grid-offset" cut each range into as many
+    cells as it had points, and take the middle of every cell, or the same random place in all of them.
+    """
+    points = grid(space, trials)
+    rng = np.random.default_rng(seed)
+    if form == "grid":
+        return points
+    if form == "grid-shuffled":
+        return [points[number] for number in rng.permutation(len(points))]
+    axes: list[list[Any]] = []
+    for name, domain in space.items():
+        count, place = len({point[name] for point in points}), 0.5 if form == "grid-centred" else float(rng.random())
+        shares = [(cell + place) / count for cell in range(count)]
+        options = isinstance(domain, Choice)
+        axes.append(axis(domain, count) if options else list(dict.fromkeys(at(domain, share) for share in shares)))
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*axes)]
+
+
 def random_point(space: Space, seed: int, number: int) -> Settings:
     """The number-th independent draw from the ranges, each on its own scale."""
     draws = np.random.default_rng([seed, number]).random(len(space))
@@ -157,9 +179,9 @@ def tune_space(space: Space) -> dict[str, Any]:
 
 
 def make_searcher(name: str, space: Space, seed: int, trials: int | None) -> IndexedSearch | BayesSearch:
-    """A fresh searcher: "grid", "random" or "bo"."""
-    if name == "grid":
-        points = grid(space, trials)
+    """A fresh searcher, one of `SEARCHERS`."""
+    if name in GRIDS:
+        points = arranged(name, space, trials, seed)
         return IndexedSearch(lambda number: points[number] if number < len(points) else None)
     if name == "random":
         return IndexedSearch(lambda number: random_point(space, seed, number))

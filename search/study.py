@@ -17,12 +17,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, Literal
 
 from distributed.storage import Storage
 from methods.data.dataset import DataSpec
 from methods.errors import UsageError
 from search.trial import Job, Outcome, Status, Task
+
+CONFIRM_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Plan:
         seeds: of the winner's and each control's final retraining; 0 leaves the test split unread.
         controls: run the method's controls beside the winner.
         asha: let a scheduler stop trials that fall behind.
+        confirm: so many of the best are run again over `CONFIRM_SEEDS` fresh seeds, within the budget, and the one with
+            the highest mean over those wins (the highest of many noisy values is too high: the winner's curse).
     """
 
     task: Task
@@ -48,6 +53,12 @@ class Plan:
     seeds: int = 3
     controls: bool = True
     asha: bool = False
+    confirm: int = 0
+
+    @property
+    def searched(self) -> int | None:
+        """Trials of the budget that propose something new."""
+        return self.trials and self.trials - self.confirm * CONFIRM_SEEDS
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Plan:
@@ -128,14 +139,31 @@ class Study:
     def of_phase(self, phase: str) -> list[Trial]:
         return [trial for trial in self.trials if trial.job.phase == phase]
 
-    def best(self) -> Trial | None:
-        """The finished search trial with the highest validation accuracy; the earlier one where two are equal."""
+    def ranked(self) -> list[Trial]:
+        """The search trials that are done, the highest validation accuracy first; the earlier where two are equal."""
         done = [t for t in self.of_phase("search") if t.status == "done" and t.val_accuracy is not None]
-        return max(done, key=lambda t: (t.val_accuracy, -t.job.number), default=None)
+        return sorted(done, key=lambda t: (-(t.val_accuracy or 0.0), t.job.number))
+
+    def confirmed(self, trial: Trial) -> list[float]:
+        """Validation accuracies of a search trial's settings over fresh seeds."""
+
+        def same(other: Trial) -> bool:  # as JSON, which does not tell a list that was read from a tuple
+            return json.dumps(other.job.settings, sort_keys=True) == json.dumps(trial.job.settings, sort_keys=True)
+
+        again = [t for t in self.of_phase("confirm") if t.status == "done" and same(t)]
+        return [t.val_accuracy for t in again if t.val_accuracy is not None]
+
+    def best(self) -> Trial | None:
+        """The winner: by the mean over fresh seeds where the best were run again, else by the search's own accuracy."""
+        ranked = self.ranked()
+        again = [trial for trial in ranked if self.confirmed(trial)]
+        return max(again, key=lambda t: fmean(self.confirmed(t)), default=ranked[0] if ranked else None)
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to run."""
+        if self.plan.confirm and self.ranked() and not self.of_phase("confirm"):
+            return False
         planned = bool(self.of_phase("final")) or not self.plan.seeds or self.best() is None
         return bool(self.trials) and planned and all(trial.finished for trial in self.trials)
 

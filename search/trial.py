@@ -15,8 +15,7 @@ from typing import Any, Literal
 
 from methods.data.dataset import DataSpec
 
-
-Phase = Literal["search", "final", "control"]
+Phase = Literal["search", "confirm", "final", "control"]
 Status = Literal["done", "failed", "pruned", "interrupted"]
 
 
@@ -55,7 +54,7 @@ class Job:
 
     Attributes:
         number: unique in the study.
-        phase: "search" chooses on validation; "final" and "control" are also scored on test.
+        phase: "search" and "confirm" choose on validation; "final" and "control" are also scored on test.
         settings: beside the task's.
         seed: of the stages that are not shared.
         control: name of the control, or None.
@@ -139,7 +138,7 @@ def perform(
         outcome.stage_seconds, outcome.stage_keys, outcome.cached = run.seconds, run.keys, run.cached
         outcome.epochs = run.epochs
         outcome.history = [{"stage": name, **row} for name, state in run.states.items() for row in state.history]
-        if job.phase != "search":
+        if job.phase in ("final", "control"):
             score(outcome, task, job, worker, method, configs, run.states)
     outcome.seconds = time.monotonic() - started
     return outcome

@@ -1,13 +1,13 @@
-"""What several tests share: a tiny made-up data set of each kind, and a Ray of two CPUs."""
+"""What several tests share: a tiny made-up data set of each kind, and a storage."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from distributed.storage import Storage
 from methods.data.dataset import Data, Info, Split
 
 torch.set_num_threads(1)
@@ -54,17 +54,6 @@ def tiny_sentences(train: int = 96, val: int = 40) -> Data:
 TINY = {"image": tiny_images, "text": tiny_sentences}
 
 
-@pytest.fixture(scope="session")
-def ray_of_two() -> Iterator[dict[str, float]]:
-    """A Ray of this process with two CPUs."""
-    from distributed.cluster import connected
-
-    with connected(None) as resources:
-        yield resources
-
-
 @pytest.fixture
-def storage(tmp_path: Path) -> Iterator[object]:
-    from distributed.storage import Storage
-
-    yield Storage(tmp_path / "results")
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path / "results")

@@ -32,7 +32,12 @@ def states(storage: Storage, seed: int) -> dict[str, str]:
     left = {
         "teacher": State(teacher.state_dict(), spec),
         "transfer": State(student.state_dict(), spec, {}, ({"epoch": 1, "fsp": 0.5}, {"epoch": 2, "fsp": 0.25})),
-        "finetune": State(student.state_dict(), spec, {"val_accuracy": 0.9}),
+        "finetune": State(
+            student.state_dict(),
+            spec,
+            {"val_accuracy": 0.9},
+            ({"epoch": 1, "val_accuracy": 0.8}, {"epoch": 2, "val_accuracy": 0.9}),
+        ),
     }
     keys = {stage: f"{seed:02d}{stage}" for stage in left}
     for stage, state in left.items():
@@ -61,7 +66,7 @@ def made_up(storage: Storage, name: str = "fsp-bo-made-up", trials: int = 8) -> 
     for seed in (1, 2, 3):
         jobs += [("final", seed, None, 0.9 + seed / 100, "done"), ("control", seed, "student_alone", 0.85, "done")]
     for number, (phase, seed, control, accuracy, status) in enumerate(jobs):
-        settings = {**SETTINGS, "transfer.lr": 10 ** (-3 + 0.2 * number), "transfer.weight": 1.0 + number}
+        settings = {**SETTINGS, "transfer.lr": 10 ** (-3 + 0.12 * number), "transfer.weight": 0.1 * (1 + number)}
         trial = Trial(Job(number, phase, settings, seed, control), 0.0, status, accuracy, None, 2.0)
         outcome = Outcome(status, 'diverged: <loss> & "all"' if status == "failed" else None, seconds=2.0)
         if accuracy is not None:

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,18 @@ def test_min_and_max_mirror_each_other() -> None:
 def test_proposals_repeat_by_seed_also_in_another_process() -> None:
     configs = play(searcher(PLANE, seed=5), hill, 10)
     assert configs != play(searcher(PLANE, seed=6), hill, 10)
-    code = "import json; from tests.test_bayes import *; print(json.dumps(play(searcher(PLANE, seed=5), hill, 10)))"
+    code = """
+import json
+from ray import tune
+from search.bayes import BayesSearch
+search = BayesSearch("score", "max", space={"x": tune.uniform(0, 1), "y": tune.uniform(0, 1)}, seed=5)
+configs = []
+for number in range(10):
+    configs.append(search.suggest(str(number)))
+    x, y = configs[-1].values()
+    search.on_trial_complete(str(number), {"score": -((x - 0.3) ** 2) - (y - 0.7) ** 2})
+print(json.dumps(configs))
+"""
     there = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(there.stdout.splitlines()[-1]) == configs
 
@@ -364,31 +376,36 @@ def test_a_suggestion_at_1000_observations_takes_under_a_second_of_one_core() ->
     assert time.process_time() - started < 1
 
 
-def test_in_a_tuner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RAY_AIR_NEW_OUTPUT", "0")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    try:
-        search = BayesSearch(points_to_evaluate=[{"net": {"lr": 0.1}}])
+    yield
+    ray.shutdown()
 
-        def train(config: dict[str, Any]) -> None:
-            if config["net"]["depth"] == 5:
-                raise RuntimeError("too deep")
-            lr = math.log10(config["net"]["lr"])
-            tune.report({"score": math.nan if lr > -0.2 else -((lr + 2) ** 2), "epochs": config["epochs"]})
 
-        results = tune.Tuner(
-            train,
-            param_space={"net": {"lr": tune.loguniform(1e-4, 1), "depth": tune.randint(1, 6)}, "epochs": 3},
-            tune_config=tune.TuneConfig("score", "max", num_samples=9, search_alg=search, reuse_actors=True),
-            run_config=tune.RunConfig(storage_path=str(tmp_path), name="run", verbose=0),
-        ).fit()
-        assert len(results) == 9 and results[0].config["net"]["lr"] == 0.1
-        state = search.save_state()
-        assert len(state["observed"]) == 9 and state["pending"] == {}
-        failed = sum(value is None for _, value in state["observed"])
-        assert failed == results.num_errors + sum(math.isnan(r.metrics["score"]) for r in results if not r.error)
-        kept = BayesSearch("score", "max")
-        kept.restore_from_dir(str(tmp_path / "run"))  # what Tune itself wrote
-        assert kept._observed == search._observed
-    finally:
-        ray.shutdown()
+@pytest.mark.usefixtures("small_ray")
+def test_in_a_tuner(tmp_path: Path) -> None:
+    search = BayesSearch(points_to_evaluate=[{"net": {"lr": 0.1}}, {"net": {"lr": 0.5}}])
+
+    def train(config: dict[str, Any]) -> None:
+        if config["net"]["lr"] == 0.5:
+            raise RuntimeError("diverged")
+        lr = math.log10(config["net"]["lr"])
+        tune.report({"score": math.nan if lr > -0.2 else -((lr + 2) ** 2), "epochs": config["epochs"]})
+
+    results = tune.Tuner(
+        train,
+        param_space={"net": {"lr": tune.loguniform(1e-4, 1), "depth": tune.randint(1, 6)}, "epochs": 3},
+        tune_config=tune.TuneConfig(metric="score", mode="max", num_samples=7, search_alg=search, reuse_actors=True),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), name="run", verbose=0),
+    ).fit()
+    assert len(results) == 7 and results[0].config["net"]["lr"] == 0.1 and results.num_errors == 1
+    state = search.save_state()
+    assert len(state["observed"]) == 7 and state["pending"] == {}
+    failed = sum(value is None for _, value in state["observed"])
+    assert failed == 1 + sum(math.isnan(r.metrics["score"]) for r in results if not r.error)
+    kept = BayesSearch("score", "max")
+    kept.restore_from_dir(str(tmp_path / "run"))  # what Tune itself wrote
+    assert sorted(kept._observed, key=str) == sorted(search._observed, key=str)

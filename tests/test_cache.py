@@ -33,8 +33,8 @@ KEY: dict[str, Any] = {
 
 @pytest.mark.parametrize(
     "change",
-    [{"stage": "fsp.transfer"}, {"module": "methods.nets.cifar"}, {"config": {"lr": 0.2}}, {"upstream": {"before": "abd"}},
-     {"data": "other"}, {"seed": 1}, {"precision": "bfloat16"}],
+    [{"stage": "fsp.transfer"}, {"module": "methods.nets.cifar"}, {"config": {"lr": 0.2}},
+     {"upstream": {"before": "abd"}}, {"data": "other"}, {"seed": 1}, {"precision": "bfloat16"}],
 )  # fmt: skip
 def test_a_key_changes_with_everything_that_a_result_follows_from(change: dict[str, Any]) -> None:
     assert stage_key(**KEY) == stage_key(**KEY) != stage_key(**{**KEY, **change})

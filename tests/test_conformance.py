@@ -6,6 +6,8 @@ import dataclasses
 import importlib
 import itertools
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from methods.data import DataSpec, load_test
 from methods.errors import TestSplitLocked
 from methods.method import Stage, State, Trained
 from methods.space import Choice
+from search.rows import from_table, read
 from search.searchers import axis
 
 # Two epochs wherever a stage trains, and no draw that depends on the number of ranks, such as dropout.
@@ -35,8 +38,14 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     }
     | {"transfer.depth": 8},
     "label_embedding": {
-        **{"base.epochs": 2, "base.batch_size": 32, "base.lr": 0.01, "base.depth": 10, "base.width": 1},
-        **{"experts.epochs": 2, "experts.batch_size": 32, "cluster.count": 2},
+        "base.epochs": 2,
+        "base.batch_size": 32,
+        "base.lr": 0.01,
+        "base.depth": 10,
+        "base.width": 1,
+        "experts.epochs": 2,
+        "experts.batch_size": 32,
+        "cluster.count": 2,
     },
     # The centres start in the second epoch, by K-means on features that were trained for one.
     "center_loss": {"joint.epochs": 2, "joint.batch_size": 32, "joint.lr": 0.01, "joint.begin": 1},
@@ -53,8 +62,11 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
         "finetune.order": "alternate",
     },
     "res_ic": {
-        **{"backbone.epochs": 2, "backbone.batch_size": 32, "backbone.lr": 0.01},
-        **{"backbone.width": 4, "backbone.tasks": "joint"},
+        "backbone.epochs": 2,
+        "backbone.batch_size": 32,
+        "backbone.lr": 0.01,
+        "backbone.width": 4,
+        "backbone.tasks": "joint",
     },
 }
 
@@ -81,7 +93,7 @@ def assert_same(a: Run, b: Run, tolerance: float = 0.0) -> None:
         for tensor in left.tensors:
             x, y = left.tensors[tensor].double(), right.tensors[tensor].double()
             torch.testing.assert_close(
-                x, y, rtol=tolerance, atol=tolerance, msg=lambda m, t=tensor: f"{stage} {t}: {m}"
+                x, y, rtol=tolerance, atol=tolerance, msg=lambda m, t=f"{stage} {tensor}": f"{t}: {m}"
             )
         assert left.spec == right.spec
         for metric, value in left.metrics.items():
@@ -253,3 +265,30 @@ def test_a_stage_that_reads_test_fails(name: str, storage: Storage) -> None:
         run_stages(worker_for(name), spying, method.configure("quick"), StageCache(storage), shared_seed=0)
     assert not storage.list("stages")
     assert not hasattr(worker_for(name).data, "test")
+
+
+def test_two_workers_of_ray_train_end_with_the_same_kind_of_row(name: str, tmp_path: Path) -> None:
+    data = "digits"
+    if get(name).kind == "text":
+        lines = [f"{'abcd'[i % 4]} sentence, number {i * i}\t{'wxyz'[i % 4]}" for i in range(160)]
+        (tmp_path / "few.tsv").write_text("text\tlabel\n" + "\n".join(lines) + "\n", encoding="utf-8")
+        data = f"text:{tmp_path / 'few.tsv'}"
+    settings = [f"--set={field}={_word(value)}" for field, value in TINY_SETTINGS[name].items()]
+    words = ["--random", "--trials=1", "--seeds=1", "--no-controls", "--workers=2", "--train-size=96"]
+    done = subprocess.run(
+        [sys.executable, "-m", "search.run", name, f"--data={data}", f"--storage={tmp_path}", *words, *settings],
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=560,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    search, final = sorted(from_table(read(Storage(tmp_path))), key=lambda row: row.trial)
+    for row in (search, final):
+        assert (row.status, row.workers, len(row.nodes)) == ("done", 2, 2)
+        assert row.epochs > 0 and row.macs_train and row.val_accuracy is not None
+    assert search.test_accuracy is None and final.test_accuracy is not None
+
+
+def _word(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

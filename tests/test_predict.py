@@ -112,7 +112,7 @@ def test_exports_answer_as_the_original(
     file = tmp_path / f"model.{form}"
     assert predict.main([study.storage.path(study.folder), "--export", form, str(file)]) == 0
     assert file.stat().st_size > 10_000
-    assert "as the original" in capsys.readouterr().err
+    assert "tolerance" in capsys.readouterr().err
 
 
 def test_an_export_that_differs_is_refused(
@@ -121,7 +121,7 @@ def test_an_export_that_differs_is_refused(
     monkeypatch.setattr(predict, "TOLERANCE", -1.0)
     file = tmp_path / "model.pt2"
     assert predict.main([study.storage.path(study.folder), "--export", "torch", str(file)]) == 1
-    assert not file.exists() and "NOT" in capsys.readouterr().err
+    assert not file.exists() and "nothing was written" in capsys.readouterr().err
 
 
 def test_damaged_package(study: Study, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_damaged_package(study: Study, tmp_path: Path) -> None:
         storage.write_bytes(name, study.storage.read_bytes(f"{study.folder}/model/{name}"))
     weights = storage.read_bytes("model.safetensors")
     storage.write_bytes("model.safetensors", weights[:-1] + bytes([weights[-1] ^ 1]))
-    with pytest.raises(UsageError, match="is not what model.json names"):
+    with pytest.raises(UsageError, match=r"is not what model\.json names"):
         load_model(storage)
     storage.write_bytes("model.json", b"{")
     with pytest.raises(UsageError, match="cannot be read"):
@@ -157,8 +157,10 @@ def test_bad_input_is_one_line(
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.png").write_bytes(b"no image")
     stand_for = {
-        "MODEL": study.storage.path(study.folder), "EMPTY": str(tmp_path / "empty"), "BROKEN": str(tmp_path / "broken.png")
-    }  # fmt: skip
+        "MODEL": study.storage.path(study.folder),
+        "EMPTY": str(tmp_path / "empty"),
+        "BROKEN": str(tmp_path / "broken.png"),
+    }
     command = [stand_for.get(word, word) for word in words]
     assert predict.main([*command, "--storage", str(tmp_path)]) == 2
     message = capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -36,7 +37,7 @@ def test_an_axis_spans_the_range_in_even_steps_of_its_scale(domain: Real | Integ
     if isinstance(domain, Real):
         assert values[0] == pytest.approx(domain.low) and values[-1] == pytest.approx(domain.high)
         scale = math.log if domain.log else float
-        steps = [scale(b) - scale(a) for a, b in zip(values, values[1:], strict=False)]
+        steps = [scale(b) - scale(a) for a, b in itertools.pairwise(values)]
         assert max(steps) == pytest.approx(min(steps), rel=1e-3, abs=1e-9)
     else:
         assert values[0] == domain.low and values[-1] == domain.high
@@ -105,9 +106,10 @@ def test_words_become_values(domain: Domain, text: str, value: object) -> None:
     ("domain", "value"),
     [
         (Real(0, 1), 1.5), (Real(0, 1), float("nan")), (Real(0, 1), True), (Real(0, 1), "much"), (Integer(1, 9), 2.0),
-        (Integer(1, 9), 0), (Choice(("a",)), "c"), (Choice((True, False)), 1), (Numbers(0, 1), "2"), (Numbers(0, 1), 0.5),
+        (Integer(1, 9), 0), (Choice(("a",)), "c"), (Choice((True, False)), 1), (Numbers(0, 1), "2"),
+        (Numbers(0, 1), 0.5),
     ],
 )  # fmt: skip
 def test_what_is_no_value_is_refused_by_name(domain: Domain, value: object) -> None:
-    with pytest.raises(UsageError, match="stage.field"):
+    with pytest.raises(UsageError, match=r"stage\.field"):
         checked("stage.field", domain, value)

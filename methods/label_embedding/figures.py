@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from methods.label_embedding.paper import (
+    CLUSTERINGS,
     average_macs,
     cluster,
     confusion,
@@ -116,14 +117,12 @@ def clusterings(trained: Trained) -> Table:
     from sklearn.metrics import adjusted_rand_score
 
     base, y = trained.states["base"].tensors, trained.worker.data.val.y
-    used, config = trained.states["cluster"].tensors["assignment"], trained.configs["cluster"]
+    used = trained.states["cluster"].tensors["assignment"]
+    count = int(used.max()) + 1
     confused = confusion(base["val_logits"], y)
     rows = []
-    for method, kind in (
-        *(("spectral", kind) for kind in ("shifted", "clipped", "angular")),
-        *((method, "") for method in ("agglomerative", "kmeans", "confusion")),
-    ):
-        found = [cluster(base["net.head.weight"], confused, config.count, method, kind, seed) for seed in range(5)]
+    for method, kind in CLUSTERINGS:
+        found = [cluster(base["net.head.weight"], confused, count, method, kind, seed) for seed in range(5)]
         stable = [adjusted_rand_score(a, b) for a, b in combinations(found, 2)]
         sizes = sorted(torch.bincount(found[0]).tolist(), reverse=True)
         inside = confused[found[0].unsqueeze(0) == found[0].unsqueeze(1)].sum() / len(confused)
@@ -137,7 +136,7 @@ def clusterings(trained: Trained) -> Table:
             )
         )
     return Table(
-        f"Clusterings of the same base into {config.count}; adjusted Rand index (ARI): 1 the same, 0 chance",
+        f"Clusterings of the same base into {count}; adjusted Rand index (ARI): 1 the same, 0 chance",
         ("clustering", "sizes", "predicted mass inside (%)", "ARI with the one used", "ARI over 5 seeds"),
         tuple(rows),
     )

@@ -19,6 +19,12 @@ from methods.errors import UsageError
 LEAK = 1e-4
 """Share of their mass that hard routing leaves to the other clusters, so that a wrong route costs a finite loss."""
 
+CLUSTERINGS = (
+    *(("spectral", kind) for kind in ("shifted", "clipped", "angular")),
+    *((method, "") for method in ("agglomerative", "kmeans", "confusion")),
+)
+"""Every (method, kind) that `cluster` takes."""
+
 
 # III-1. Label embeddings and clusters of classes
 

@@ -47,7 +47,7 @@ class Base(Training):
 
 @dataclass(frozen=True)
 class Cluster:
-    count: int = integer(9, 1, 30, log=True, search=True, help="S, clusters and so experts")
+    count: int = integer(9, 1, 30, log=True, search=True, help="S, clusters and so experts; never more than classes")
     method: str = choice("spectral", ("spectral", "agglomerative", "kmeans", "confusion"), help="see paper.cluster")
     affinity: str = choice("shifted", ("shifted", "clipped", "angular"), help="of spectral, from the cosines")
     shuffle: bool = choice(False, (True, False), help="deal the classes at random to clusters of the same sizes")
@@ -108,8 +108,10 @@ def find_clusters(worker: Worker, config: Cluster, needs: States) -> State:
 
     base, val = needs["base"], worker.data.val
     confused = confusion(base.tensors["val_logits"], val.y)
+    # A search's range does not know the data: beyond the classes, each is a cluster of its own.
+    clusters = min(config.count, len(worker.data.info.classes))
     found = [
-        cluster(base.tensors["net.head.weight"], confused, config.count, config.method, config.affinity, seed)
+        cluster(base.tensors["net.head.weight"], confused, clusters, config.method, config.affinity, seed)
         for seed in range(5)
     ]
     # Rank 0's answer is everyone's: eigenvectors may differ between machines by more than rounding.

@@ -240,7 +240,7 @@ def measure(
         entropy_before, entropy_after: of the judge, bits.
         agreement_before, agreement: share of images whose label the judge gives, as they are and augmented.
         probability: share of images that are augmented when the classifier trains.
-        max_entropy, adversarial, discriminator: the losses, the last two where there is a discriminator.
+        max_entropy: L_ME; adversarial, discriminator, labels: the losses of whatever is the guard.
     """
     m, every = len(worker.data.info.classes), -(-len(split) // MEASURED)
     seen = worker.predict(Probe(augmenter, critic, judge), split.x[::every])
@@ -262,6 +262,8 @@ def measure(
     if config.guard == "discriminator":
         result["adversarial"] = paper.generator_loss(fake).mean()
         result["discriminator"] = paper.discriminator_loss(real, fake)
+    elif config.guard == "teacher":
+        result["labels"] = F.cross_entropy(augmented.flatten(0, 1), y.expand(-1, DRAWS).flatten())
     return {name: float(value.detach()) for name, value in result.items()}
 
 

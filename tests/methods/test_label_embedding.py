@@ -415,9 +415,10 @@ def test_shuffled_clusters_keep_their_sizes(cache: StageCache) -> None:
     assert torch.equal(torch.bincount(found), torch.bincount(dealt)) and not torch.equal(found, dealt)
 
 
-def test_too_many_clusters_end_the_run_with_one_line(cache: StageCache) -> None:
-    with pytest.raises(UsageError, match=r"cluster\.count=13"):
-        trained(cache, cluster_count=13)
+def test_beyond_the_classes_each_is_a_cluster_of_its_own(cache: StageCache) -> None:
+    run, _ = trained(cache, cluster_count=30)
+    assert run.states["cluster"].metrics["clusters"] == CLASSES
+    drawing.tables(run)
 
 
 def test_controls_say_what_they_change() -> None:

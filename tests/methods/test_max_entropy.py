@@ -314,6 +314,7 @@ def test_both_orders_under_every_guard(data: Data, classifier: dict[str, State],
     logged = {"discriminator": {"adversarial", "discriminator"}, "teacher": {"labels"}, "none": set()}[guard]
     row = (last if order == "alternate" else first).history[-1]
     assert logged | {"generator", "max_entropy", "entropy", "distance", "probability"} <= row.keys()
+    assert {f"val_{name}" for name in logged} <= first.history[-1].keys()
     assert all(math.isfinite(value) for state in (first, last) for value in state.metrics.values())
     net = METHOD.model(trained.configs, trained.states, data.info).eval()
     logits = trained.worker.predict(net, data.val.x)

@@ -1,0 +1,78 @@
+"""Running the best again over fresh seeds before one of them wins."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from conftest import tiny_images
+from ray.tune.search import Searcher
+from torch import nn
+
+from distributed.storage import Storage
+from methods.data.dataset import DataSpec
+from methods.method import Method, Recipe, Stage, State
+from methods.space import real
+from methods.training import Training
+from search.driver import StudySearch
+from search.searchers import GRIDS, arranged
+from search.study import Plan, Study
+from search.trial import Job, Outcome, Task
+
+
+@dataclass(frozen=True)
+class Head(Training):
+    weight: float = real(1.0, 0.0, 10.0, search=True)
+
+
+NET = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4))
+STAGES = (Stage("head", Head, lambda worker, config, needs: State({})),)
+ONE = Method(
+    "one", "none", "image", STAGES, {"quick": Recipe("digits")},
+    model=lambda configs, states, info: NET, costs=lambda configs, info: {"model": NET},
+)  # fmt: skip
+
+
+def accuracy(job: Job) -> float:
+    """One seed flatters small weights; the others show that large ones are better."""
+    return 0.9 - 0.01 * job.settings["head.weight"] if job.seed == 0 else 0.5 + 0.01 * job.settings["head.weight"]
+
+
+def test_the_winner_is_chosen_by_its_mean_within_the_budget(storage: Storage) -> None:
+    task = Task("s", "one", "quick", DataSpec("digits"), {}, storage.uri, 0)
+    plan = Plan(task, "random", ("head.weight",), 10, seeds=2, controls=False, confirm=2)
+    study, jobs = Study(storage, plan), []
+    study.save_plan()
+    for number in range(99):
+        # A fresh object each time, as after an interruption.
+        search = StudySearch(Study.open(storage, "s") if number else study, ONE, tiny_images().info)
+        config = search.suggest(str(number))
+        if config == Searcher.FINISHED:
+            break
+        jobs.append(job := Job(**config["job"]))
+        outcome = Outcome(val={"val_accuracy": accuracy(job)})
+        search.on_trial_complete(str(number), {"outcome": json.dumps(dataclasses.asdict(outcome))})
+    assert [job.phase for job in jobs] == ["search"] * 4 + ["confirm"] * 6 + ["final"] * 2
+    seeds = [{job.seed for job in jobs if job.phase == phase} for phase in ("search", "confirm", "final")]
+    assert seeds == [{0}, {3, 4, 5}, {1, 2}]
+    weights = sorted(job.settings["head.weight"] for job in jobs[:4])
+    assert {job.settings["head.weight"] for job in jobs[4:10]} == set(weights[:2])
+    assert {job.settings["head.weight"] for job in jobs[10:]} == {weights[1]}
+    done = Study.open(storage, "s")
+    assert done.complete and (best := done.best()) is not None and len(done.confirmed(best)) == 3
+
+
+def test_the_forms_of_a_grid() -> None:
+    from methods.space import Choice, Integer, Real
+
+    space = {"a": Real(0.0, 1.0), "b": Choice(("x", "y")), "c": Integer(1, 9)}
+    plain, shuffled, offset, centred = (arranged(form, space, 18, 4) for form in GRIDS)
+    key = lambda point: json.dumps(point)  # noqa: E731
+    assert sorted(map(key, plain)) == sorted(map(key, shuffled)) and plain != shuffled
+    assert len(plain) == len(offset) == len(centred) == 18
+    assert {p["a"] for p in plain} == {0.0, 0.5, 1.0} and {p["b"] for p in centred} == {"x", "y"}
+    assert sorted({p["a"] for p in centred}) == [0.166667, 0.5, 0.833333]
+    low, middle, high = sorted({p["a"] for p in offset})
+    assert 0 < low < 1 / 3 and abs(middle - low - 1 / 3) < 1e-5 and abs(high - middle - 1 / 3) < 1e-5
+    assert arranged("grid-offset", space, 18, 5) != offset == arranged("grid-offset", space, 18, 4)
