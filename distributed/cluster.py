@@ -55,15 +55,13 @@ def machine() -> dict[str, float]:
     return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
 
 
-def layout(resources: dict[str, float], *, workers: int, concurrency: int | None, can_grow: bool) -> Layout:
+def layout(resources: dict[str, float], *, workers: int, concurrency: int | None) -> Layout:
     """How trials fit on `resources` ("CPU", "GPU").
 
     Raises:
         UsageError: more workers or trials than can ever run; a search would wait for ever.
     """
     cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
-    if can_grow:
-        return Layout(workers, 1, float(gpus > 0), concurrency or max(1, cpus // workers))
     if workers > cpus:
         raise UsageError(f"--workers {workers}: there are {cpus} CPUs; give at most {cpus}")
     if gpus and workers > gpus:
@@ -98,9 +96,21 @@ def check_address(address: str, seconds: float = 10.0) -> None:
         ) from None
 
 
+def reach(now: dict[str, float]) -> dict[str, float]:
+    """What the cluster may grow to: all of its node types at their most, where it has an autoscaler; else what is there.
+
+    Ray has no public word for this; Ray Train asks the same way.
+    """
+    import ray
+
+    most = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    # A type without an upper end counts as endless, which says nothing of what will ever be there.
+    return now | {name: float(value) for name, value in most.items() if now.get(name, 0) < value < 2**31}
+
+
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[dict[str, float]]:
-    """A Ray to run on: the one at `address`, or a one-node Ray of this process that ends with it. Yields resources.
+    """A Ray to run on: the one at `address`, or a one-node Ray of this process that ends with it. Yields its `reach`.
 
     Raises:
         UsageError: no Ray answers at `address`.
@@ -131,7 +141,7 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
             f"--address {address}: no Ray answers ({str(error).splitlines()[0]}); start one first"
         ) from None
     try:
-        yield ray.cluster_resources()
+        yield reach(ray.cluster_resources())
     finally:
         ray.shutdown()
 

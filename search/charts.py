@@ -45,7 +45,7 @@ def style() -> Iterator[None]:
     """Everything below is drawn and saved inside."""
     import matplotlib
 
-    look = {
+    look: Any = {
         "font.size": 9.5,
         "axes.titlesize": 10,
         "axes.spines.top": False,
@@ -120,6 +120,7 @@ def ticks(domain: Domain) -> list[tuple[float, str]]:
     if isinstance(domain, Choice):
         return [(unit(domain, option), str(option)) for option in domain.options]
     assert isinstance(domain, Real | Integer)
+    values: Any
     if domain.log:
         values = LogLocator(numticks=6).tick_values(domain.low, domain.high)
         if sum(domain.low <= v <= domain.high for v in values) < 2:
@@ -140,7 +141,7 @@ def _axis_of(axis: Any, domain: Domain, name: str) -> None:
 def history(trials: Sequence[tuple[int, float | None, str]]) -> Figure:
     """Validation accuracy of each trial (number, accuracy, status) and the best so far."""
     figure = blank(7.6, 3.3)
-    axes = figure.add_subplot()
+    axes: Any = figure.add_subplot()
     seen = [(n, 100 * a) for n, a, _ in trials if a is not None]
     floor = min((a for _, a in seen), default=0.0)
     for status, (marker, word) in STATUS.items():
@@ -175,7 +176,7 @@ def importance(names: Sequence[str], found: Anova) -> Figure:
     entries += [(f"{names[i]} × {names[j]}", share) for (i, j), share in found.pairs.items()]
     entries = sorted(entries, key=lambda entry: float(entry[1].mean()))[-10:]
     figure = blank(7.6, 1.0 + 0.36 * len(entries))
-    axes = figure.add_subplot()
+    axes: Any = figure.add_subplot()
     for row, (name, share) in enumerate(entries):
         low, high = np.percentile(100 * share, (10, 90))
         pair = "×" in name
@@ -238,7 +239,7 @@ def contour(x: Array, y: Array, fields: Mapping[str, Domain], pair: tuple[int, i
     points[:, pair[0]], points[:, pair[1]] = across.ravel(), up.ravel()
     mean = 100 * model.predict(points).reshape(41, 41)
     figure = blank(5.6, 4.2)
-    axes = figure.add_subplot()
+    axes: Any = figure.add_subplot()
     drawn = axes.contourf(across, up, mean, 10, cmap="cividis")
     axes.contour(drawn, colors="#ffffff", linewidths=0.6, alpha=0.7)
     axes.scatter(x[:, pair[0]], x[:, pair[1]], color="#ffffff", edgecolors="#000000", s=26, zorder=3, clip_on=False)
@@ -263,7 +264,7 @@ def contour(x: Array, y: Array, fields: Mapping[str, Domain], pair: tuple[int, i
 def parallel(x: Array, y: Array, fields: Mapping[str, Domain]) -> Figure:
     """Each finished trial as a line through its settings to its accuracy; the best quarter stands out."""
     figure = blank(max(7.6, 1.7 * (len(fields) + 1)), 3.6)
-    axes = figure.add_subplot()
+    axes: Any = figure.add_subplot()
     low, high = float(y.min()), float(y.max())
     level = (y - low) / (high - low) if high > low else np.full_like(y, 0.5)
     order = np.argsort(y, kind="stable")
@@ -391,7 +392,7 @@ def training(stages: Mapping[str, Sequence[tuple[bool, Sequence[Mapping[str, Any
 def scores(groups: Mapping[str, Sequence[float]], intervals: Mapping[str, tuple[float, float] | None]) -> Figure:
     """Test accuracies of winner and controls, one dot a seed, with mean and interval."""
     figure = blank(7.6, 0.9 + 0.5 * len(groups))
-    axes = figure.add_subplot()
+    axes: Any = figure.add_subplot()
     for row, (name, values) in enumerate(groups.items()):
         colour, _, marker = LINES[min(row, 1)]
         mean = 100 * float(np.mean(values))

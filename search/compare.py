@@ -279,13 +279,13 @@ def run_all(
     from distributed.cluster import chatter_to, connected, layout, machine
 
     if not args.address:
-        layout(machine(), workers=args.workers or 1, concurrency=args.concurrency, can_grow=False)
+        layout(machine(), workers=args.workers or 1, concurrency=args.concurrency)
     courses: dict[str, list[Course]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "ray.log"
         try:
             with chatter_to(log) as terminal, connected(args.address) as resources:
-                place = layout(resources, workers=args.workers or 1, concurrency=args.concurrency, can_grow=False)
+                place = layout(resources, workers=args.workers or 1, concurrency=args.concurrency)
                 for repeat in range(args.repeats):
                     # Grids last: where the budget is time or work, the others tell how many trials it pays for.
                     for name in sorted(names, key=lambda name: name.startswith("grid")):

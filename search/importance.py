@@ -29,6 +29,8 @@ def unit(domain: Domain, value: Any) -> float:
     """A setting's place in [0, 1]. Whole numbers and options own cells of equal size and stand in their middle."""
     if isinstance(domain, Choice):
         return (domain.options.index(value) + 0.5) / len(domain.options)
+    low: float
+    high: float
     if isinstance(domain, Integer):
         low, high, value = domain.low, domain.high + 1, value + 0.5
     elif isinstance(domain, Real):

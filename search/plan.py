@@ -76,7 +76,7 @@ def forecast(study: Study, method: Method, info: Info, concurrency: int | None) 
         UsageError: the layout cannot be scheduled on this machine.
     """
     plan, task = study.plan, study.plan.task
-    place = layout(machine(), workers=task.workers, concurrency=concurrency, can_grow=False)
+    place = layout(machine(), workers=task.workers, concurrency=concurrency)
     runtime = best_runtime(task.precision)
     configs = method.configure(task.recipe, task.settings)
     keys = stage_keys(method, configs, info.fingerprint, task.seed, task.seed, runtime.precision)

@@ -194,18 +194,22 @@ def export(deployed: Deployed, form: str) -> tuple[bytes, float, float]:
                 buffer = io.BytesIO()
                 torch.export.save(program, buffer)
                 content = buffer.getvalue()
-                answer = torch.export.load(io.BytesIO(content)).module()
+                answer: Any = torch.export.load(io.BytesIO(content)).module()
             else:
                 import onnxruntime
+                import onnxscript
 
+                assert onnxscript  # torch's exporter needs it
                 written = torch.onnx.export(program, dynamo=True, verbose=False)
                 assert written is not None
                 content = written.model_proto.SerializeToString()
                 session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
                 (taken,) = session.get_inputs()
 
-                def answer(x: Tensor) -> Tensor:
+                def ran(x: Tensor) -> Tensor:
                     return torch.from_numpy(session.run(None, {taken.name: x.numpy()})[0])
+
+                answer = ran
 
             some = [samples(deployed.info, count) for count in (1, 2, 7)]
             expected = torch.cat([deployed.net(x).float() for x in some])
@@ -213,9 +217,10 @@ def export(deployed: Deployed, form: str) -> tuple[bytes, float, float]:
     except ModuleNotFoundError as error:
         raise UsageError(f'--export {form}: {error.name} is missing; pip install "bo-distill-search[export]"') from None
     except Exception as error:  # the exporters raise many kinds
+        reason = " ".join(str(error).split())[:120]
         raise UsageError(
-            f"--export {form}: {deployed.card['method']} has a step that depends on its data and cannot be held "
-            f"({type(error).__name__}); use model.safetensors"
+            f"--export {form}: this network of {deployed.card['method']} cannot be exported "
+            f"({type(error).__name__}: {reason}); use model.safetensors"
         ) from None
     return content, float(off), TOLERANCE * max(1.0, float(expected.abs().max()))
 

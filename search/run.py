@@ -271,14 +271,14 @@ def search(args: argparse.Namespace, study: Study, method: Method, info: Info) -
     started = time.monotonic()
     workers, concurrency = study.plan.task.workers, args.concurrency
     if not args.address:  # find out before anything is started that it cannot fit
-        layout(machine(), workers=workers, concurrency=concurrency, can_grow=False)
+        layout(machine(), workers=workers, concurrency=concurrency)
     with tempfile.TemporaryDirectory() as folder, study.locked():
         log = Path(folder) / "ray.log"
         try:
             with chatter_to(log) as terminal, connected(args.address) as resources:
                 from search.driver import run_study
 
-                place = layout(resources, workers=workers, concurrency=concurrency, can_grow=False)
+                place = layout(resources, workers=workers, concurrency=concurrency)
                 task = dataclasses.replace(study.plan.task, cpus=place.cpus, gpus=place.gpus)
                 study.plan = dataclasses.replace(study.plan, task=task)
                 study.save_plan()

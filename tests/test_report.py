@@ -114,8 +114,10 @@ def test_drawing_cannot_read_the_test_split(study: Study, monkeypatch: pytest.Mo
     from methods.fsp import figures
 
     monkeypatch.setattr(figures, "figures", lambda trained: load_test(study.plan.task.data))
+    trial = study.best()
+    assert trial is not None
     with pytest.raises(TestSplitLocked):
-        report.page_of([study])
+        report.drawn(study, trial)
 
 
 def test_points_can_be_turned(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

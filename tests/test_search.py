@@ -158,6 +158,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_forecasts_and_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["fsp", "--grid", "--trials=9", "--dry-run", *SMALL, f"--storage={tmp_path / 'results'}"]) == 0
+    said = capfd.readouterr().out
+    assert "9 of the search, then 9 retrainings" in said and "cached: none" in said and "fits" in said
+    assert not (tmp_path / "results").exists()
+
+
 def test_text_for_an_image_method_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lines = [f"sentence number {i} of its kind\t{'ab'[i % 2]}" for i in range(60)]
     (tmp_path / "few.tsv").write_text("text\tlabel\n" + "\n".join(lines) + "\n")

@@ -130,9 +130,9 @@ def _ensemble(policy: Policy, logits: Tensor, lengths: Tensor) -> tuple[Tensor, 
     """The mean of the calibrated probabilities of all exits so far answers; its largest entry is the score."""
     e = logits.shape[1]
     temperatures = torch.tensor(policy.temperatures[:e], device=logits.device)
-    total = (logits / temperatures[:, None]).log_softmax(2).logcumsumexp(1)
-    answers = total - torch.arange(1, e + 1, device=logits.device).log()[:, None]
-    return answers.amax(2).exp(), answers
+    total = (logits / temperatures[:, None]).softmax(2).cumsum(1)
+    mean = total / torch.arange(1, e + 1, device=logits.device)[:, None]
+    return mean.amax(2), mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
 
 RULES: dict[str, Rule] = {

@@ -72,7 +72,7 @@ class Networks(nn.ModuleList):
 
     def __init__(self, config: Backbone, info: Info) -> None:
         if info.shape[0] < STEM:
-            raise UsageError(f"--max-length {info.shape[0]}: Res-IC reads sentences of {STEM} characters and more")
+            raise UsageError(f"max_length {info.shape[0]}: Res-IC's first layer reads {STEM} characters; keep as many")
         tasks = list(range(len(info.tasks)))
         self.groups = {"first": [[0]], "separate": [[task] for task in tasks], "joint": [tasks]}[config.tasks]
         sizes, internal = task_sizes(info), config.weighting != "none"

@@ -433,7 +433,7 @@ def test_dropout_does_not_depend_on_how_a_batch_is_shared() -> None:
 def test_sentences_too_short_for_the_stem_are_refused() -> None:
     data = made_up()
     info = dataclasses.replace(data.info, shape=(4,))
-    with pytest.raises(UsageError, match="--max-length 4"):
+    with pytest.raises(UsageError, match="max_length 4"):
         Networks(METHOD.configure("quick")["backbone"], info)
 
 
