@@ -395,7 +395,7 @@ class BayesSearch(Searcher):
 
     A trial that failed, or reported NaN or infinity (or a number beyond 1e100), counts as the worst value seen. Values
     far below the others (three times the interquartile range under the lower quartile) count as that fence, so that
-    one divergence does not drown the differences between good trials. A trial that ended without a word is forgotten.
+    one divergence does not drown the differences between good trials. A trial that ended without a value is no observation.
     In a finite space no configuration is proposed twice, and when all were, `suggest` returns `Searcher.FINISHED`.
 
     Args:
@@ -619,11 +619,11 @@ class BayesSearch(Searcher):
             "space": self._known_cube().describe(),
             "seed": self._seed,
             "n_initial": self._n_initial,
-            "queue": self._queue,
+            "queue": list(self._queue),
             "count": self._count,
-            "pending": self._pending,
-            "observed": self._observed,
-            "silent": self._silent,
+            "pending": dict(self._pending),
+            "observed": list(self._observed),
+            "silent": list(self._silent),
         }
 
     def restore_state(self, state: Config) -> None:

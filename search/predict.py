@@ -33,12 +33,7 @@ ROWS = 256  # that are held and answered at once
 TOLERANCE = 1e-4  # of an exported network's logits, times the largest of them where that is above 1
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UsageError(f"{message}; see --help")
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(prog="python -m search.predict", description="Use a study's winner.", allow_abbrev=False)
     p.add_argument("model", metavar="MODEL", help="a study's name or folder, or a folder with model.json")
     p.add_argument("inputs", nargs="*", metavar="INPUT", help="images, folders of images, or text files")

@@ -34,6 +34,7 @@ from methods.space import Choice, Domain
 from search import charts, importance
 from search.model import trained, winner
 from search.rows import read
+from search.run import Parser
 from search.study import Study, Trial
 from search.trial import Outcome
 
@@ -731,8 +732,8 @@ for (const figure of document.querySelectorAll('figure.turn')) {
     const cy = Math.cos(yaw), sy = Math.sin(yaw), cp = Math.cos(pitch), sp = Math.sin(pitch);
     const turned = ([x, y, z]) => {
       const u = cy * x + sy * z, w = cy * z - sy * x, v = cp * y - sp * w, d = sp * y + cp * w;
-      const near = 3.2 / (3.2 + d);
-      return [half * 0.46 * u * near, -half * 0.46 * v * near, d, near];
+      const near = 6 / (6 + d);
+      return [half * 0.52 * u * near, -half * 0.52 * v * near, d, near];
     };
     pen.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue('--grid');
     const corner = i => [(i & 1) * 2 - 1, (i >> 1 & 1) * 2 - 1, (i >> 2 & 1) * 2 - 1];
@@ -782,12 +783,7 @@ for (const figure of document.querySelectorAll('figure.turn')) {
 """
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UsageError(f"{message}; see --help")
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(prog="python -m search.report", description="Studies as one HTML file.", allow_abbrev=False)
     p.add_argument("studies", nargs="+", metavar="STUDY", help="a study's name, or its folder")
     p.add_argument("--storage", default="results", metavar="DIR", help="where studies lie (default results)")

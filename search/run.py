@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see --help")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(prog="python -m search.run", description="Search a method's hyperparameters on Ray.", allow_abbrev=False)
     p.add_argument("method", nargs="?", metavar="METHOD", help=", ".join(METHODS))
     how = p.add_mutually_exclusive_group()

@@ -91,9 +91,9 @@ def _draw(masks: NDArray[np.uint8], count: int, random: np.random.RandomState) -
         blurred = random.randint(2, size=count).astype(bool)
         share[blurred] = _blur(share[blurred])
         share = share[:, None] // 4  # (count, 1, SIDE, SIDE), 0 to 255
-        paper = random.randint(256, size=(count, 3, 1, 1), dtype=np.int32)
-        # Away from the paper by 80 or more in every channel, around the circle of 256 values.
-        colour = (paper + random.randint(80, 177, size=paper.shape, dtype=np.int32)) % 256
+        # Dark on light, both coloured: with inks of either polarity a laptop's network learns nothing in minutes.
+        paper = random.randint(170, 256, size=(count, 3, 1, 1), dtype=np.int32)
+        colour = random.randint(0, 91, size=paper.shape, dtype=np.int32)
         noise = random.randint(-20, 21, size=drawn.shape, dtype=np.int32)
         drawn[:] = (paper + (colour - paper) * share // 255 + noise).clip(0, 255)
     return images.reshape(-1, 3, SIDE, SIDE)

@@ -247,8 +247,8 @@ def test_a_large_weight_and_many_features_stay_finite(optimizer: str, lr: float,
 
 
 CASES = (
-    replace(SMALL, centres="averaged", weight=1.0),
-    replace(SMALL, centres="learned", weight=1.0, begin=1, term="ratio"),
+    replace(SMALL, centres="averaged", weight=1.0, start="means"),
+    replace(SMALL, centres="learned", weight=1.0, start="random", begin=1, term="ratio"),
 )
 
 
