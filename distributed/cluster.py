@@ -97,7 +97,7 @@ def check_address(address: str, seconds: float = 10.0) -> None:
 
 
 def reach(now: dict[str, float]) -> dict[str, float]:
-    """What the cluster may grow to: all of its node types at their most, where it has an autoscaler; else what is there.
+    """What the cluster may grow to: all its node types at their most, where it has an autoscaler; else what is there.
 
     Ray has no public word for this; Ray Train asks the same way.
     """

@@ -395,7 +395,8 @@ class BayesSearch(Searcher):
 
     A trial that failed, or reported NaN or infinity (or a number beyond 1e100), counts as the worst value seen. Values
     far below the others (three times the interquartile range under the lower quartile) count as that fence, so that
-    one divergence does not drown the differences between good trials. A trial that ended without a value is no observation.
+    one divergence does not drown the differences between good trials. A trial that ended without a value is no
+    observation.
     In a finite space no configuration is proposed twice, and when all were, `suggest` returns `Searcher.FINISHED`.
 
     Args:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from methods.errors import UsageError
+from search.run import Parser
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -47,6 +47,7 @@ def parser() -> Parser:
     p.add_argument("--train-size", type=int, metavar="N", help="a stratified subset of the training rows")
     p.add_argument("--image-size", type=int, default=32, metavar="PX", help="side of an image folder's images")
     p.add_argument("--text-column", default="text", metavar="NAME", help="of a text file")
+    p.add_argument("--max-length", type=int, default=132, metavar="N", help="characters of a sentence that are kept")
     p.add_argument("--label-column", action="append", metavar="NAME", help="of a text file; repeat for several tasks")
     p.add_argument("--split-column", metavar="NAME", help="of a text file: train, val or test")
     p.add_argument("--recipe", help="quick (a laptop's size, default) or paper (the paper's networks and schedule)")
@@ -145,6 +146,7 @@ def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
         train_size=args.train_size if args.train_size is not None or args.data else chosen.train_size,
         image_size=args.image_size,
         text_column=args.text_column,
+        max_length=args.max_length,
         label_columns=tuple(args.label_column or ("label",)),
         split_column=args.split_column,
     )
@@ -216,7 +218,7 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
-    for name in ("workers", "concurrency", "train_size", "patience", "image_size"):
+    for name in ("workers", "concurrency", "train_size", "patience", "image_size", "max_length"):
         positive("--" + name.replace("_", "-"), getattr(args, name))
     positive("--seeds", args.seeds)
     if args.confirm:
@@ -290,14 +292,15 @@ def search(args: argparse.Namespace, study: Study, method: Method, info: Info) -
     from search.report import write
     from search.result import print_result, result
 
-    if study.complete and study.best() is not None:
-        save_winner(study)
-        write(study)
     summary = result(study, method, info, time.monotonic() - started)
     if args.json:
         print(json.dumps(summary, indent=1))
     else:
         print_result(summary)
+    sys.stdout.flush()
+    if study.complete and study.best() is not None:  # after the result: a picture that fails must not cost it
+        save_winner(study)
+        write(study)
     if not study.complete:
         print(
             f"interrupted; go on with --resume {study.plan.task.study} --storage {study.storage.uri}", file=sys.stderr
