@@ -28,7 +28,7 @@ class Joint(Training):
 
     weight: float = real(0.1, 1e-3, 100.0, log=True, search=True, help="w, of the centre-aligned term")
     margin: float = real(2.0, 0.1, 10.0, log=True, search=True, help="distance at which other centres cease to push")
-    lr: float = real(1e-3, 1e-5, 0.3, log=True, search=True, help="first learning rate")
+    lr: float = real(1e-3, 1e-4, 0.3, log=True, search=True, help="first learning rate")
     term: str = choice("hinge", (*TERMS, "none"), help="hinge: pull and push; none: cross-entropy alone")
     start: str = choice("kmeans", ("kmeans", "means", "random"), help="where the centres are put at first")
     begin: int = integer(0, 0, 2000, help="epochs of cross-entropy alone, before the centres are put anywhere")
