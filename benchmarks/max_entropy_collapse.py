@@ -86,6 +86,8 @@ def main() -> None:
     print(f"\n| run | {' | '.join(SHOWN)} |\n|---|{'---|' * len(SHOWN)}")
     for arm, columns in scores.items():
         print(f"| {arm} | {' | '.join(interval(columns[key]) for key in SHOWN)} |")
+    if not shown:
+        return
     args.out.mkdir(parents=True, exist_ok=True)
     few = {arm: dataclasses.replace(one, split=Split(test.x[:2000], test.y[:2000])) for arm, one in shown.items()}
     images(few).savefig(args.out / "max_entropy_outputs.png", dpi=150)

@@ -45,7 +45,7 @@ Config = dict[str, Any]
 Row = tuple[float, ...]  # a point of the unit cube: one coordinate in [0, 1] per parameter
 Array = NDArray[np.floating[Any]]
 
-# Hyperparameters are fitted to at most this many observations, because each of some forty steps costs their number
+# Hyperparameters are fitted to at most this many observations, because each of some thirty steps costs their number
 # cubed. The posterior is always that of all observations.
 FITTED = 128
 # Keeps the Cholesky factor of 1,000 near-identical points positive definite.
@@ -395,8 +395,7 @@ class BayesSearch(Searcher):
 
     A trial that failed, or reported NaN or infinity (or a number beyond 1e100), counts as the worst value seen. Values
     far below the others (three times the interquartile range under the lower quartile) count as that fence, so that
-    one divergence does not drown the differences between good trials. A trial that ended without a value is no
-    observation.
+    one divergence does not drown the differences between good trials. A trial that ended without a value tells nothing.
     In a finite space no configuration is proposed twice, and when all were, `suggest` returns `Searcher.FINISHED`.
 
     Args:
@@ -545,7 +544,7 @@ class BayesSearch(Searcher):
         )
         for row, target in self._targets().items():
             optimizer.space.register(np.array(row), target)
-        # One thread: these matrices are small, the cores are the trials', and sums come out the same on every machine.
+        # One thread: these matrices are small, the cores are the trials', and their number must not change a sum.
         with warnings.catch_warnings(), threadpool_limits(1):
             warnings.simplefilter("ignore")  # scikit-learn remarks on every length scale that ends at a bound
             return optimizer.space.params_to_array(optimizer.suggest())
