@@ -20,7 +20,7 @@ QUIET = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # `uv run` would upload the folder and build an environment of its own
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # is also how long a report is under way to Tune
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # three more processes to start for every trial; see docs/cluster.md
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process to start for every trial
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from methods.errors import UsageError
 from search import run as single
-from search.run import FAILED, INTERRUPTED, OK, USAGE, positive
+from search.run import FAILED, INTERRUPTED, OK, Parser, carry_out, positive
 
 if TYPE_CHECKING:
     from distributed.cluster import Layout
@@ -53,7 +53,7 @@ OURS = {
 FIRST = 3  # trials of a study whose budget is time or work, before it is known what a trial costs
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = single.parser()
     p.prog, p.description = "python -m search.compare", "Compare searchers at equal budget."
     p.add_argument("--searchers", default="grid,random,bo", metavar="NAMES", help="by commas (grid,random,bo)")
@@ -345,14 +345,7 @@ def show(summary: Mapping[str, Any], words: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        return compare(parser().parse_args(argv))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    return carry_out(parser(), compare, argv)
 
 
 if __name__ == "__main__":

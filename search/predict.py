@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from methods.errors import UsageError
-from search.run import Parser
+from search.run import FAILED, OK, Parser, carry_out
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from search.model import Deployed
 
-OK, WRONG, USAGE = 0, 1, 2
 ROWS = 256  # that are held and answered at once
 TOLERANCE = 1e-4  # of an exported network's logits, times the largest of them where that is above 1
 
@@ -235,7 +234,7 @@ def run(args: argparse.Namespace) -> int:
         words = f"logits differ from the original's by {worst:.1e} at most (tolerance {tolerance:.1e})"
         if not worst <= tolerance:
             print(f"error: --export {form}: {words}; nothing was written", file=sys.stderr)
-            return WRONG
+            return FAILED
         try:
             Path(file).write_bytes(content)
         except OSError as error:
@@ -257,11 +256,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        return run(parser().parse_args(argv))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
+    return carry_out(parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from methods.errors import UsageError
 from methods.space import Choice, Domain, Integer, Real
-from search.run import FAILED, INTERRUPTED, OK, USAGE, Parser, positive
+from search.run import FAILED, OK, Parser, carry_out, positive
 from search.searchers import SEARCHERS, make_searcher
 from search.statistics import Course, analyse
 
@@ -474,7 +474,7 @@ def one_study(problem: Problem, options: Mapping[str, Any], job: tuple[str, int]
     return course(trials), winner.truth if winner else math.nan, makespan(trials)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(prog="python -m search.replay", description="Simulate studies on recorded trials.", allow_abbrev=False)
     p.add_argument("problem", metavar="TABLE", nargs="?", help=f"a Parquet file, or {' or '.join(FUNCTIONS)}")
     p.add_argument("--searchers", default="grid,random,bo", help=f"by commas: {', '.join(SEARCHERS)}")
@@ -611,14 +611,7 @@ def show(summary: Mapping[str, Any], unit: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        return run(parser().parse_args(argv))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    return carry_out(parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -34,14 +34,13 @@ from methods.space import Choice, Domain
 from search import charts, importance
 from search.model import trained, winner
 from search.rows import read
-from search.run import Parser
+from search.run import OK, Parser, carry_out
 from search.study import Study, Trial
 from search.trial import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OK, USAGE = 0, 2
 CONFIDENCE = 0.95
 
 
@@ -824,11 +823,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        return run(parser().parse_args(argv))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
+    return carry_out(parser(), run, argv)
 
 
 if __name__ == "__main__":

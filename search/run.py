@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         raise UsageError(f"{message}; see --help")
+
+
+def carry_out(words: Parser, act: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
+    """Do what the words of a command ask for; returns its exit code. Bad usage is one line on stderr."""
+    try:
+        return act(words.parse_args(argv))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def parser() -> Parser:
@@ -312,14 +324,7 @@ def search(args: argparse.Namespace, study: Study, method: Method, info: Info) -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        return run(parser().parse_args(argv))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    return carry_out(parser(), run, argv)
 
 
 if __name__ == "__main__":
