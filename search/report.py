@@ -284,11 +284,11 @@ def _summary(page: Page, e: Evidence) -> None:
         return
     again = [t.val_accuracy for t in e.done("final") if t.val_accuracy is not None]
     if again and best.val_accuracy is not None:
-        gap = best.val_accuracy - float(np.mean(again))
+        flattery = best.val_accuracy - float(np.mean(again))
         page.say(
             f"The winner's {percent(best.val_accuracy)}% on validation is the highest of {len(e.done('search'))}",
             f"and so flatters it: over fresh seeds it reached {percent(float(np.mean(again)))}% there,",
-            f"{abs(100 * gap):.2f} points {'less' if gap >= 0 else 'more'}.",
+            f"{abs(100 * flattery):.2f} points {'less' if flattery >= 0 else 'more'}.",
         )
     groups = {"winner": scores}
     rows: list[tuple[Any, ...]] = [
@@ -521,8 +521,8 @@ def drawn(study: Study, trial: Trial) -> tuple[dict[str, Figure], dict[str, Any]
         worker = LocalWorker(data, seed=trial.job.seed, runtime=best_runtime(study.plan.task.precision))
         run = Trained(worker, configs, states, data.val)
         module = importlib.import_module(get(study.plan.task.method).figures)
-        turnables = getattr(module, "turnables", lambda run: {})
-        return dict(module.figures(run)), dict(turnables(run))
+        turnables = module.turnables(run) if hasattr(module, "turnables") else {}
+        return dict(module.figures(run)), dict(turnables)
 
 
 def command(study: Study) -> str:
@@ -601,7 +601,8 @@ def _provenance(page: Page, e: Evidence) -> None:
 
 def _comparison(page: Page, every: Sequence[Evidence]) -> None:
     page.section("Comparison")
-    rows, spent = [], {"trials": {}, "seconds": {}, "trained MACs": {}}  # type: dict[str, dict[str, list[Any]]]
+    rows: list[tuple[Any, ...]] = []
+    spent: dict[str, dict[str, list[Any]]] = {"trials": {}, "seconds": {}, "trained MACs": {}}
     for e in every:
         best, scores = e.study.best(), list(e.tests("final").values())
         plan = e.study.plan

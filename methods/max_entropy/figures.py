@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -108,7 +109,7 @@ def images(runs: Mapping[str, Trained], most: int = 10) -> Figure:
     rows: list[tuple[str, Tensor]] = [("input", x.float() / 255)]
     for name, trained in runs.items():
         augmenter = final_augmenter(trained)[0]
-        rows.append((f"output\n{name}".strip(), trained.worker.predict(lambda x, G=augmenter: G(x, drawn(G, x)), x)))
+        rows.append((f"output\n{name}".strip(), trained.worker.predict(partial(output, augmenter), x)))
     figure = Figure((0.95 * len(shown) + 1.0, 1.05 * len(rows) + 0.6), layout="constrained")
     figure.suptitle("Figure 3: inputs and outputs of the augmenter", size=10)
     grid: Any = figure.subplots(len(rows), len(shown), squeeze=False)
@@ -132,6 +133,10 @@ def thetas(trained: Trained) -> Tensor:
 def drawn(augmenter: Augmenter, x: Tensor) -> Tensor:
     """Noise for the images of one batch, (b, noise), the same whenever it is asked for."""
     return torch.randn(len(x), augmenter.noise, generator=torch.Generator().manual_seed(0)).to(x)
+
+
+def output(augmenter: Augmenter, x: Tensor) -> Tensor:
+    return augmenter(x, drawn(augmenter, x))
 
 
 def transforms(runs: Mapping[str, Trained]) -> Figure:
