@@ -31,7 +31,7 @@ from methods.data import load
 from methods.data.dataset import DataSpec
 from methods.errors import UsageError
 from methods.space import Domain
-from search.driver import provenance
+from search.conductor import provenance
 from search.searchers import axis
 
 

@@ -225,7 +225,7 @@ def compare(args: argparse.Namespace) -> int:
     if courses is None:
         print("interrupted; give the same command again to go on", file=sys.stderr)
         return INTERRUPTED
-    from search.driver import provenance
+    from search.conductor import provenance
     from search.statistics import analyse, curves
 
     words = f"{method.name} on {info.name}"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 
 from conftest import tiny_images
-from ray.tune.search import Searcher
 from torch import nn
 
 from distributed.storage import Storage
@@ -15,7 +13,7 @@ from methods.data.dataset import DataSpec
 from methods.method import Method, Recipe, Stage, State
 from methods.space import real
 from methods.training import Training
-from search.driver import StudySearch
+from search.conductor import Conductor, Finished
 from search.searchers import GRIDS, arranged
 from search.study import Plan, Study
 from search.trial import Job, Outcome, Task
@@ -46,13 +44,14 @@ def test_the_winner_is_chosen_by_its_mean_within_the_budget(storage: Storage) ->
     study.save_plan()
     for number in range(99):
         # A fresh object each time, as after an interruption.
-        search = StudySearch(Study.open(storage, "s") if number else study, ONE, tiny_images().info)
-        config = search.suggest(str(number))
-        if config == Searcher.FINISHED:
+        conductor = Conductor(Study.open(storage, "s") if number else study, ONE, tiny_images().info)
+        try:
+            trial = conductor.ask()
+        except Finished:
             break
-        jobs.append(job := Job(**config["job"]))
-        outcome = Outcome(val={"val_accuracy": accuracy(job)})
-        search.on_trial_complete(str(number), {"outcome": json.dumps(dataclasses.asdict(outcome))})
+        assert trial is not None
+        jobs.append(trial.job)
+        conductor.settle(trial, Outcome(val={"val_accuracy": accuracy(trial.job)}))
     assert [job.phase for job in jobs] == ["search"] * 4 + ["confirm"] * 6 + ["final"] * 2
     seeds = [{job.seed for job in jobs if job.phase == phase} for phase in ("search", "confirm", "final")]
     assert seeds == [{0}, {3, 4, 5}, {1, 2}]
