@@ -60,7 +60,12 @@ def parser() -> Parser:
     p.add_argument("--image-size", type=int, default=32, metavar="PX", help="side of an image folder's images")
     p.add_argument("--text-column", default="text", metavar="NAME", help="of a text file")
     p.add_argument("--max-length", type=int, default=132, metavar="N", help="characters of a sentence that are kept")
-    p.add_argument("--label-column", action="append", metavar="NAME", help="of a text file; repeat for several tasks")
+    p.add_argument(
+        "--label-column",
+        action="append",
+        metavar="NAME",
+        help="of a text file; repeat for several tasks; rating:bad=1-4,good=9-10 makes classes of numbers",
+    )
     p.add_argument("--split-column", metavar="NAME", help="of a text file: train, val or test")
     p.add_argument("--recipe", help="quick (a laptop's size, default) or paper (the paper's networks and schedule)")
     p.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="fix any hyperparameter")

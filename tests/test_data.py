@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import subprocess
@@ -448,6 +449,19 @@ def test_numbers_are_labels_in_their_order(tmp_path: Path) -> None:
     columns = {"text": [f"t{index}" for index in range(60)], "label": [10, 9, 2] * 20}
     parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
     assert load(DataSpec(f"text:{tmp_path / 'a.parquet'}")).info.classes == ("2", "9", "10")
+
+
+def test_numbers_are_cut_into_classes(tmp_path: Path) -> None:
+    rows = [(f"sentence {number}", str(number % 10 + 1)) for number in range(200)]
+    spec = table(tmp_path / "a.csv", rows)
+    spec = dataclasses.replace(spec, label_columns=(f"{spec.label_columns[0]}:bad=1-4,good=9-10",))
+    data, test = load(spec), load_test(spec)
+    assert data.info.classes == ("bad", "good") and data.info.tasks[0][0] == "label"
+    ratings = dict(rows)
+    for split in (data.train, data.val, test):
+        assert all((int(ratings[text]) >= 9) == bool(y) for text, y in zip(split.texts, split.y, strict=True))
+    assert len(data.train) + len(data.val) + len(test) == 120
+    assert any("80 rows" in note for note in data.info.notes)
 
 
 def test_several_labels_and_a_rare_class_of_the_second(tmp_path: Path) -> None:

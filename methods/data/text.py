@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 """Words of a split column, in any case -> the part."""
 
+BAND = re.compile(r"([^=,]+)=(-?\d+)-(-?\d+)")
+"""A class of a column of numbers, both ends included."""
+
+Bands = tuple[tuple[str, int, int], ...]
+"""(class, low, high)"""
+
 Row = tuple[int, str, tuple[str, ...], str]
 """(place in the file, part, labels, text)"""
 
@@ -26,6 +33,7 @@ Row = tuple[int, str, tuple[str, ...], str]
 def read(spec: DataSpec) -> Source:
     """Sentences of a file, divided by `split_column` or, without one, 80/10/10, stratified by the first label.
 
+    A label column of numbers may be cut into classes, `rating:bad=1-4,good=9-10`; rows outside of all are left out.
     A part that `split_column` leaves without rows (no test rows, say) is drawn from the training rows, 10% of them.
 
     Raises:
@@ -34,10 +42,32 @@ def read(spec: DataSpec) -> Source:
     """
     path = Path(spec.name.partition(":")[2]).expanduser()
     split = (spec.split_column,) if spec.split_column else ()
-    columns = _columns(spec, path, (spec.text_column, *spec.label_columns, *split))
+    names, bands = zip(*map(_bands, spec.label_columns), strict=True)
+    columns = _columns(spec, path, (spec.text_column, *names, *split))
     given = columns.pop() if split else None
     texts, *labels = columns
-    return sentences(spec, spec.label_columns, texts, labels, given)
+    banded = [
+        [_band(value, own) for value in values] if own else values for values, own in zip(labels, bands, strict=True)
+    ]
+    return sentences(spec, names, texts, banded, given)
+
+
+def _bands(label: str) -> tuple[str, Bands]:
+    """`rating:bad=1-4,good=9-10` as the column and its classes; a plain column has none."""
+    column, colon, words = label.partition(":")
+    parts = [BAND.fullmatch(word) for word in words.split(",")]
+    if not colon or not all(parts):
+        return label, ()
+    return column, tuple((part[1], int(part[2]), int(part[3])) for part in parts if part)
+
+
+def _band(value: str, bands: Bands) -> str:
+    """The class whose band a number is in; "", which leaves the row out, where there is none."""
+    try:
+        number = float(value)
+    except ValueError:
+        return ""
+    return next((name for name, low, high in bands if low <= number <= high), "")
 
 
 def sentences(
