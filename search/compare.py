@@ -165,7 +165,7 @@ def compare(args: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
     from search.replay import names_of
 
-    for name in ("workers", "concurrency", "train_size", "image_size", "budget"):
+    for name in ("workers", "concurrency", "train_size", "val_size", "image_size", "budget"):
         positive("--" + name.replace("_", "-"), getattr(args, name))
     positive("--repeats", args.repeats, 2)
     for name in ("budget_seconds", "budget_macs"):

@@ -530,7 +530,7 @@ def command(study: Study) -> str:
     plan, data = study.plan, study.plan.task.data
     words = ["python", "-m", "search.run", plan.task.method, f"--{plan.searcher}", "--data", data.name]
     plain = type(data)(data.name)
-    for name in ("train_size", "image_size", "text_column", "split_column"):
+    for name in ("train_size", "val_size", "image_size", "text_column", "max_length", "split_column"):
         if getattr(data, name) != getattr(plain, name):
             words += [f"--{name.replace('_', '-')}", str(getattr(data, name))]
     if data.label_columns != plain.label_columns:

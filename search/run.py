@@ -57,6 +57,7 @@ def parser() -> Parser:
     p.add_argument("--data", help="digits, glyphs, docstrings, cifar10, cifar100, imagefolder:PATH or text:PATH")
     p.add_argument("--data-dir", metavar="DIR", help="where the CIFAR sets lie or are downloaded to")
     p.add_argument("--train-size", type=int, metavar="N", help="a stratified subset of the training rows")
+    p.add_argument("--val-size", type=int, metavar="N", help="a stratified subset of the validation rows")
     p.add_argument("--image-size", type=int, default=32, metavar="PX", help="side of an image folder's images")
     p.add_argument("--text-column", default="text", metavar="NAME", help="of a text file")
     p.add_argument("--max-length", type=int, default=132, metavar="N", help="characters of a sentence that are kept")
@@ -161,6 +162,7 @@ def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
         name=word + colon + (os.path.abspath(os.path.expanduser(path)) if path else ""),
         directory=args.data_dir and os.path.abspath(os.path.expanduser(args.data_dir)),
         train_size=args.train_size if args.train_size is not None or args.data else chosen.train_size,
+        val_size=args.val_size,
         image_size=args.image_size,
         text_column=args.text_column,
         max_length=args.max_length,
@@ -235,7 +237,7 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
-    for name in ("workers", "concurrency", "train_size", "patience", "image_size", "max_length"):
+    for name in ("workers", "concurrency", "train_size", "val_size", "patience", "image_size", "max_length"):
         positive("--" + name.replace("_", "-"), getattr(args, name))
     positive("--seeds", args.seeds)
     if args.confirm:

@@ -134,6 +134,14 @@ def test_train_size_takes_a_stratified_subset_and_leaves_the_rest_whole() -> Non
     assert whole.info.fingerprint != part.info.fingerprint
 
 
+def test_val_size_takes_a_subset_of_validation_alone() -> None:
+    whole, part = load(DataSpec("digits")), load(DataSpec("digits", val_size=50))
+    assert len(part.val) == 50 and len(part.train) == len(whole.train)
+    assert set(Counter(part.val.y.tolist()).values()) == {5}
+    assert part.info.fingerprint != whole.info.fingerprint
+    assert "from 10 to 359" in refusal(DataSpec("digits", val_size=1000))
+
+
 @pytest.mark.parametrize("size", [9, 1080])
 def test_train_size_out_of_range(size: int) -> None:
     assert "from 10 to 1079" in refusal(DataSpec("digits", train_size=size))

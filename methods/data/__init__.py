@@ -107,18 +107,20 @@ def _read(spec: DataSpec) -> Source:
 
 
 def _subset(source: Source, spec: DataSpec) -> Source:
-    """A stratified subset of the training rows where `train_size` asks for one."""
-    if spec.train_size is None:
-        return source
-    train = source.parts["train"]
+    """Stratified subsets of the training and validation rows where the spec asks for them."""
+    parts = dict(source.parts)
     classes = len(source.tasks[0][1])
-    if not classes <= spec.train_size <= len(train):
-        raise UsageError(
-            f"train_size {spec.train_size}: {spec.name} has {len(train)} training rows in {classes} classes; "
-            f"give a number from {classes} to {len(train)}"
-        )
-    chosen = train[sample(source.y[train, 0], spec.train_size)]
-    return replace(source, parts={**source.parts, "train": chosen})
+    for part, word, size in (("train", "training", spec.train_size), ("val", "validation", spec.val_size)):
+        if size is None:
+            continue
+        rows = parts[part]
+        if not classes <= size <= len(rows):
+            raise UsageError(
+                f"{part}_size {size}: {spec.name} has {len(rows)} {word} rows in {classes} classes; "
+                f"give a number from {classes} to {len(rows)}"
+            )
+        parts[part] = rows[sample(source.y[rows, 0], size)]
+    return replace(source, parts=parts)
 
 
 def _moments(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
