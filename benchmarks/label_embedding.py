@@ -27,13 +27,11 @@ from distributed.storage import Storage
 from distributed.worker import LocalWorker, best_runtime
 from methods.data import load, load_test
 from methods.data.dataset import DataSpec
-from methods.label_embedding.figures import by_threshold, curve, tables
+from methods.label_embedding.figures import by_threshold, tables
 from methods.label_embedding.paper import CLUSTERINGS, cluster, confusion
 from methods.label_embedding.stages import METHOD, RULES, Answers, answers
 from methods.method import State, Table, Trained
 from methods.metrics import accuracy
-
-THRESHOLDS = torch.linspace(0, 1, 101)
 
 
 def one_seed(
@@ -61,12 +59,6 @@ def data_of(args: argparse.Namespace) -> DataSpec:
     return DataSpec(args.data or recipe.data, args.data_dir, args.train_size or recipe.train_size)
 
 
-def chosen(val: Answers, rule: str) -> torch.Tensor:
-    """The threshold at which the rule is most accurate on validation, the largest of equals: (1,)."""
-    right, _ = curve(val, rule, THRESHOLDS)
-    return THRESHOLDS[len(right) - 1 - right.flip(0).argmax()].unsqueeze(0)
-
-
 def spread(values: list[float]) -> str:
     """Mean and standard deviation of shares, in percent."""
     deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
@@ -87,8 +79,8 @@ def compare(found: dict[int, list[tuple[Answers, Answers]]]) -> None:
         base = [accuracy(test.base, test.y) for _, test in pairs]
         oracle = [test.perfect(test.experts) for _, test in pairs]
         for rule in RULES:
-            thresholds = [chosen(val, rule) for val, _ in pairs]
-            scores = [curve(test, rule, e) for (_, test), e in zip(pairs, thresholds, strict=True)]
+            thresholds = [torch.tensor([val.best_threshold(rule)]) for val, _ in pairs]
+            scores = [test.curve(rule, e) for (_, test), e in zip(pairs, thresholds, strict=True)]
             right, experts = ([float(score[part]) for score in scores] for part in (0, 1))
             gain = [r - b for r, b in zip(right, base, strict=True)]
             share = [g / (o - b) for g, b, o in zip(gain, base, oracle, strict=True) if o > b]

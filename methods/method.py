@@ -172,6 +172,7 @@ class Method:
         metrics: further scalars on a split, beside accuracy, loss, top-3, macro F1 and calibration error.
         figures: module that offers `tables(trained) -> {name: Table}` and `figures(trained) -> {name: Figure}`, the
             paper's in our figures. By name: drawing is no part of training, and is imported only to draw.
+        published: module of what the paper printed (`methods.published`).
     """
 
     name: str
@@ -184,6 +185,7 @@ class Method:
     controls: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = field(default_factory=dict)
     metrics: Callable[[Trained], Mapping[str, float]] = lambda trained: {}
     figures: str = ""
+    published: str = ""
 
     def fields(self) -> dict[str, tuple[Domain, bool]]:
         """ "stage.field" -> (domain, searched by default), in declaration order."""

@@ -504,22 +504,33 @@ def _paper(page: Page, e: Evidence, draw: bool) -> None:
         )
 
 
-def drawn(study: Study, trial: Trial) -> tuple[dict[str, Figure], dict[str, Any]]:
-    """The method's figures of a trial on validation, and its points to be turned. The test split is locked.
+def rebuilt(study: Study, trial: Trial) -> Trained:
+    """A finished trial on validation, from its stages' states.
 
     Raises:
         UsageError: the data or a stage's state is no longer there.
     """
+    from distributed.worker import LocalWorker, best_runtime
+    from methods.data import load
+
+    configs, states = trained(study, trial)
+    data = load(study.plan.task.data)
+    worker = LocalWorker(data, seed=trial.job.seed, runtime=best_runtime(study.plan.task.precision))
+    return Trained(worker, configs, states, data.val)
+
+
+def drawn(study: Study, trial: Trial) -> tuple[dict[str, Figure], dict[str, Any]]:
+    """The method's figures of a trial on validation, and its points to be turned. The test split is locked.
+
+    Raises:
+        UsageError: as `rebuilt`.
+    """
     import matplotlib
 
-    from distributed.worker import LocalWorker, best_runtime
-    from methods.data import load, stage_running
+    from methods.data import stage_running
 
     with stage_running(), matplotlib.rc_context(matplotlib.rcParamsDefault):
-        configs, states = trained(study, trial)
-        data = load(study.plan.task.data)
-        worker = LocalWorker(data, seed=trial.job.seed, runtime=best_runtime(study.plan.task.precision))
-        run = Trained(worker, configs, states, data.val)
+        run = rebuilt(study, trial)
         module = importlib.import_module(get(study.plan.task.method).figures)
         turnables = module.turnables(run) if hasattr(module, "turnables") else {}
         return dict(module.figures(run)), dict(turnables)

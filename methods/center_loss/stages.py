@@ -204,4 +204,5 @@ METHOD = Method(
     },
     metrics=metrics,
     figures="methods.center_loss.figures",
+    published="methods.center_loss.published",
 )

@@ -242,4 +242,5 @@ METHOD = Method(
     costs=networks,
     controls={"student_alone": student_alone, "equal_epochs": student_alone_equal_epochs},
     figures="methods.fsp.figures",
+    published="methods.fsp.published",
 )

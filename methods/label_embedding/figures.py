@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from methods.label_embedding.paper import (
     members,
     own_cluster,
 )
-from methods.label_embedding.stages import RULES, Answers, answers, base_macs
+from methods.label_embedding.stages import RULES, Answers, answers, base_macs, routing
 from methods.method import Table, Trained
 from methods.metrics import accuracy
 
@@ -43,7 +42,7 @@ def tables(trained: Trained) -> dict[str, Table]:
             ),
         ),
         "inside": inside(own),
-        "ensemble": ensemble(own, trained.configs["route"].threshold),
+        "ensemble": ensemble(own, routing(trained.configs, trained.states).threshold),
         "clusterings": clusterings(trained),
     }
 
@@ -144,7 +143,8 @@ def clusterings(trained: Trained) -> Table:
 
 def figures(trained: Trained) -> dict[str, Figure]:
     own, names = answers(trained), trained.worker.data.info.classes
-    threshold, rule = trained.configs["route"].threshold, trained.configs["route"].rule
+    route = routing(trained.configs, trained.states)
+    threshold, rule = route.threshold, route.rule
     return {
         "fig1_cluster_sizes": cluster_sizes(own.assignment),
         "fig2_3_4_example": example(trained, own),
@@ -229,17 +229,6 @@ def similarity(embeddings: Tensor, assignment: Tensor, names: Sequence[str]) -> 
     return made
 
 
-def curve(own: Answers, rule: str, thresholds: Tensor) -> tuple[Tensor, Tensor]:
-    """Accuracy, and experts asked per image, at each threshold (t,): one pass over the logits for all of them."""
-    share = entropy(own.base) / math.log(own.base.shape[1])
-    uncertain = share.unsqueeze(0) >= thresholds.unsqueeze(1)
-    base = own.base.argmax(1) == own.y
-    routed = own.ensemble(0.0, rule).argmax(1) == own.y
-    needs_expert = torch.bincount(own.assignment) > 1
-    experts = (own.asked(0.0, rule) & needs_expert).sum(1)
-    return torch.where(uncertain, routed, base).double().mean(1), (uncertain * experts).double().mean(1)
-
-
 def by_threshold(all_answers: dict[str, Answers], chosen: float | None = None) -> Figure:
     """Accuracy against e, one panel for each S."""
     thresholds = torch.linspace(0, 1, 101)
@@ -249,7 +238,7 @@ def by_threshold(all_answers: dict[str, Answers], chosen: float | None = None) -
             color, line = STYLES[rule]
             label = f"top {own.top}" if rule == "top" else rule
             ax.plot(
-                thresholds.tolist(), (100 * curve(own, rule, thresholds)[0]).tolist(), line, color=color, label=label
+                thresholds.tolist(), (100 * own.curve(rule, thresholds)[0]).tolist(), line, color=color, label=label
             )
         ax.axhline(100 * accuracy(own.base, own.y), color="black", linewidth=0.8, label="base")
         if chosen is not None:
@@ -266,10 +255,10 @@ def by_macs(own: Answers, threshold: float, rule: str, base: float) -> Figure:
     made, (ax,) = figure(5.5, 4)
     for name in RULES:
         color, line = STYLES[name]
-        right, experts = curve(own, name, thresholds)
+        right, experts = own.curve(name, thresholds)
         label = f"top {own.top}" if name == "top" else name
         ax.plot((base * (1 + experts) / 1e6).tolist(), (100 * right).tolist(), line, color=color, label=label)
-    right, experts = curve(own, rule, torch.tensor([threshold]))
+    right, experts = own.curve(rule, torch.tensor([threshold]))
     ax.plot(
         (base * (1 + experts) / 1e6).tolist(), (100 * right).tolist(), "o", color="black", label="chosen e and rule"
     )

@@ -6,6 +6,7 @@ Only `base` and `experts` train. The experts' cache key holds the clustering and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ from methods.label_embedding.paper import (
     combine,
     confusion,
     dispatch,
+    entropy,
     members,
     own_cluster,
     temperature,
@@ -64,6 +66,7 @@ class Experts(Training):
 @dataclass(frozen=True)
 class Route:
     threshold: float = real(0.2, 0.0, 1.0, search=True, help="e as a share of log C, the largest entropy")
+    tuned: bool = choice(False, (True, False), help="take the e that is best on validation in place of `threshold`")
     rule: str = choice("hard", RULES, help="one expert, a mixture of all, a mixture of the top m")
     top: int = integer(3, 1, 100, help="m of the rule top")
     calibrate: bool = choice(True, (True, False), help="temperatures of base and experts, from validation")
@@ -190,12 +193,14 @@ def choose_route(worker: Worker, config: Route, needs: States) -> State:
     if config.calibrate:
         temperatures[0] = temperature(base, y)
         temperatures[1] = temperature(own_cluster(experts, y, assignment), y)
-    base, experts = base / temperatures[0], experts / temperatures[1]
-    asked = dispatch(base, assignment, config.threshold, config.rule, config.top)
+    own = Answers(base / temperatures[0], experts / temperatures[1], y, assignment, config.top)
+    threshold = own.best_threshold(config.rule) if config.tuned else config.threshold
+    asked = own.asked(threshold, config.rule)
     return State(
         {"temperatures": temperatures},
+        {"threshold": threshold},
         metrics={
-            **validation(combine(base, experts, assignment, asked, config.rule), y),
+            **validation(own.ensemble(threshold, config.rule), y),
             "rerouted": float(asked.any(1).double().mean()),
             "base_temperature": float(temperatures[0]),
             "expert_temperature": float(temperatures[1]),
@@ -240,7 +245,12 @@ def model(configs: Configs, states: States, info: Info) -> Ensemble:
         if len(classes) > 1:
             experts[str(j)] = base_net(states["base"], len(classes))
             experts[str(j)].load_state_dict(weights(states["experts"], f"{j}."))
-    return Ensemble(base, experts, assignment, states["route"].tensors["temperatures"], configs["route"])
+    return Ensemble(base, experts, assignment, states["route"].tensors["temperatures"], routing(configs, states))
+
+
+def routing(configs: Configs, states: States) -> Route:
+    """The route's settings with the threshold that was chosen."""
+    return replace(configs["route"], threshold=states["route"].spec["threshold"])
 
 
 @dataclass(frozen=True)
@@ -268,6 +278,22 @@ class Answers:
         """Log-probabilities (n, C)."""
         return combine(self.base, self.experts, self.assignment, self.asked(threshold, rule), rule)
 
+    def curve(self, rule: str, thresholds: Tensor) -> tuple[Tensor, Tensor]:
+        """Accuracy, and experts asked per image, at each threshold (t,): one pass over the logits for all of them."""
+        share = entropy(self.base) / math.log(self.base.shape[1])
+        uncertain = share.unsqueeze(0) >= thresholds.unsqueeze(1)
+        base = self.base.argmax(1) == self.y
+        routed = self.ensemble(0.0, rule).argmax(1) == self.y
+        needs_expert = torch.bincount(self.assignment) > 1
+        experts = (self.asked(0.0, rule) & needs_expert).sum(1)
+        return torch.where(uncertain, routed, base).double().mean(1), (uncertain * experts).double().mean(1)
+
+    def best_threshold(self, rule: str) -> float:
+        """The threshold at which the rule is most accurate; of equals the largest, which asks the fewest experts."""
+        thresholds = torch.linspace(0, 1, 101)
+        right, _ = self.curve(rule, thresholds)
+        return float(thresholds[len(right) - 1 - right.flip(0).argmax()])
+
     def perfect(self, logits: Tensor) -> float:
         """Accuracy when each row's cluster is known."""
         return accuracy(own_cluster(logits, self.y, self.assignment), self.y)
@@ -294,7 +320,7 @@ def metrics(trained: Trained) -> dict[str, float]:
     `headroom_share` is how much of the way from the base to perfect routing the chosen rule goes; `macs` are
     multiply-adds per image, to be held against the base (1) and an ensemble of two networks (2).
     """
-    own, route = answers(trained), trained.configs["route"]
+    own, route = answers(trained), routing(trained.configs, trained.states)
     base, oracle = accuracy(own.base, own.y), own.perfect(own.experts)
     asked = own.asked(route.threshold, route.rule)
     chosen = accuracy(own.ensemble(route.threshold, route.rule), own.y)
@@ -408,4 +434,5 @@ METHOD = Method(
     controls={"base_longer": base_longer, "random_clusters": random_clusters},
     metrics=metrics,
     figures="methods.label_embedding.figures",
+    published="methods.label_embedding.published",
 )

@@ -64,6 +64,11 @@ def figures(trained: Trained) -> dict[str, Figure]:
     }
 
 
+def compared(runs: Mapping[str, Trained]) -> dict[str, Figure]:
+    """Collapse against cure: figure 3 and the maps of several trainings, side by side."""
+    return {"outputs_compared": images(runs), "transforms_compared": transforms(runs)}
+
+
 def losses(trained: Trained) -> Figure:
     """Figure 2: the losses of both players over the epochs in which G learned.
 

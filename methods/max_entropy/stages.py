@@ -503,4 +503,5 @@ METHOD = Method(
     },
     metrics=metrics,
     figures="methods.max_entropy.figures",
+    published="methods.max_entropy.published",
 )

@@ -24,6 +24,7 @@ from methods.label_embedding import figures as drawing
 from methods.label_embedding import paper
 from methods.label_embedding.stages import METHOD, Answers, answers, model, networks, sub_classifier
 from methods.method import Trained
+from methods.metrics import accuracy
 from methods.nets.wrn import WideResNet
 
 CLASSES = 12
@@ -457,10 +458,32 @@ def test_the_curve_is_the_ensemble_at_each_threshold(seed: int, rule: str) -> No
     base, experts, assignment = problem(seed, rows=20)
     own = Answers(base, experts, torch.randint(base.shape[1], (20,)), assignment, 2)
     thresholds = torch.tensor([0.0, 0.3, 0.6, 1.0])
-    right, asked = drawing.curve(own, rule, thresholds)
+    right, asked = own.curve(rule, thresholds)
     for e, a, n in zip(thresholds.tolist(), right.tolist(), asked.tolist(), strict=True):
         assert a == pytest.approx(float((own.ensemble(e, rule).argmax(1) == own.y).double().mean()))
         assert 1 + n == pytest.approx(paper.average_macs(own.asked(e, rule), assignment, 1.0, 1.0))
+
+
+@settings(deadline=None)
+@given(seeds, rules)
+def test_no_threshold_is_better_than_the_best(seed: int, rule: str) -> None:
+    base, experts, assignment = problem(seed, rows=20)
+    own = Answers(base, experts, torch.randint(base.shape[1], (20,)), assignment, 2)
+    right, _ = own.curve(rule, torch.linspace(0, 1, 101))
+    best, _ = own.curve(rule, torch.tensor([own.best_threshold(rule)]))
+    assert float(best) == float(right.max())
+    later, _ = own.curve(rule, torch.linspace(own.best_threshold(rule) + 0.01, 1.01, 50))
+    assert bool((later < best).all() or own.best_threshold(rule) == 1.0), "of equals the largest"
+
+
+def test_a_tuned_threshold_is_deployed(cache: StageCache) -> None:
+    run, _ = trained(cache, route_tuned=True)
+    chosen = run.states["route"].spec["threshold"]
+    assert chosen == answers(run).best_threshold(run.configs["route"].rule)
+    net = run.worker.place(model(run.configs, run.states, run.worker.data.info))
+    assert net.route.threshold == chosen
+    right = accuracy(run.worker.predict(net, run.split.x), run.split.y)
+    assert right == pytest.approx(METHOD.metrics(run)[f"{net.route.rule}_accuracy"])
 
 
 def test_tables_and_figures(cache: StageCache) -> None:

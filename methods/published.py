@@ -1,0 +1,82 @@
+"""What a paper printed, and the runs that stand beside it: what `search.reproduce` carries out.
+
+A method's `published.py` offers `SCALES`, the sizes at which the paper's tables can be run, and `tables(scale)`, their
+lines. Both are data; nothing here trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from methods.data.dataset import DataSpec
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A line of a table: one figure, from a few trainings that differ in their seed.
+
+    Lines with equal settings share their trainings.
+
+    Attributes:
+        name: of the line, unique in its table.
+        settings: "stage.field" -> value, laid over the scale's.
+        printed: what the paper gives, in the table's unit; None for a control that it lacks.
+        metric: of the test split (`methods.metrics.classification`, `Method.metrics`).
+        against: the line of the same table that this one is held against, seed by seed.
+        searcher: "grid" or "bo" chooses the fields that the method searches, on validation; "" takes the settings.
+        printed_seconds: what the paper's search took.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    printed: float | None = None
+    metric: str = "accuracy"
+    against: str = ""
+    searcher: str = ""
+    printed_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of the paper, or of the controls that it should have had.
+
+    Attributes:
+        title: the paper's number and subject.
+        cells: its lines.
+        data: which of the scale's data sets.
+        unit: "%" of shares; "" prints a metric as it is.
+        note: what a reader must know to compare the two columns.
+    """
+
+    title: str
+    cells: tuple[Cell, ...]
+    data: str = "main"
+    unit: str = "%"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A size at which the tables can be run.
+
+    Attributes:
+        recipe: of the method.
+        data: name in `PaperTable.data` -> the set. A text file's path is below the data directory.
+        settings: laid over the recipe for all lines.
+        seeds: trainings of every line.
+        trials: of a Bayesian search at most; a grid has its natural size.
+        patience: a Bayesian search stops after so many trials without a better accuracy.
+        shown: lines of whose first training the method's own tables are printed; that of the first is drawn.
+        compared: lines whose first trainings the method's `figures.compared` draws side by side.
+    """
+
+    recipe: str
+    data: Mapping[str, DataSpec]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seeds: int = 3
+    trials: int = 12
+    patience: int | None = None
+    shown: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()

@@ -1,0 +1,87 @@
+"""Tables 1, 3, 4 and 5 of Seong & Cha: the last classifier, the best fixed exit and the variable depth.
+
+The paper's data are private. Its pair of tasks, Type (20 classes) and Risk (5 classes), is stood in for by the scenario
+and the action of hwu64; ynat and nsmc have one task each. Printed figures belong to the paper's data, not to these.
+"""
+
+from __future__ import annotations
+
+from methods.data.dataset import DataSpec
+from methods.published import Cell, PaperTable, Scale
+
+LAST, PLAIN = "last classifier", "no internal classifiers"
+POLICIES = {
+    "length": "exit by length (the paper's)",
+    "confidence": "exit by confidence",
+    "patience": "exit by patience",
+    "ensemble": "ensemble of the exits so far",
+}
+KINDS = ("hwu64", "ynat", "nsmc")
+
+
+def lines(depth: int, task: str, printed: dict[str, float]) -> tuple[Cell, ...]:
+    """One network on one task. Policies are chosen on validation, from one training."""
+    network = {"backbone.depth": depth, "policy.rule": "length"}
+
+    def metric(name: str) -> str:
+        return f"{name}_{task}" if task else name
+
+    return (
+        Cell(PLAIN, {**network, "backbone.weighting": "none", "policy.rule": "last"}, metric=metric("accuracy")),
+        Cell(LAST, network, printed.get("last"), metric("accuracy_last"), against=PLAIN),
+        Cell("best fixed exit", network, printed.get("fixed"), metric("accuracy_fixed"), against=LAST),
+        *(
+            Cell(words, {**network, "policy.rule": rule}, printed.get(rule), metric("accuracy"), against=LAST)
+            for rule, words in POLICIES.items()
+        ),
+        Cell("any exit right", network, None, metric("accuracy_oracle"), against=LAST),
+    )
+
+
+def tables(scale: Scale) -> tuple[PaperTable, ...]:
+    tasks = {
+        "hwu64": (
+            ("", "hwu64, scenario, beside Type", {"last": 89.87, "fixed": 89.89, "length": 89.88}),
+            ("action", "hwu64, action, beside Risk", {"last": 85.04, "length": 85.46}),
+        ),
+        "ynat": (("", "ynat, topic of a Korean headline", {}),),
+        "nsmc": (("", "nsmc, sentiment of a Korean film review", {}),),
+    }
+    return tuple(
+        PaperTable(
+            f"Res-IC{depth} on {words}",
+            lines(depth, task, printed if depth == max(DEPTHS[data]) else {}),
+            data=data,
+            note="What is printed was measured on the paper's own data."
+            if printed and depth == max(DEPTHS[data])
+            else "",
+        )
+        for data in scale.data
+        for task, words, printed in tasks[data]
+        for depth in DEPTHS[data]
+    )
+
+
+DEPTHS = {"hwu64": (18, 34), "ynat": (18, 34), "nsmc": (18,)}
+
+
+def corpora(max_length: int) -> dict[str, DataSpec]:
+    """The three sets, as files below the data directory."""
+    return {
+        "hwu64": DataSpec("text:text/hwu64.tsv", label_columns=("scenario", "action"), max_length=max_length),
+        "ynat": DataSpec("text:text/ynat.tsv", label_columns=("topic",), split_column="split", max_length=44),
+        "nsmc": DataSpec(
+            "text:text/nsmc.tsv", label_columns=("rating:negative=1-4,positive=9-10",), max_length=max_length
+        ),
+    }
+
+
+SCALES = {
+    "small": Scale(
+        "quick",
+        corpora(64),
+        {"backbone.width": 16, "backbone.lr": 5e-3, "backbone.tasks": "separate"},
+        shown=(LAST,),
+    ),
+    "paper": Scale("paper", corpora(132), shown=(LAST,)),
+}

@@ -1,0 +1,328 @@
+"""The papers' tables with our column beside theirs.
+
+    python -m search.reproduce fsp --data-dir DIR
+
+Runs whatever is missing of every line of a method's tables, over seeds, and writes docs/results/METHOD.md, the rows
+behind it and the figures. Neither Ray nor a cluster is needed: trainings run side by side in processes of this machine.
+What is finished is kept in the storage, so that the command goes on where it was stopped, on another machine too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from methods import METHODS
+from methods.errors import UsageError
+from search.run import OK, SOME_FAILED, Parser, carry_out, positive
+
+if TYPE_CHECKING:
+    from distributed.storage import Storage
+    from methods.data.dataset import DataSpec, Info
+    from methods.method import Method
+    from methods.published import Cell, PaperTable, Scale
+    from search.study import Study
+    from search.trial import Job, Outcome, Task
+
+
+def parser() -> Parser:
+    p = Parser(
+        prog="python -m search.reproduce", description="The papers' tables, ours beside theirs.", allow_abbrev=False
+    )
+    p.add_argument("method", metavar="METHOD", help=f"{', '.join(METHODS)} or all")
+    p.add_argument("--scale", default="small", help="small (minutes on two cores, default) or paper (a GPU)")
+    p.add_argument("--data-dir", metavar="DIR", default="data", help="where the data sets lie (default data)")
+    p.add_argument("--seeds", type=int, metavar="N", help="trainings of every line (default: the scale's)")
+    p.add_argument("--processes", type=int, metavar="N", help="trainings side by side (default: one for each core)")
+    p.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    p.add_argument("--storage", default="results", metavar="DIR", help="folder, or s3://bucket/prefix")
+    p.add_argument("--out", default="docs/results", metavar="DIR", help="for tables, rows and figures")
+    p.add_argument("--dry-run", action="store_true", help="list what is missing, and run nothing")
+    return p
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is to be trained for a table's line.
+
+    Attributes:
+        study: that holds its trials.
+        phase: of those trials that are scored on test.
+        settings: of the trials; empty where a search chooses them.
+    """
+
+    study: str
+    phase: str
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class Reproduction:
+    """A method's tables at one scale, and the studies that fill them."""
+
+    method: Method
+    word: str
+    scale: Scale
+    tables: tuple[PaperTable, ...]
+
+    @classmethod
+    def of(cls, name: str, word: str, seeds: int | None, directory: str) -> Reproduction:
+        """The reproduction that a command asks for.
+
+        Raises:
+            UsageError: there is no such method or scale.
+        """
+        import importlib
+
+        from methods import get
+
+        method = get(name)
+        published = importlib.import_module(method.published)
+        if word not in published.SCALES:
+            raise UsageError(f"--scale {word}: {name} has {', '.join(published.SCALES)}")
+        scale = published.SCALES[word]
+        data = {name: _located(spec, directory) for name, spec in scale.data.items()}
+        scale = dataclasses.replace(scale, data=data, seeds=seeds or scale.seeds)
+        return cls(method, word, scale, published.tables(scale))
+
+    def run_of(self, table: PaperTable, cell: Cell) -> Run:
+        """Where a line's trainings are found."""
+        base = f"reproduce-{self.method.name}-{self.word}" + (f"-{table.data}" if len(self.scale.data) > 1 else "")
+        if cell.searcher:
+            return Run(f"{base}-{cell.name.replace(', ', '-').replace(' ', '-').lower()}", "final")
+        return Run(base, "control", self.method.check({**self.scale.settings, **cell.settings}))
+
+    def names_of(self, table: PaperTable, cell: Cell) -> set[str]:
+        """The lines that share a line's trainings, itself included; a training bears the name of one of them."""
+        mine = self.run_of(table, cell)
+        return {c.name for t in self.tables for c in t.cells if self.run_of(t, c) == mine}
+
+    def studies(self, storage: Storage, precision: str) -> Iterator[tuple[Study, Info]]:
+        """Every study, with the trials that it still lacks; nothing is written.
+
+        Raises:
+            UsageError: the storage holds a study of this name on other data or with other settings.
+        """
+        from methods.data import load
+        from search.study import Plan, Study, Trial
+        from search.trial import Job, Task
+
+        studies: dict[str, tuple[Study, Info]] = {}
+        for table in self.tables:
+            for cell in table.cells:
+                run = self.run_of(table, cell)
+                if run.study not in studies:
+                    settings = self.method.check({**self.scale.settings, **(cell.settings if cell.searcher else {})})
+                    task = Task(
+                        study=run.study,
+                        method=self.method.name,
+                        recipe=self.scale.recipe,
+                        data=self.scale.data[table.data],
+                        settings=settings,
+                        storage=storage.uri,
+                        seed=0,
+                        precision=precision,
+                    )
+                    searched = [name for name, (_, own) in self.method.fields().items() if own and name not in settings]
+                    plan = Plan(
+                        task=task,
+                        searcher=cell.searcher or "none",
+                        space=tuple(searched) if cell.searcher else (),
+                        trials={"grid": None, "": 0}.get(cell.searcher, self.scale.trials),
+                        patience=self.scale.patience if cell.searcher == "bo" else None,
+                        seeds=self.scale.seeds if cell.searcher else 0,
+                        controls=False,
+                    )
+                    study = Study(storage, plan)
+                    if storage.exists(f"{study.folder}/study.json"):
+                        study = Study.open(storage, run.study)
+                        _check_same(study.plan, plan)
+                        study.plan = plan
+                    studies[run.study] = study, load(task.data).info
+                if cell.searcher:
+                    continue
+                study = studies[run.study][0]
+                known = {(json.dumps(t.job.settings, sort_keys=True), t.job.seed) for t in study.trials}
+                for seed in range(1, self.scale.seeds + 1):
+                    if (json.dumps(run.settings, sort_keys=True), seed) not in known:
+                        job = Job(len(study.trials), "control", run.settings, seed, cell.name)
+                        study.trials.append(Trial(job, time.time()))
+        for study, info in studies.values():
+            if study.plan.searcher == "none":
+                # Seed by seed: a table that was cut short has every line before it has any line twice.
+                study.trials.sort(key=lambda t: (not t.finished, t.job.seed, t.job.number))
+            yield study, info
+
+
+def _located(spec: DataSpec, directory: str) -> DataSpec:
+    root = os.path.abspath(os.path.expanduser(directory))
+    kind, colon, path = spec.name.partition(":")
+    return dataclasses.replace(spec, name=kind + colon + (os.path.join(root, path) if path else ""), directory=root)
+
+
+def _check_same(kept: Any, asked: Any) -> None:
+    """A study goes on only with the data and the settings that it was begun with; where they lie may differ."""
+    from methods.data.dataset import DataSpec
+
+    def essence(plan: Any) -> str:
+        task = plan.task
+        where = DataSpec("").directory
+        data = dataclasses.replace(task.data, directory=where, name=os.path.basename(task.data.name))
+        return json.dumps([task.recipe, task.settings, dataclasses.asdict(data), plan.space], sort_keys=True)
+
+    if essence(kept) != essence(asked):
+        raise UsageError(
+            f"study {asked.task.study}: {kept.task.storage} holds it with other settings; give another --storage"
+        )
+
+
+def perform_here(task: Task, job: Job) -> Outcome:
+    """A trial in this process. It never raises: a trial that fails is a result."""
+    from search.trial import failed, perform
+
+    started = time.time()
+    try:
+        return perform(task, job, lambda row: None)
+    except UsageError:
+        raise
+    except Exception as error:
+        return failed(error, started)
+
+
+def carry_through(study: Study, method: Method, info: Info, processes: int) -> None:
+    """Run what is missing of a study, side by side, one thread each. Finished trials are kept whatever happens then."""
+    from search.conductor import Conductor, Finished
+
+    conductor = Conductor(study, method, info)
+    running: dict[Future[Outcome], Any] = {}
+    done = False
+    study.save_plan()
+    context = multiprocessing.get_context("spawn")
+    with study.locked(), ProcessPoolExecutor(processes, context) as pool:
+        try:
+            while running or not done:
+                while not done and len(running) < processes:
+                    try:
+                        trial = conductor.ask()
+                    except Finished:
+                        done = True
+                        break
+                    if trial is None:
+                        break
+                    running[pool.submit(perform_here, study.plan.task, trial.job)] = trial
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    trial = running.pop(future)
+                    conductor.settle(trial, future.result())
+                    print(_line(study, trial), file=sys.stderr, flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _line(study: Study, trial: Any) -> str:
+    outcome = study.outcome(trial.job.number)
+    name = trial.job.control or trial.job.phase
+    score = (
+        f"test {100 * outcome.test['accuracy']:.2f}" if outcome.test else f"val {100 * (trial.val_accuracy or 0):.2f}"
+    )
+    left = sum(not t.finished for t in study.trials)
+    what = score if trial.status == "done" else f"{trial.status}: {trial.reason}"
+    return (
+        f"{study.plan.task.study} {name}, seed {trial.job.seed}: {what}, {trial.seconds:.0f} s; {left} known to be left"
+    )
+
+
+def missing(one: Reproduction, storage: Storage, precision: str, processes: int) -> Iterator[str]:
+    """What is left to be trained, line by line, with its multiply-adds and the time that they take here.
+
+    A stage that several trainings share, or that the storage holds, is not counted again. A Bayesian search counts as
+    if it went on to its last trial.
+    """
+    from distributed.cache import StageCache
+    from distributed.pipeline import stage_keys
+    from distributed.worker import best_runtime
+    from search.plan import probe
+    from search.searchers import grid, random_point
+    from search.trial import Job
+
+    cache, runtime = StageCache(storage), best_runtime(precision)
+    counted: set[str] = set()
+    total, speed = 0, 0.0
+    for study, info in one.studies(storage, precision):
+        plan, task = study.plan, study.plan.task
+        trials = [trial.job for trial in study.trials if not trial.finished]
+        if plan.searcher != "none" and not study.complete:
+            space = {name: one.method.fields()[name][0] for name in plan.space}
+            number = len(grid(space, None)) if plan.searcher == "grid" else plan.trials or 0
+            # Which points they will be is not known; new points they are, and cost what any others do.
+            point = [random_point(space, len(counted), n) for n in range(number + 1)]
+            trials += [Job(n, "search", point[n], task.seed) for n in range(len(study.of_phase("search")), number)]
+            if not study.of_phase("final"):
+                trials += [Job(number + n, "final", point[number], task.seed + 1 + n) for n in range(plan.seeds)]
+        macs: dict[str, int] = {}
+        for job in trials:
+            configs = one.method.configure(task.recipe, {**task.settings, **job.settings})
+            keys = stage_keys(one.method, configs, info.fingerprint, job.seed, task.seed, runtime.precision)
+            speed = speed or probe(one.method, configs, info, runtime, task.cpus)
+            name = job.control or job.phase
+            macs.setdefault(name, 0)
+            for stage in one.method.stages:
+                key = keys[stage.name]
+                if key not in counted and not storage.exists(cache.name(f"{one.method.name}.{stage.name}", key)):
+                    counted.add(key)
+                    macs[name] += stage.macs(configs, info)
+        for name, cost in macs.items():
+            number = sum((job.control or job.phase) == name for job in trials)
+            yield f"{task.study} {name}: {number} trainings, {cost:.3g} MACs, about {cost / speed / processes:.0f} s"
+        total += sum(macs.values())
+    seconds = f", {total:.3g} MACs, about {total / speed / processes:.0f} s on {processes} processes" if speed else ""
+    yield f"{one.method.name}, scale {one.word}: " + (f"in all{seconds}" if total else "nothing is missing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the command says; returns the exit code."""
+    positive("--seeds", args.seeds, 2)
+    positive("--processes", args.processes)
+    names = list(METHODS) if args.method == "all" else [args.method]
+    wanted = [Reproduction.of(name, args.scale, args.seeds, args.data_dir) for name in names]
+
+    from distributed.storage import Storage
+
+    storage = Storage(args.storage)
+    if args.dry_run:
+        for one in wanted:
+            print("\n".join(missing(one, storage, args.precision, args.processes or _processes())))
+        return OK
+    storage.check_writable()
+    from search.results import publish
+
+    some_failed = False
+    for one in wanted:
+        for study, info in one.studies(storage, args.precision):
+            carry_through(study, one.method, info, args.processes or _processes())
+            some_failed |= any(trial.status == "failed" for trial in study.trials)
+        print(publish(one, storage, Path(args.out)))
+    return SOME_FAILED if some_failed else OK
+
+
+def _processes() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return carry_out(parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""The papers' tables: what is run, that it goes on where it was stopped, and what is written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from distributed.storage import Storage
+from methods import METHODS, get
+from methods.data.dataset import DataSpec
+from methods.fsp import published
+from methods.published import Cell, PaperTable, Scale
+from search import reproduce, results
+from search.conductor import Conductor
+from search.rows import from_table, read
+
+ROOT = Path(__file__).resolve().parent.parent
+ALONE = {"transfer.epochs": 0}
+TABLES = (
+    PaperTable(
+        "Table 1: a comparison",
+        (
+            Cell("alone", ALONE, 90.0),
+            Cell("taught", printed=91.0, against="alone"),
+            Cell("taught, by macro F1", metric="macro_f1"),
+            Cell("searched", printed=92.0, searcher="bo", against="taught", printed_seconds=100.0),
+        ),
+    ),
+)
+SCALE = Scale(
+    "quick",
+    {"main": DataSpec("digits", train_size=60, val_size=40)},
+    {f"{stage}.epochs": 1 for stage in ("teacher", "transfer", "finetune")} | {"transfer.depth": 8},
+    seeds=2,
+    trials=2,
+    shown=("taught",),
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published, "SCALES", {"small": SCALE, "paper": SCALE})
+    monkeypatch.setattr(published, "tables", lambda scale: TABLES)
+
+
+def command(folder: Path, *more: str) -> int:
+    words = ["fsp", "--storage", str(folder / "storage"), "--out", str(folder / "out"), "--processes", "2", *more]
+    return reproduce.main(words)
+
+
+def test_a_table_is_made_and_goes_on_where_it_was_stopped(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(tmp_path, "--dry-run") == 0
+    listed = capsys.readouterr().out
+    assert "alone: 2 trainings" in listed and "search: 2 trainings" in listed and "final: 2 trainings" in listed
+    assert not (tmp_path / "storage").exists()
+
+    settle, settled = Conductor.settle, []
+
+    def third_is_too_many(conductor: Conductor, trial: object, outcome: object) -> None:
+        if len(settled) == 2:
+            raise KeyboardInterrupt
+        settle(conductor, trial, outcome)  # type: ignore[arg-type]
+        settled.append(trial)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Conductor, "settle", third_is_too_many)
+        assert command(tmp_path) == 130
+    before = read(Storage(str(tmp_path / "storage")))
+    assert len(before) == 2 and not (tmp_path / "out").exists()
+
+    other = tmp_path / "elsewhere"  # the storage is carried along
+    other.mkdir()
+    shutil.move(tmp_path / "storage", other / "storage")
+    assert command(other) == 0
+    rows = from_table(read(Storage(str(other / "storage"))))
+    assert sorted((row.phase, row.control or "") for row in rows) == [
+        *[("control", "alone")] * 2,
+        *[("control", "taught")] * 2,
+        *[("final", "")] * 2,
+        *[("search", "")] * 2,
+    ]
+    assert {row.id: row.finished for row in rows}.items() >= {
+        row.id: row.finished for row in from_table(before)
+    }.items()
+    assert all((row.test_accuracy is None) == (row.phase == "search") for row in rows)
+
+    page = (other / "out" / "fsp" / "README.md").read_text()
+    taught = [100 * row.test_accuracy for row in rows if row.control == "taught" and row.test_accuracy is not None]
+    assert f"| taught | 91.00 | {sum(taught) / 2:.2f} |" in page
+    assert ("over alone" in page and "| searched | 2 |" in page and "teacher.epochs 1 (182)" in page) or "(1)" in page
+    assert (other / "out" / "fsp" / "small_training.png").stat().st_size > 1000
+
+    capsys.readouterr()
+    assert command(other, "--dry-run") == 0
+    assert "nothing is missing" in capsys.readouterr().out
+    assert command(other) == 0
+    assert (other / "out" / "fsp" / "README.md").read_text() == page
+
+    table = results.summary(other / "out")
+    readme = f"before\n{results.MARKS[0]}\nold\n{results.MARKS[1]}\nafter\n"
+    assert results.inserted(readme, table) == readme.replace("old\n", table)
+
+
+def test_a_study_of_other_settings_is_not_continued(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = reproduce.Reproduction.of("fsp", "small", None, str(tmp_path))
+    for study, _ in one.studies(Storage(str(tmp_path / "storage")), "auto"):
+        study.save_plan()
+    larger = Scale("quick", {"main": DataSpec("digits", train_size=70, val_size=40)}, SCALE.settings)
+    monkeypatch.setattr(published, "SCALES", {"small": larger})
+    assert command(tmp_path) == 2
+    assert "with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["nothing"], ["fsp", "--scale", "huge"], ["fsp", "--seeds", "1"]])
+def test_bad_words_are_refused(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce.main([*words, "--storage", str(tmp_path / "s")]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1 and not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("word", ["small", "paper"])
+def test_every_line_can_be_configured(name: str, word: str) -> None:
+    one = reproduce.Reproduction.of(name, word, None, "data")
+    method = get(name)
+    for table in one.tables:
+        names = [cell.name for cell in table.cells]
+        assert len(set(names)) == len(names)
+        for cell in table.cells:
+            method.configure(one.scale.recipe, {**one.scale.settings, **cell.settings})
+            assert table.data in one.scale.data and cell.against in ("", *names) and cell.against != cell.name
+    every = {cell.name for table in one.tables for cell in table.cells}
+    assert one.scale.shown and every >= {*one.scale.shown, *one.scale.compared}
+
+
+def test_readme_agrees_with_the_rows() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert results.inserted(readme, results.summary(ROOT / "docs" / "results")) == readme
