@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import subprocess
@@ -148,8 +149,10 @@ class Conductor:
             searcher=plan.searcher,
             data=self.info.name,
             data_fingerprint=self.info.fingerprint,
+            data_spec=dataclasses.asdict(plan.task.data),
             recipe=plan.task.recipe,
             seed=job.seed,
+            shared_seed=plan.task.seed,
             config=flatten(configs),
             stage_seconds=outcome.stage_seconds,
             val_accuracy=val.pop("accuracy", None),
@@ -168,6 +171,7 @@ class Conductor:
             queue_seconds=max(0.0, outcome.started - trial.asked),
             cached_stages=len(outcome.cached),
             workers=plan.task.workers,
+            threads=plan.task.cpus,
             device=outcome.device,
             precision=outcome.precision,
             nodes=tuple(outcome.nodes),

@@ -1,4 +1,4 @@
-"""python -m search.leaderboard: show, export, compare, query, compact and verify what the studies found."""
+"""python -m search.leaderboard: show, export, compare, query, reproduce, compact and verify what the studies found."""
 
 from __future__ import annotations
 
@@ -106,6 +106,30 @@ def query(storage: Storage, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def reproduce(storage: Storage, arguments: argparse.Namespace) -> int:
+    """Train a row again and say whether its accuracy comes back; 1 where it does not."""
+    from methods.errors import UsageError
+    from search import rows
+    from search.rerun import rerun
+
+    found = rows.from_table(_trial(storage, arguments.id))
+    if not found:
+        raise UsageError(f"{arguments.id}: no such trial (study/phase/trial); `show` lists them")
+    summary = rerun(storage, found[0], arguments.data_dir)
+    if arguments.json:
+        print(json.dumps(summary, indent=2))
+        return 0 if summary["same"] else 1
+    for name, (then, now) in summary["differences"].items():
+        print(f"{name} was {then}, is {now}")
+    lines = []
+    for name, value in summary["row"].items():
+        again = summary["again"].get(name)
+        lines.append([name, _text(value), _text(again), "" if again is None else f"{again - value:+.2g}"])
+    _print_table(["on validation", "row", "again", "difference"], lines)
+    print(f"{summary['id']}: {summary['verdict']}")
+    return 0 if summary["same"] else 1
+
+
 def compact(storage: Storage, arguments: argparse.Namespace) -> int:
     """Merge the rows' files into few large ones."""
     from search import rows
@@ -143,16 +167,24 @@ def _plain(table: pa.Table) -> list[dict[str, Any]]:
     return records
 
 
+def _trial(storage: Storage, name: str) -> pa.Table:
+    """The row that study/phase/trial names; empty where there is none."""
+    from search import rows
+
+    study, phase, trial = ["", "", *name.rsplit("/", 2)][-3:]
+    if not (study and trial.isdecimal()):
+        return rows.schema().empty_table()
+    return rows.read(storage, study=study, phase=phase, trial=int(trial))
+
+
 def _facts(storage: Storage, name: str) -> dict[str, Any]:
     """What `diff` says of a trial (study/phase/trial), or of a study: its totals and its best trial."""
     from methods.errors import UsageError
     from search import rows
 
-    study, phase, trial = ["", "", *name.rsplit("/", 2)][-3:]
     facts: dict[str, Any] = {}
-    if study and trial.isdecimal():
-        records = _plain(rows.read(storage, study=study, phase=phase, trial=int(trial)))
-    else:
+    records = _plain(_trial(storage, name))
+    if not records:
         records = _plain(rows.read(storage, sort="-val_accuracy", study=name))
         tested = [r["test_accuracy"] for r in records if r["phase"] == "final" and r["test_accuracy"] is not None]
         facts["trials of the study"] = len(records)
@@ -281,6 +313,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("sql", metavar="SQL", help="one SELECT, in DuckDB's dialect")
     command.set_defaults(run=query)
 
+    command = commands.add_parser(
+        "reproduce", parents=[place, as_json], help="train a row again and say whether its accuracy comes back"
+    )
+    command.add_argument("id", metavar="ID", help="a trial, as study/phase/trial")
+    command.add_argument("--data-dir", metavar="DIR", help="where the data lies now (default: where the row says)")
+    command.set_defaults(run=reproduce)
+
     command = commands.add_parser("compact", parents=[place], help="merge the rows' files; safe while studies run")
     command.set_defaults(run=compact)
 
@@ -290,7 +329,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0, 1 where something is wrong with the leaderboard, 2 where it is wrong with the command."""
+    """Returns 0; 1 where the leaderboard or a row does not hold; 2 where it is the command that is wrong."""
     words = list(sys.argv[1:] if argv is None else argv)
     if "--sort" in words[:-1]:  # argparse would take "-val_accuracy" for an option
         at = words.index("--sort")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LEADERBOARD, ROWS, COMPACTED, QUARANTINE = (
     "leaderboard",
     "leaderboard/rows",
@@ -76,8 +76,10 @@ class Row:
     searcher: str = _column("what proposed the configuration")
     data: str = _column("name of the data set")
     data_fingerprint: str = _column("hash of the data as trained on")
+    data_spec: Mapping[str, Any] = _column("what to read it by: subset, folder, columns", default_factory=dict)
     recipe: str = _column("name of the recipe")
     seed: int = _column("seed of the trial")
+    shared_seed: int | None = _column("seed of the stages that all trials of the study share", default=None)
     config: Mapping[str, Any] = _column('"stage.field" -> value, all of them')
     config_hash: str = _column("hash of config", init=False)
     stage_seconds: Mapping[str, float] = _column("stage -> seconds", default_factory=dict)
@@ -97,6 +99,7 @@ class Row:
     queue_seconds: float = _column("time waited for resources", default=0.0)
     cached_stages: int = _column("stages taken from the cache", default=0)
     workers: int = _column("data-parallel workers", default=1)
+    threads: int | None = _column("CPU threads of each worker", default=None)
     device: str = _column("cpu, or the name of the GPU")
     precision: str = _column("float32 or bf16")
     nodes: tuple[str, ...] = _column("host names of the workers", default=())
@@ -129,7 +132,7 @@ class Row:
 
     @property
     def id(self) -> str:
-        """study/phase/trial, what `diff` takes."""
+        """study/phase/trial, what `diff` and `reproduce` take."""
         return f"{self.study}/{self.phase}/{self.trial}"
 
 

@@ -616,7 +616,10 @@ def test_compact_and_verify(filled: Storage, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == "32 files before, 1 after\n"
     assert command(filled, "verify") == 0
     assert capsys.readouterr().out == "nothing is wrong\n"
-    put(filled, read(filled, trial=5).set_column(12, "config_hash", pa.array(["0"])))
+    put(
+        filled,
+        read(filled, trial=5).set_column(schema().get_field_index("config_hash"), "config_hash", pa.array(["0"])),
+    )
     assert command(filled, "verify") == 1
     assert "config_hash" in capsys.readouterr().out
 
