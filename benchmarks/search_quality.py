@@ -27,27 +27,9 @@ import numpy as np
 from ray import tune
 
 from search.bayes import BayesSearch
+from search.replay import branin, hartmann6
 
 Config = dict[str, Any]
-
-
-def branin(x: float, y: float) -> float:
-    """On [-5, 10] x [0, 15], three minima (Dixon, Szego 1978), less the optimum."""
-    valley = y - 5.1 / (4 * math.pi**2) * x**2 + 5 / math.pi * x - 6
-    return valley**2 + 10 * (1 - 1 / (8 * math.pi)) * math.cos(x) + 10 - 0.39788735772973816
-
-
-def hartmann6(*x: float) -> float:
-    """On the unit cube, six local minima (Hartmann 1973), less the optimum."""
-    width = [[10, 3, 17, 3.5, 1.7, 8], [0.05, 10, 17, 0.1, 8, 14], [3, 3.5, 1.7, 10, 17, 8], [17, 8, 0.05, 10, 0.1, 14]]
-    centre = [
-        [1312, 1696, 5569, 124, 8283, 5886],
-        [2329, 4135, 8307, 3736, 1004, 9991],
-        [2348, 1451, 3522, 2883, 3047, 6650],
-        [4047, 8828, 8732, 5743, 1091, 381],
-    ]
-    near = np.exp(-(np.array(width) * (np.array(x) - np.array(centre) / 1e4) ** 2).sum(axis=1))
-    return 3.322368011415515 - float(np.array([1.0, 1.2, 3.0, 3.2]) @ near)
 
 
 def branin_log(lr: float, decay: float) -> float:

@@ -106,7 +106,10 @@ class Conductor:
         winner = dict(best.job.settings)
         complete = flatten(self.method.configure(plan.task.recipe, winner))
         controls = self.method.controls if plan.controls else {}
-        for seed in range(plan.task.seed + 1, plan.task.seed + 1 + plan.seeds):
+        seeds = range(plan.task.seed + 1, plan.task.seed + 1 + plan.seeds)
+        what = [f"trial {best.job.number}", *(name.replace("_", " ") for name in controls)]
+        self.study.note_test("opened", f"{', '.join(what)}; seeds {', '.join(map(str, seeds))}")
+        for seed in seeds:
             self._queue("final", winner, seed)
             for name, change in controls.items():
                 self._queue("control", {**winner, **change(complete)}, seed, name)

@@ -588,6 +588,10 @@ def _provenance(page: Page, e: Evidence) -> None:
                 "machine",
                 f"{all_of('device')}, {all_of('precision')}; workers a trial: {plan.task.workers}, nodes: {len(nodes)}",
             ),
+            *(
+                (f"test split {note['event']}", f"{note['time'][:16].replace('T', ' ')} UTC, {note['what']}")
+                for note in e.study.test_notes()
+            ),
             ("started", f"{started:%Y-%m-%d %H:%M} UTC" if started else "–"),
             ("report made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
         ],

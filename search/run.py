@@ -213,12 +213,15 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
         raise UsageError(f"--resume {args.resume}: the study fixes its settings; leave --set out")
     plan = study.plan
     trials, more = budget(args.trials, True)
-    if trials is not None and plan.searcher == "grid":
-        raise UsageError(f"--trials {args.trials}: a grid has the trials that it has; start a new study")
-    if (trials is not None or args.seeds is not None) and study.of_phase("final"):
+    words = {"--trials": args.trials, "--seeds": args.seeds, "--confirm": args.confirm or None}
+    asked = [f"{word} {value}" for word, value in words.items() if value is not None]
+    if asked and study.of_phase("final"):
+        study.note_test("refused", " ".join(asked))
         raise UsageError(
             f"--resume {args.resume}: its test split has been read, so its search is over; start a new study"
         )
+    if trials is not None and plan.searcher == "grid":
+        raise UsageError(f"--trials {args.trials}: a grid has the trials that it has; start a new study")
     if trials is not None:
         trials = (plan.trials or 0) + trials if more else trials
         if trials < len(study.of_phase("search")):

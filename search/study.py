@@ -3,6 +3,7 @@
     studies/NAME/study.json     what was asked for
     studies/NAME/ledger.json    every trial and the searcher's state, replaced whole after each event
     studies/NAME/trials/N.json  what came of trial N: metrics, epochs, times
+    studies/NAME/test/*.json    when the test split was opened and what for, and each second look that was refused
     studies/NAME/ray.log        Ray's own words
 
 A search that was cut short goes on from the ledger: finished trials stay, those under way run again and find their
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any, Literal
 
@@ -135,6 +137,16 @@ class Study:
 
     def outcome(self, number: int) -> Outcome:
         return Outcome(**json.loads(self.storage.read_bytes(f"{self.folder}/trials/{number}.json")))
+
+    def note_test(self, event: Literal["opened", "refused"], what: str) -> None:
+        """Keep that the test split is opened now, or that a second look was refused. A file for each: no lock is
+        needed, and nothing is overwritten."""
+        now = datetime.now(UTC)
+        self._write(f"test/{now:%Y%m%dT%H%M%S.%f}.json", {"time": now.isoformat(), "event": event, "what": what})
+
+    def test_notes(self) -> list[dict[str, str]]:
+        """What `note_test` kept ("time", "event", "what"), the oldest first."""
+        return [json.loads(self.storage.read_bytes(name)) for name in self.storage.list(f"{self.folder}/test")]
 
     def of_phase(self, phase: str) -> list[Trial]:
         return [trial for trial in self.trials if trial.job.phase == phase]

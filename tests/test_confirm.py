@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+import pytest
 from conftest import tiny_images
 from torch import nn
 
@@ -14,6 +15,7 @@ from methods.method import Method, Recipe, Stage, State
 from methods.space import real
 from methods.training import Training
 from search.conductor import Conductor, Finished
+from search.run import main
 from search.searchers import GRIDS, arranged
 from search.study import Plan, Study
 from search.trial import Job, Outcome, Task
@@ -37,7 +39,9 @@ def accuracy(job: Job) -> float:
     return 0.9 - 0.01 * job.settings["head.weight"] if job.seed == 0 else 0.5 + 0.01 * job.settings["head.weight"]
 
 
-def test_the_winner_is_chosen_by_its_mean_within_the_budget(storage: Storage) -> None:
+def test_the_winner_is_chosen_by_its_mean_within_the_budget(
+    storage: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
     task = Task("s", "one", "quick", DataSpec("digits"), {}, storage.uri, 0)
     plan = Plan(task, "random", ("head.weight",), 10, seeds=2, controls=False, confirm=2)
     study, jobs = Study(storage, plan), []
@@ -60,6 +64,19 @@ def test_the_winner_is_chosen_by_its_mean_within_the_budget(storage: Storage) ->
     assert {job.settings["head.weight"] for job in jobs[10:]} == {weights[1]}
     done = Study.open(storage, "s")
     assert done.complete and (best := done.best()) is not None and len(done.confirmed(best)) == 3
+
+    # The test split was opened once, and whoever asks for more of it is refused and noted.
+    (opened,) = done.test_notes()
+    assert opened["event"] == "opened" and opened["what"] == f"trial {best.job.number}; seeds 1, 2"
+    for words in (["--trials=+5"], ["--seeds=4"], ["--confirm=3"]):
+        assert main(["--resume=s", *words, f"--storage={storage.uri}"]) == 2
+        assert "test split has been read" in capsys.readouterr().err
+    assert [(note["event"], note["what"]) for note in done.test_notes()[1:]] == [
+        ("refused", "--trials +5"),
+        ("refused", "--seeds 4"),
+        ("refused", "--confirm 3"),
+    ]
+    assert Study.open(storage, "s").trials == done.trials
 
 
 def test_the_forms_of_a_grid() -> None:

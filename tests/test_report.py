@@ -62,7 +62,10 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return made_up(Storage(tmp_path_factory.mktemp("report")))
+    study = made_up(Storage(tmp_path_factory.mktemp("report")))
+    study.note_test("opened", "trial 2, student alone; seeds 1, 2, 3")
+    study.note_test("refused", "--trials +5")
+    return study
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,7 @@ def test_page_says_what_was_found(page: str, study: Study) -> None:
     assert 'diverged: <loss> & "all"' not in page, "text from a trial must be escaped"
     assert "1,234,567" in text
     assert "python -m search.run fsp --bo --data digits" in text
+    assert "trial 2, student alone; seeds 1, 2, 3" in text and "test split refused" in text and "--trials +5" in text
 
 
 def test_charts_follow_the_theme_and_have_pngs(page: str, study: Study) -> None:
