@@ -175,6 +175,7 @@ class Conductor:
             cached_stages=len(outcome.cached),
             workers=plan.task.workers,
             threads=plan.task.cpus,
+            memory=outcome.memory,
             device=outcome.device,
             precision=outcome.precision,
             nodes=tuple(outcome.nodes),

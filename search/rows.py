@@ -100,6 +100,7 @@ class Row:
     cached_stages: int = _column("stages taken from the cache", default=0)
     workers: int = _column("data-parallel workers", default=1)
     threads: int | None = _column("CPU threads of each worker", default=None)
+    memory: int | None = _column("bytes that the trial's process had held at most when it ended", default=None)
     device: str = _column("cpu, or the name of the GPU")
     precision: str = _column("float32 or bf16")
     nodes: tuple[str, ...] = _column("host names of the workers", default=())

@@ -6,7 +6,9 @@ import dataclasses
 import importlib
 import json
 import os
+import resource
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -86,6 +88,7 @@ class Outcome:
     device: str = "cpu"
     precision: str = "float32"
     nodes: list[str] = field(default_factory=list)
+    memory: int | None = None
 
 
 def stop_sign(task: Task, number: int) -> str:
@@ -141,7 +144,14 @@ def perform(
         if job.phase in ("final", "control"):
             score(outcome, task, job, worker, method, configs, run.states)
     outcome.seconds = time.monotonic() - started
+    outcome.memory = peak_memory()
     return outcome
+
+
+def peak_memory() -> int:
+    """Bytes that this process has held at most."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def score(outcome: Outcome, task: Task, job: Job, worker: Any, method: Any, configs: Any, states: Any) -> None:

@@ -55,6 +55,7 @@ def test_a_bayesian_search_from_end_to_end(tmp_path: Path) -> None:
     assert len(rows) == len(found["trials"]) == 4 + 2 * 3
     assert all((row.test_accuracy is None) == (row.phase == "search") for row in rows)
     assert all(row.macs_forward == found["macs"]["model"] and row.macs_train > 0 for row in rows)
+    assert all(row.memory is not None and row.memory < 1.5 * 2**30 for row in rows)
     # One teacher: whoever asked first trained it, everybody else found it.
     teachers = [name for name in Storage(tmp_path).list("stages") if "fsp.teacher" in name]
     assert len(teachers) == 1
