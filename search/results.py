@@ -236,6 +236,9 @@ def publish(one: Reproduction, storage: Storage, out: Path) -> str:
         kept = parquet.read_table(file, schema=schema())
         tables.append(kept.filter(pa.compute.invert(pa.compute.is_in(kept["study"], pa.array(studies)))))
     table = pa.concat_tables(tables).sort_by([(name, "ascending") for name in ("study", "phase", "trial")])
+    for name in ("data_spec", "nodes"):  # where the data lies, and what the machine is called, is nobody's business
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(at), pa.nulls(len(table), table.schema.field(at).type))
     parquet.write_table(table, file, compression="zstd")
 
     pictures: list[str] = []

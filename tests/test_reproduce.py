@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
 from distributed.storage import Storage
 from methods import METHODS, get
@@ -88,6 +89,8 @@ def test_a_table_is_made_and_goes_on_where_it_was_stopped(
     }.items()
     assert all((row.test_accuracy is None) == (row.phase == "search") for row in rows)
 
+    kept = parquet.read_table(other / "out" / "fsp" / "rows.parquet")
+    assert len(kept) == len(rows) and str(tmp_path) not in str(kept.to_pylist())
     page = (other / "out" / "fsp" / "README.md").read_text()
     taught = [100 * row.test_accuracy for row in rows if row.control == "taught" and row.test_accuracy is not None]
     assert f"| taught | 91.00 | {sum(taught) / 2:.2f} |" in page
