@@ -20,6 +20,8 @@ from search.importance import Anova, unit
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from search.statistics import Course
+
 Array = NDArray[np.float64]
 
 # name -> (light, dark). Light is what PNGs have, and is replaced by the page's variable in SVG: keep each one unique.
@@ -389,8 +391,12 @@ def training(stages: Mapping[str, Sequence[tuple[bool, Sequence[Mapping[str, Any
     return figure
 
 
-def scores(groups: Mapping[str, Sequence[float]], intervals: Mapping[str, tuple[float, float] | None]) -> Figure:
-    """Test accuracies of winner and controls, one dot a seed, with mean and interval."""
+def scores(
+    groups: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, tuple[float, float] | None],
+    label: str = "test accuracy (%)",
+) -> Figure:
+    """Accuracies of winner and controls, or of searchers, a tick for each seed, with mean and interval."""
     figure = blank(7.6, 0.9 + 0.5 * len(groups))
     axes: Any = figure.add_subplot()
     for row, (name, values) in enumerate(groups.items()):
@@ -401,27 +407,59 @@ def scores(groups: Mapping[str, Sequence[float]], intervals: Mapping[str, tuple[
         axes.plot(mean, row, marker, color=colour, markersize=9)
         axes.plot([100 * v for v in values], [row + 0.24] * len(values), "|", color=MUTED, markersize=7)
     axes.set_yticks(range(len(groups)), list(groups))
-    axes.set(xlabel="test accuracy (%)", ylim=(len(groups) - 0.4, -0.5))
+    axes.set(xlabel=label, ylim=(len(groups) - 0.4, -0.5))
     axes.grid(axis="y", visible=False)
     return figure
 
 
-def races(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
-    """Best validation accuracy so far: what was spent -> study -> (spent, accuracy) of each finished trial."""
+def anytime(courses: Mapping[str, Sequence[Course]], unit: str = "accuracy") -> Figure:
+    """Best value so far against trials, seconds and MACs: the mean over each one's runs, and their range, where all
+    have one."""
     from matplotlib.ticker import EngFormatter
 
-    figure = blank(3.6 * len(curves), 3.5)
-    grid: Any = figure.subplots(1, len(curves), sharey=True, squeeze=False)
-    for axes, (spent, studies) in zip(grid[0], curves.items(), strict=True):
-        for (name, points), (colour, line, marker) in zip(studies.items(), LINES * 9, strict=False):
-            if points:
-                cost, best = [p[0] for p in points], np.maximum.accumulate([100 * p[1] for p in points])
-                axes.step(cost, best, where="post", color=colour, linestyle=line, label=name)
-                axes.plot(cost[-1], best[-1], marker, color=colour)
-        axes.set_xlabel(spent)
+    scale = 100 if unit == "accuracy" else 1
+    figure = blank(10.8, 3.5)
+    grid: Any = figure.subplots(1, 3, sharey=True)
+    panels = (("trials", "trials ended"), ("seconds", "seconds of training"), ("macs", "MACs of training"))
+    for axes, (what, label) in zip(grid, panels, strict=True):
+        for (name, runs), (colour, line, marker) in zip(courses.items(), LINES * 9, strict=False):
+            spent = [np.cumsum(np.ones(len(r.values)) if what == "trials" else getattr(r, what)) for r in runs]
+            ends = np.unique(np.concatenate(spent))
+            ends = ends[ends <= min(s[-1] if len(s) else 0.0 for s in spent)]
+            best = scale * np.array([_at(ends, s, run.best) for s, run in zip(spent, runs, strict=True)])
+            known = ~np.isnan(best).any(axis=0)
+            if not known.any():
+                continue
+            ends, best = ends[known], best[:, known]
+            if len(runs) > 1:
+                axes.fill_between(ends, best.min(0), best.max(0), step="post", color=colour, alpha=0.13, linewidth=0)
+            axes.step(ends, best.mean(0), where="post", color=colour, linestyle=line, label=name)
+            axes.plot(ends[-1], best[:, -1].mean(), marker, color=colour)
+        axes.set_xlabel(label)
         axes.locator_params(axis="x", nbins=4)
         axes.xaxis.set_major_formatter(EngFormatter())
-    grid[0][0].set_ylabel("best validation accuracy so far (%)")
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=2)
+    grid[0].set_ylabel("best validation accuracy so far (%)" if unit == "accuracy" else f"best {unit} so far")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=4, handlelength=3.2)
+    return figure
+
+
+def _at(points: Array, spent: Array, best: NDArray[np.floating[Any]]) -> Array:
+    """The best so far at each point of an axis; NaN before the first trial ended."""
+    index = np.searchsorted(spent, points, side="right") - 1
+    return np.where(index >= 0, best[np.maximum(index, 0)] if len(best) else np.nan, np.nan)
+
+
+def differences(pairs: Sequence[Mapping[str, Any]]) -> Figure:
+    """Pairs as `statistics.analyse` finds them: difference and interval in points; filled where one is shown."""
+    figure = blank(7.6, 0.9 + 0.5 * len(pairs))
+    axes: Any = figure.add_subplot()
+    axes.axvline(0, color=INK, linewidth=1)
+    for row, pair in enumerate(pairs):
+        colour = C1 if pair["shown"] else MUTED
+        axes.plot([100 * pair["low"], 100 * pair["high"]], [row, row], "|-", color=colour, markersize=11)
+        face = colour if pair["shown"] else PAPER
+        axes.plot(100 * pair["difference"], row, "o", color=colour, markerfacecolor=face, markersize=9)
+    axes.set_yticks(range(len(pairs)), [f"{pair['a']} minus {pair['b']}" for pair in pairs])
+    axes.set(xlabel="points of validation accuracy", ylim=(len(pairs) - 0.5, -0.5))
+    axes.grid(axis="y", visible=False)
     return figure

@@ -8,7 +8,7 @@ as if it had computed it itself. Give the same command again to go on with a com
 or searchers add to what is there.
 
     comparisons/NAME/compare.json   curves, regret, tests, verdict
-    comparisons/NAME/curves.png     best accuracy so far against trials, seconds and MACs
+    comparisons/NAME/report.html    the same as a page, which search.report makes again; its charts in figures/
 """
 
 from __future__ import annotations
@@ -16,19 +16,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import os
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from methods.errors import UsageError
-from search import run as single
-from search.run import FAILED, INTERRUPTED, OK, Parser, carry_out, positive
+from search.run import FAILED, INTERRUPTED, OK, Parser, carry_out, make_task, on_ray, positive, study_options
 
 if TYPE_CHECKING:
     from distributed.cluster import Layout
@@ -38,24 +34,12 @@ if TYPE_CHECKING:
     from search.statistics import Course
     from search.study import Plan, Study
 
-# Options of a single search that a comparison decides itself.
-OURS = {
-    "searcher": "--bo, --grid or --random",
-    "trials": "--trials",
-    "patience": "--patience",
-    "asha": "--asha",
-    "seeds": "--seeds",
-    "no_controls": "--no-controls",
-    "resume": "--resume",
-    "dry_run": "--dry-run",
-    "confirm": "--confirm",
-}
 FIRST = 3  # trials of a study whose budget is time or work, before it is known what a trial costs
 
 
 def parser() -> Parser:
-    p = single.parser()
-    p.prog, p.description = "python -m search.compare", "Compare searchers at equal budget."
+    p = Parser(prog="python -m search.compare", description="Compare searchers at equal budget.", allow_abbrev=False)
+    study_options(p)
     p.add_argument("--searchers", default="grid,random,bo", metavar="NAMES", help="by commas (grid,random,bo)")
     how = p.add_mutually_exclusive_group()
     how.add_argument("--budget", type=int, metavar="N", help="trials of each study (default 20)")
@@ -165,18 +149,12 @@ def compare(args: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
     from search.replay import names_of
 
-    for name in ("workers", "concurrency", "train_size", "val_size", "image_size", "budget"):
-        positive("--" + name.replace("_", "-"), getattr(args, name))
+    positive("--budget", args.budget)
     positive("--repeats", args.repeats, 2)
     for name in ("budget_seconds", "budget_macs"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"--{name.replace('_', '-')} {value:g}: give a number above 0")
-    for name, word in OURS.items():
-        if getattr(args, name):
-            raise UsageError(f"{word}: not for a comparison; give --searchers, --budget and --repeats")
-    if args.seed < 0:
-        raise UsageError(f"--seed {args.seed}: give at least 0")
     names = names_of(args.searchers)
     budget = Budget(
         trials=math.inf if args.budget_seconds or args.budget_macs else args.budget or 20,
@@ -189,25 +167,26 @@ def compare(args: argparse.Namespace) -> int:
 
     from distributed.storage import Storage
     from methods.data import load
+    from search.study import Plan
 
     storage = Storage(args.storage)
     args.storage = storage.uri
-    plan, method = single.make_plan(args)
-    info = load(plan.task.data).info
+    task, space, method = make_task(args)
+    info = load(task.data).info
     if info.kind != method.kind:
         raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")
     if sized:
         from search.searchers import make_searcher
 
         for name in names:  # says now what a grid cannot do
-            make_searcher(name, {field: method.fields()[field][0] for field in plan.space}, 0, int(budget.trials))
+            make_searcher(name, {field: method.fields()[field][0] for field in space}, 0, int(budget.trials))
     what = {
         "method": method.name,
-        "recipe": plan.task.recipe,
+        "recipe": task.recipe,
         "data": info.fingerprint,
-        "settings": plan.task.settings,
-        "space": plan.space,
-        "precision": plan.task.precision,
+        "settings": task.settings,
+        "space": space,
+        "precision": task.precision,
         "budget": {k: v for k, v in dataclasses.asdict(budget).items() if v < math.inf},
         "concurrency": args.concurrency,
     }
@@ -217,8 +196,8 @@ def compare(args: argparse.Namespace) -> int:
 
     def planned(name: str, repeat: int) -> Plan:
         seed = args.seed + repeat
-        task = dataclasses.replace(plan.task, study=f"{comparison}-{name}-{seed}", seed=seed)
-        return dataclasses.replace(plan, task=task, searcher=name, trials=None, seeds=0, controls=False)
+        own = dataclasses.replace(task, study=f"{comparison}-{name}-{seed}", seed=seed)
+        return Plan(own, name, space, trials=None, seeds=0, controls=False)
 
     folder = f"comparisons/{comparison}"
     courses = run_all(args, storage, names, planned, budget, method, info, folder)
@@ -226,7 +205,8 @@ def compare(args: argparse.Namespace) -> int:
         print("interrupted; give the same command again to go on", file=sys.stderr)
         return INTERRUPTED
     from search.conductor import provenance
-    from search.statistics import analyse, curves
+    from search.report import comparison_page, keep
+    from search.statistics import analyse
 
     words = f"{method.name} on {info.name}"
     summary = {
@@ -243,66 +223,47 @@ def compare(args: argparse.Namespace) -> int:
             ]
             for name, runs in courses.items()
         },
-        "report": f"{storage.uri}/{folder}",
+        "report": f"{storage.uri}/{folder}/report.html",
         **provenance(),
     }
-    buffer = io.BytesIO()
-    picture = curves(courses, f"{words}: {args.repeats} paired repeats of {spoken(budget)}")
-    picture.savefig(buffer, format="png", dpi=130)
-    storage.write_bytes(f"{folder}/curves.png", buffer.getvalue())
     content = json.dumps(summary, indent=1)
     storage.write_bytes(f"{folder}/compare.json", content.encode())
     if args.json:
         print(content)
     else:
         show(summary, words)
+    sys.stdout.flush()
+    keep(storage, f"{folder}/report.html", *comparison_page(json.loads(content)))
     return OK if any(v == v for runs in courses.values() for run in runs for v in run.values) else FAILED
-
-
-def spoken(budget: Budget) -> str:
-    if budget.seconds < math.inf:
-        return f"{budget.seconds:g} s of training"
-    return f"{budget.macs:.3g} training MACs" if budget.macs < math.inf else f"{budget.trials:g} trials"
 
 
 def run_all(
     args: argparse.Namespace,
     storage: Storage,
     names: Sequence[str],
-    planned: Any,
+    planned: Callable[[str, int], Plan],
     budget: Budget,
     method: Method,
     info: Info,
     folder: str,
 ) -> dict[str, list[Course]] | None:
     """All studies, repeat by repeat, so that what is there when time runs out is paired. None when interrupted."""
-    from distributed.cluster import chatter_to, connected, layout, machine
-
-    if not args.address:
-        layout(machine(), workers=args.workers or 1, concurrency=args.concurrency)
     courses: dict[str, list[Course]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory() as scratch:
-        log = Path(scratch) / "ray.log"
-        try:
-            with chatter_to(log) as terminal, connected(args.address) as resources:
-                place = layout(resources, workers=args.workers or 1, concurrency=args.concurrency)
-                for repeat in range(args.repeats):
-                    # Grids last: where the budget is time or work, the others tell how many trials it pays for.
-                    for name in sorted(names, key=lambda name: name.startswith("grid")):
-                        if budget.trials < math.inf:
-                            trials = int(budget.trials)
-                        elif name.startswith("grid"):
-                            trials = max(len(runs[repeat].values) for runs in courses.values() if len(runs) > repeat)
-                        else:
-                            trials = FIRST
-                        study = begun(storage, planned(name, repeat))
-                        done = spend(study, budget, trials, method, info, place, terminal)
-                        if done is None:
-                            return None
-                        courses[name].append(done)
-        finally:
-            if log.exists() and storage.exists("studies"):
-                storage.write_bytes(f"{folder}/ray.log", log.read_bytes())
+    with on_ray(args, args.workers or 1, storage, f"{folder}/ray.log") as (place, terminal):
+        for repeat in range(args.repeats):
+            # Grids last: where the budget is time or work, the others tell how many trials it pays for.
+            for name in sorted(names, key=lambda name: name.startswith("grid")):
+                if budget.trials < math.inf:
+                    trials = int(budget.trials)
+                elif name.startswith("grid"):
+                    trials = max(len(runs[repeat].values) for runs in courses.values() if len(runs) > repeat)
+                else:
+                    trials = FIRST
+                study = begun(storage, planned(name, repeat))
+                done = spend(study, budget, trials, method, info, place, terminal)
+                if done is None:
+                    return None
+                courses[name].append(done)
     return courses
 
 

@@ -1,7 +1,8 @@
 """One HTML file that shows what a study did and found; it needs no network and no server.
 
     python -m search.report NAME                 studies/NAME/report.html, pictures beside it under figures/
-    python -m search.report A B --out both.html  several studies, compared
+    python -m search.report A B --out both.html  several studies, side by side
+    python -m search.report COMPARISON           comparisons/NAME/report.html: the verdict of search.compare
 
 Nothing here reads the test split: test scores are those that the study noted when it ended, and the method's own
 figures are drawn on validation.
@@ -19,9 +20,9 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from search import charts, importance
 from search.model import trained, winner
 from search.rows import read
 from search.run import OK, Parser, carry_out
+from search.statistics import Course
 from search.study import Study, Trial
 from search.trial import Outcome
 
@@ -614,13 +616,13 @@ def _provenance(page: Page, e: Evidence) -> None:
     page.folded("study.json", start)
 
 
-def _comparison(page: Page, every: Sequence[Evidence]) -> None:
-    page.section("Comparison")
+def _side_by_side(page: Page, every: Sequence[Evidence]) -> None:
+    page.section("Side by side")
     rows: list[tuple[Any, ...]] = []
-    spent: dict[str, dict[str, list[Any]]] = {"trials": {}, "seconds": {}, "trained MACs": {}}
+    courses = {}
     for e in every:
         best, scores = e.study.best(), list(e.tests("final").values())
-        plan = e.study.plan
+        plan, ended = e.study.plan, [t for t in e.study.of_phase("search") if t.finished]
         rows.append(
             (
                 e.name, plan.task.method, plan.task.data.name, plan.searcher, len(e.study.of_phase("search")),
@@ -628,24 +630,109 @@ def _comparison(page: Page, every: Sequence[Evidence]) -> None:
                 between(share(scores)), duration(sum(t.seconds for t in e.study.trials)),
             )
         )  # fmt: skip
-        sums = [0.0, 0.0, 0.0]
-        for curve in spent.values():
-            curve[e.name] = []
-        for t in e.study.of_phase("search"):
-            if t.finished:
-                macs = e.rows.get(t.job.number, {}).get("macs_train") or 0
-                sums = [sums[0] + 1, sums[1] + t.seconds, sums[2] + macs]
-                if t.status == "done" and t.val_accuracy is not None:
-                    for curve, cost in zip(spent.values(), sums, strict=True):
-                        curve[e.name].append((cost, t.val_accuracy))
+        courses[e.name] = [
+            Course(
+                tuple(t.val_accuracy if t.status == "done" and t.val_accuracy is not None else np.nan for t in ended),
+                tuple(t.seconds for t in ended),
+                tuple(float(e.rows.get(t.job.number, {}).get("macs_train") or 0) for t in ended),
+            )
+        ]
     page.table(("study", "method", "data", "searcher", "trials", "best val %", "test %", "95% interval", "time"), rows)
-    if any(points for points in spent["trials"].values()):
-        with charts.style():
-            page.chart("races", charts.races(spent), "Best validation accuracy against what was spent")
+    with charts.style():
+        page.chart("anytime", charts.anytime(courses), "Best validation accuracy against what was spent")
     page.say(
         "One run of each searcher is an anecdote, not a comparison: search.compare repeats them at equal budget over",
         "paired seeds and gives a verdict. Accuracies are comparable only where method and data are the same.",
     )
+
+
+def comparison_page(summary: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
+    """The page of a comparison and its pictures by file name (PNG).
+
+    Args:
+        summary: the content of compare.json.
+    """
+    page, repeats = Page(), summary["repeats"]
+    units = {"trials": "trials", "seconds": "seconds of training", "macs": "MACs of training"}
+    budget = ", ".join(f"{value:g} {units[name]}" for name, value in summary["budget"].items())
+    page.section("Verdict")
+    page.body.append(f'<p class="verdict">{escape(summary["verdict"])}</p>')
+    page.say(
+        f"{repeats} paired repeats of {budget} for each searcher: in a repeat all start from the same seed, see the",
+        "same data and are charged alike for stages that they share. Trials are compared on validation; no test split",
+        "was read, and the best of many validation accuracies is higher than what the same settings reach again.",
+    )
+    reference = summary["reference"]
+    rows = []
+    for name, found in summary["searchers"].items():
+        reached = [value for value in found["to_reference"]["trials"] if value is not None]
+        seconds = [value for value in found["to_reference"]["seconds"] if value is not None]
+        rows.append(
+            (
+                name, percent(found["mean"]), percent(found["sd"]), percent(float(np.mean(found["regret"]))),
+                f"{np.mean(found['trials']):.4g}", f"{np.median(reached):g}" if reached else "–",
+                duration(float(np.median(seconds))) if seconds else "–", f"{len(reached)} of {repeats}",
+            )
+        )  # fmt: skip
+    columns = ("best val %", "sd", "regret", "trials", f"trials to {reference}'s best", "time to it", "reached in")
+    page.table(("searcher", *columns), rows, "Means over repeats; trials and time to the reference's best are medians.")
+    courses = {
+        name: [
+            Course(tuple(np.nan if v is None else v for v in run["value"]), tuple(run["seconds"]), tuple(run["macs"]))
+            for run in runs
+        ]
+        for name, runs in summary["curves"].items()
+    }
+    with charts.style():
+        page.section("On the way")
+        page.chart(
+            "anytime", charts.anytime(courses), "Best validation accuracy against what was spent",
+            "Best validation accuracy so far: mean over repeats; the band reaches from the lowest to the highest one.",
+        )  # fmt: skip
+        page.section("Differences")
+        if summary["pairs"]:
+            page.chart(
+                "differences", charts.differences(summary["pairs"]), "Differences of the final best",
+                "Interquartile mean of the paired differences and its 95% bootstrap interval. Filled: shown by the "
+                "exact paired test after Holm's correction.",
+            )  # fmt: skip
+        page.table(
+            ("", "points", "from", "to", "p", "p (Holm)"),
+            [
+                (
+                    f"{pair['a']} minus {pair['b']}",
+                    *(f"{100 * pair[name]:+.2f}" for name in ("difference", "low", "high")),
+                    short(pair["p"]), short(pair["p_holm"]),
+                )
+                for pair in summary["pairs"]
+            ],
+        )  # fmt: skip
+        finals = {name: found["final"] for name, found in summary["searchers"].items()}
+        page.chart(
+            "finals", charts.scores(finals, {name: share(v) for name, v in finals.items()}, "validation accuracy (%)"),
+            "Best validation accuracy of each repeat",
+            "Best validation accuracy: mean, 95% interval of the mean, and a tick for each repeat.",
+        )  # fmt: skip
+    page.section("Provenance")
+    code = f"{summary['commit'] or '–'}{' and changes that were not committed' if summary['dirty'] else ''}"
+    page.table(
+        ("", ""),
+        [
+            ("comparison", summary["comparison"]),
+            ("method", f"{summary['method']}, recipe {summary['recipe']}"),
+            ("searched", ", ".join(summary["space"])),
+            ("fixed", ", ".join(f"{name}={value}" for name, value in summary["settings"].items()) or "–"),
+            ("data", f"{summary['data']['name']}, fingerprint {summary['data']['fingerprint']}"),
+            ("seeds", ", ".join(map(str, summary["seeds"]))),
+            ("commit", code),
+            ("versions", f"Python {summary['python']}, torch {summary['torch']}, ray {summary['ray']}"),
+            ("report made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
+        ],
+    )
+    start = len(page.body)
+    page.table(("searcher", "studies"), [(name, ", ".join(names)) for name, names in summary["studies"].items()])
+    page.folded("The studies; search.report shows each", start)
+    return page.html(f"{summary['method']} on {summary['data']['name']}: searchers compared"), page.pictures
 
 
 def page_of(studies: Sequence[Study], draw: bool = True) -> tuple[str, dict[str, bytes]]:
@@ -661,7 +748,7 @@ def page_of(studies: Sequence[Study], draw: bool = True) -> tuple[str, dict[str,
         add_study(page, every[0], draw)
         task = studies[0].plan.task
         return page.html(f"{task.method} on {task.data.name}: {task.study}"), page.pictures
-    _comparison(page, every)
+    _side_by_side(page, every)
     for number, evidence in enumerate(every, 1):
         page.prefix = ""
         page.section(evidence.name, level=1)
@@ -678,11 +765,14 @@ def write(study: Study, draw: bool = True) -> str:
     Raises:
         UsageError: the storage cannot be written.
     """
-    text, pictures = page_of([study], draw)
-    for name, content in pictures.items():
-        study.storage.write_bytes(f"{study.folder}/figures/{name}", content)
-    name = f"{study.folder}/report.html"
-    study.storage.write_bytes(name, text.encode())
+    return keep(study.storage, f"{study.folder}/report.html", *page_of([study], draw))
+
+
+def keep(storage: Storage, name: str, text: str, pictures: Mapping[str, bytes]) -> str:
+    """Write a page, and its pictures into figures/ beside it; returns its name."""
+    for picture, content in pictures.items():
+        storage.write_bytes(str(PurePosixPath(name).parent / "figures" / picture), content)
+    storage.write_bytes(name, text.encode())
     return name
 
 
@@ -709,6 +799,7 @@ th, td { padding: .3rem 1.1rem .3rem 0; text-align: left; vertical-align: top; b
 th { font-weight: 600; border-bottom-color: var(--muted); }
 .n { text-align: right; }
 tr.best td { font-weight: 650; }
+.verdict { font-size: 1.15rem; line-height: 1.45; padding: .8rem 1rem; border-left: 4px solid var(--c1); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); gap: .75rem; margin: 1.25rem 0; }
 .tiles div { border: 1px solid var(--grid); border-radius: 8px; padding: .7rem .9rem; }
 dt, small { color: var(--muted); font-size: .85rem; }
@@ -800,7 +891,7 @@ for (const figure of document.querySelectorAll('figure.turn')) {
 
 def parser() -> Parser:
     p = Parser(prog="python -m search.report", description="Studies as one HTML file.", allow_abbrev=False)
-    p.add_argument("studies", nargs="+", metavar="STUDY", help="a study's name, or its folder")
+    p.add_argument("studies", nargs="+", metavar="STUDY", help="a study's name or folder, or a comparison's name")
     p.add_argument("--storage", default="results", metavar="DIR", help="where studies lie (default results)")
     p.add_argument("--out", metavar="FILE", help="default: report.html in the study's folder; of several, here")
     p.add_argument("--no-figures", action="store_true", help="leave out the method's own figures, which take a while")
@@ -821,20 +912,25 @@ def open_study(name: str, storage: Storage) -> Study:
 
 def run(args: argparse.Namespace) -> int:
     storage = Storage(args.storage)
-    studies = [open_study(name, storage) for name in dict.fromkeys(args.studies)]
+    names = list(dict.fromkeys(args.studies))
+    summaries = [name for name in names if storage.exists(f"comparisons/{name.strip('/')}/compare.json")]
+    if summaries and len(names) > 1:
+        raise UsageError(f"{summaries[0]} is a comparison and has a page of its own; give it alone")
     draw = not args.no_figures
-    if len(studies) == 1 and not args.out:
-        print(studies[0].storage.path(write(studies[0], draw)))
+    if summaries:
+        folder = f"comparisons/{summaries[0].strip('/')}"
+        page = comparison_page(json.loads(storage.read_bytes(f"{folder}/compare.json")))
+    else:
+        studies = [open_study(name, storage) for name in names]
+        folder, storage = studies[0].folder, studies[0].storage
+        page = page_of(studies, draw)
+    if len(names) == 1 and not args.out:
+        print(storage.path(keep(storage, f"{folder}/report.html", *page)))
         return OK
     out = Path(args.out or "report.html").expanduser().absolute()
     if out.is_dir():
         raise UsageError(f"--out {args.out}: this is a folder; give a file")
-    text, pictures = page_of(studies, draw)
-    beside = Storage(out.parent)
-    for name, content in pictures.items():
-        beside.write_bytes(f"figures/{name}", content)
-    beside.write_bytes(out.name, text.encode())
-    print(out)
+    print(Path(out.parent, keep(Storage(out.parent), out.name, *page)))
     return OK
 
 

@@ -13,17 +13,21 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from methods import METHODS
 from methods.errors import UsageError
 
 if TYPE_CHECKING:
+    from distributed.cluster import Layout
+    from distributed.storage import Storage
     from methods.data.dataset import Info
     from methods.method import Method
     from search.study import Plan, Study
+    from search.trial import Task
 
 OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -47,13 +51,9 @@ def carry_out(words: Parser, act: Callable[[argparse.Namespace], int], argv: Seq
         return INTERRUPTED
 
 
-def parser() -> Parser:
-    p = Parser(prog="python -m search.run", description="Search a method's hyperparameters on Ray.", allow_abbrev=False)
+def study_options(p: Parser) -> None:
+    """What every command that trains takes: the method, the data, what is fixed and searched, where it runs."""
     p.add_argument("method", nargs="?", metavar="METHOD", help=", ".join(METHODS))
-    how = p.add_mutually_exclusive_group()
-    how.add_argument("--bo", dest="searcher", action="store_const", const="bo", help="Bayesian optimisation (default)")
-    how.add_argument("--grid", dest="searcher", action="store_const", const="grid", help="every combination")
-    how.add_argument("--random", dest="searcher", action="store_const", const="random", help="independent draws")
     p.add_argument("--data", help="digits, glyphs, docstrings, cifar10, cifar100, imagefolder:PATH or text:PATH")
     p.add_argument("--data-dir", metavar="DIR", help="where the CIFAR sets lie or are downloaded to")
     p.add_argument("--train-size", type=int, metavar="N", help="a stratified subset of the training rows")
@@ -71,23 +71,32 @@ def parser() -> Parser:
     p.add_argument("--recipe", help="quick (a laptop's size, default) or paper (the paper's networks and schedule)")
     p.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="fix any hyperparameter")
     p.add_argument("--search", metavar="FIELDS", help="fields to search, by commas (default: the method's own)")
-    p.add_argument("--trials", metavar="N", help="budget (default 12; a grid's natural size); +N with --resume")
-    p.add_argument("--patience", type=int, metavar="N", help="stop after N trials without a better accuracy")
-    p.add_argument("--confirm", type=int, default=0, metavar="K", help="run the K best again over 3 fresh seeds")
-    p.add_argument("--asha", action="store_true", help="stop trials that fall behind")
     p.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
     p.add_argument("--workers", type=int, metavar="N", help="Ray Train workers of each trial (default 1)")
     p.add_argument("--seed", type=int, default=0, help="of the search and its trials")
-    p.add_argument("--seeds", type=int, metavar="N", help="retrainings of the winner, scored on test (default 3)")
-    p.add_argument("--no-controls", action="store_true", help="do not run the method's controls beside the winner")
     p.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     p.add_argument(
         "--storage", default="results", metavar="DIR", help="folder, or s3://bucket/prefix (default results)"
     )
     p.add_argument("--address", help="of a running Ray: auto, host:port or ray://host:port")
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def parser() -> Parser:
+    p = Parser(prog="python -m search.run", description="Search a method's hyperparameters on Ray.", allow_abbrev=False)
+    how = p.add_mutually_exclusive_group()
+    how.add_argument("--bo", dest="searcher", action="store_const", const="bo", help="Bayesian optimisation (default)")
+    how.add_argument("--grid", dest="searcher", action="store_const", const="grid", help="every combination")
+    how.add_argument("--random", dest="searcher", action="store_const", const="random", help="independent draws")
+    study_options(p)
+    p.add_argument("--trials", metavar="N", help="budget (default 12; a grid's natural size); +N with --resume")
+    p.add_argument("--patience", type=int, metavar="N", help="stop after N trials without a better accuracy")
+    p.add_argument("--confirm", type=int, default=0, metavar="K", help="run the K best again over 3 fresh seeds")
+    p.add_argument("--asha", action="store_true", help="stop trials that fall behind")
+    p.add_argument("--seeds", type=int, metavar="N", help="retrainings of the winner, scored on test (default 3)")
+    p.add_argument("--no-controls", action="store_true", help="do not run the method's controls beside the winner")
     p.add_argument("--resume", metavar="STUDY", help="go on with a study; +N trials extend it")
     p.add_argument("--dry-run", action="store_true", help="say what would run, and run nothing")
-    p.add_argument("--json", action="store_true", help="print one JSON object")
     return p
 
 
@@ -111,17 +120,20 @@ def budget(text: str | None, resumed: bool) -> tuple[int | None, bool]:
     return number, more
 
 
-def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
-    """What the words of the command ask for, checked.
+def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], Method]:
+    """What `study_options` ask for, checked: the task of a study that has no name yet, the searched fields, the method.
 
     Raises:
         UsageError: any of them cannot be.
     """
     from methods import get
     from methods.data.dataset import DataSpec
-    from search.study import CONFIRM_SEEDS, Plan, new_name
     from search.trial import Task
 
+    for name in ("workers", "concurrency", "train_size", "val_size", "image_size", "max_length"):
+        positive("--" + name.replace("_", "-"), getattr(args, name))
+    if args.seed < 0:
+        raise UsageError(f"--seed {args.seed}: give at least 0")
     if args.method is None:
         raise UsageError(f"which method? give one of {', '.join(METHODS)}; see --help")
     method = get(args.method)
@@ -148,13 +160,6 @@ def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
         space = [name for name, (_, searched) in fields.items() if searched and name not in settings]
     if not space:
         raise UsageError("--set fixes every searched field; leave one, or name others by --search")
-    searcher = args.searcher or "bo"
-    trials, _ = budget(args.trials, False)
-    if trials is None and searcher != "grid":
-        trials = 12
-    if args.confirm and trials is not None and args.confirm * CONFIRM_SEEDS >= trials:
-        spent = args.confirm * CONFIRM_SEEDS
-        raise UsageError(f"--confirm {args.confirm}: {spent} of --trials {trials} would be no search; give more trials")
     chosen = method.recipes[recipe]
     word, colon, path = (args.data or chosen.data).partition(":")
     data = DataSpec(
@@ -170,7 +175,7 @@ def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
         split_column=args.split_column,
     )
     task = Task(
-        study=new_name(method.name, searcher),
+        study="",
         method=method.name,
         recipe=recipe,
         data=data,
@@ -179,22 +184,40 @@ def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
         seed=args.seed,
         precision=args.precision,
         workers=args.workers or 1,
-        stoppable=args.asha,
     )
-    return (
-        Plan(
-            task=task,
-            searcher=searcher,
-            space=tuple(space),
-            trials=trials,
-            patience=args.patience,
-            seeds=3 if args.seeds is None else args.seeds,
-            controls=not args.no_controls,
-            asha=args.asha,
-            confirm=args.confirm,
-        ),
-        method,
+    return task, tuple(space), method
+
+
+def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
+    """What the words of the command ask for, checked.
+
+    Raises:
+        UsageError: any of them cannot be.
+    """
+    import dataclasses
+
+    from search.study import CONFIRM_SEEDS, Plan, new_name
+
+    task, space, method = make_task(args)
+    searcher = args.searcher or "bo"
+    trials, _ = budget(args.trials, False)
+    if trials is None and searcher != "grid":
+        trials = 12
+    if args.confirm and trials is not None and args.confirm * CONFIRM_SEEDS >= trials:
+        spent = args.confirm * CONFIRM_SEEDS
+        raise UsageError(f"--confirm {args.confirm}: {spent} of --trials {trials} would be no search; give more trials")
+    plan = Plan(
+        task=dataclasses.replace(task, study=new_name(method.name, searcher), stoppable=args.asha),
+        searcher=searcher,
+        space=space,
+        trials=trials,
+        patience=args.patience,
+        seeds=3 if args.seeds is None else args.seeds,
+        controls=not args.no_controls,
+        asha=args.asha,
+        confirm=args.confirm,
     )
+    return plan, method
 
 
 def _default(configs: Any, name: str) -> Any:
@@ -240,13 +263,10 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
-    for name in ("workers", "concurrency", "train_size", "val_size", "patience", "image_size", "max_length"):
-        positive("--" + name.replace("_", "-"), getattr(args, name))
-    positive("--seeds", args.seeds)
+    for name in ("workers", "concurrency", "patience", "seeds"):
+        positive(f"--{name}", getattr(args, name))
     if args.confirm:
         positive("--confirm", args.confirm, 2)
-    if args.seed < 0:
-        raise UsageError(f"--seed {args.seed}: give at least 0")
 
     from distributed.storage import Storage
 
@@ -287,29 +307,43 @@ def run(args: argparse.Namespace) -> int:
     return search(args, study, method, info)
 
 
+@contextmanager
+def on_ray(args: argparse.Namespace, workers: int, storage: Storage, log: str) -> Iterator[tuple[Layout, TextIO]]:
+    """Ray, as the command's --address and --concurrency ask; what it says is kept in the storage as `log`.
+
+    Yields:
+        where trials of so many workers run, and the terminal, as stderr is Ray's in here.
+
+    Raises:
+        UsageError: no Ray answers, or the trials do not fit on it. Nothing is kept then.
+    """
+    from distributed.cluster import chatter_to, connected, layout, machine
+
+    if not args.address:  # find out before anything is started that it cannot fit
+        layout(machine(), workers=workers, concurrency=args.concurrency)
+    with tempfile.TemporaryDirectory() as folder:
+        said, fits = Path(folder) / "ray.log", False
+        try:
+            with chatter_to(said) as terminal, connected(args.address) as resources:
+                place = layout(resources, workers=workers, concurrency=args.concurrency)
+                fits = True
+                yield place, terminal
+        finally:
+            if fits:
+                storage.write_bytes(log, said.read_bytes())
+
+
 def search(args: argparse.Namespace, study: Study, method: Method, info: Info) -> int:
     import dataclasses
 
-    from distributed.cluster import chatter_to, connected, layout, machine
+    started, task = time.monotonic(), study.plan.task
+    with study.locked(), on_ray(args, task.workers, study.storage, f"{study.folder}/ray.log") as (place, terminal):
+        from search.driver import run_study
 
-    started = time.monotonic()
-    workers, concurrency = study.plan.task.workers, args.concurrency
-    if not args.address:  # find out before anything is started that it cannot fit
-        layout(machine(), workers=workers, concurrency=concurrency)
-    with tempfile.TemporaryDirectory() as folder, study.locked():
-        log = Path(folder) / "ray.log"
-        try:
-            with chatter_to(log) as terminal, connected(args.address) as resources:
-                from search.driver import run_study
-
-                place = layout(resources, workers=workers, concurrency=concurrency)
-                task = dataclasses.replace(study.plan.task, cpus=place.cpus, gpus=place.gpus)
-                study.plan = dataclasses.replace(study.plan, task=task)
-                study.save_plan()
-                run_study(study, method, info, place, terminal)
-        finally:
-            if study.storage.exists(f"{study.folder}/study.json"):
-                study.storage.write_bytes(f"{study.folder}/ray.log", log.read_bytes())
+        task = dataclasses.replace(task, cpus=place.cpus, gpus=place.gpus)
+        study.plan = dataclasses.replace(study.plan, task=task)
+        study.save_plan()
+        run_study(study, method, info, place, terminal)
     from search.model import save_winner
     from search.report import write
     from search.result import print_result, result

@@ -1,4 +1,4 @@
-"""Is one search better than another? Anytime curves, regret, intervals, an exact test and a verdict in one sentence.
+"""Is one search better than another? Regret, intervals, an exact test and a verdict in one sentence.
 
 Searches are compared on repeats: repeat r runs every searcher with the same seed, so that what a seed brings (the
 teacher, the order of the batches) is the same for all and drops out of the differences.
@@ -11,14 +11,11 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Array = NDArray[np.floating[Any]]
 
@@ -251,50 +248,3 @@ def verdict(found: Mapping[str, Any], unit: str = "accuracy") -> str:
         design = f"{repeats} repeats find a gap of one noise standard deviation in {found['power']:.0%} of cases"
     needed = f"{found['repeats_needed']} repeats find it in at least 80%"
     return f"{'; '.join(said)}; {design} ({scale * sd:.2g}{word}; {needed})."
-
-
-# Okabe and Ito's colours, told apart also by dashes and, in grey, by lightness.
-STYLES = (
-    ("#0072B2", "-"),
-    ("#D55E00", "--"),
-    ("#009E73", "-."),
-    ("#000000", ":"),
-    ("#CC79A7", (0, (5, 1))),
-    ("#E69F00", (0, (3, 1, 1, 1))),
-)
-
-
-def curves(courses: Mapping[str, Sequence[Course]], title: str, unit: str = "accuracy") -> Figure:
-    """Best value so far against trials, seconds and MACs: the mean over repeats, and its range, where all have one."""
-    from matplotlib.figure import Figure
-
-    scale = 100 if unit == "accuracy" else 1
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True)
-    panels = (("trials", "trials ended"), ("seconds", "training time charged (s)"), ("macs", "training MACs charged"))
-    for ax, (what, label) in zip(axes, panels, strict=True):
-        for (name, runs), (colour, dash) in zip(courses.items(), itertools.cycle(STYLES)):
-            spent = [np.cumsum(np.ones(len(r.values)) if what == "trials" else getattr(r, what)) for r in runs]
-            ends = np.unique(np.concatenate(spent))
-            ends = ends[ends <= min(s[-1] for s in spent if len(s))] if len(ends) else ends
-            best = np.array([_at(ends, s, run.best) for s, run in zip(spent, runs, strict=True)]) * scale
-            known = ~np.isnan(best).any(axis=0)
-            if not known.any():
-                continue
-            ax.step(ends[known], best[:, known].mean(axis=0), where="post", color=colour, ls=dash, lw=2, label=name)
-            low, high = best[:, known].min(axis=0), best[:, known].max(axis=0)
-            ax.fill_between(ends[known], low, high, step="post", color=colour, alpha=0.12, lw=0)
-        ax.set_xlabel(label)
-        ax.grid(alpha=0.3)
-    words = "validation accuracy (%)" if unit == "accuracy" else unit
-    axes[0].set_ylabel(f"best {words} so far")
-    if axes[0].get_legend_handles_labels()[0]:
-        axes[0].legend(frameon=False, title="mean; band: lowest to highest repeat", title_fontsize="small")
-    figure.suptitle(title)
-    return figure
-
-
-def _at(points: Array, spent: Array, best: Array) -> Array:
-    """The best so far at each point of an axis; NaN before the first trial ended."""
-    index = np.searchsorted(spent, points, side="right") - 1
-    return np.where(index >= 0, best[np.maximum(index, 0)] if len(best) else np.nan, np.nan)

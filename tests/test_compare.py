@@ -22,13 +22,13 @@ from methods.data.dataset import DataSpec
 from methods.method import Method, Recipe, Stage, State
 from methods.space import Real, real
 from methods.training import Training
+from search.charts import anytime
 from search.compare import Budget, begun, course, main, spend
 from search.searchers import make_searcher
 from search.statistics import (
     ALPHA,
     Course,
     analyse,
-    curves,
     holm,
     interquartile_mean,
     interval,
@@ -135,8 +135,8 @@ def test_power_grows_with_repeats_and_reaches_its_promise() -> None:
 
 
 def test_the_curves_are_drawn() -> None:
-    figure = curves({"grid": made_up(0, 3, 1), "bo": made_up(0.05, 3, 2)}, "a title")
-    assert len(figure.axes) == 3 and "validation accuracy (%)" in figure.axes[0].get_ylabel()
+    figure = anytime({"grid": made_up(0, 3, 1), "bo": made_up(0.05, 3, 2)})
+    assert len(figure.axes) == 3 and "validation accuracy so far (%)" in figure.axes[0].get_ylabel()
     assert figure.axes[0].get_xlabel() == "trials ended"
     line = figure.axes[0].get_lines()[0]
     assert line.get_xdata()[-1] == 10 and 79 < line.get_ydata()[-1] < 85
@@ -273,7 +273,7 @@ def test_a_comparison_from_end_to_end(tmp_path: Path) -> None:
     assert len(teachers) == 2, "one for each seed, whoever searches"
     charged = [run["macs"] for runs in found["curves"].values() for run in runs]  # type: ignore[attr-defined]
     assert charged == [charged[0]] * 4
-    assert {f"comparisons/{found['comparison']}/{name}" for name in ("compare.json", "curves.png", "ray.log")} <= set(
+    assert {f"comparisons/{found['comparison']}/{name}" for name in ("compare.json", "report.html", "ray.log")} <= set(
         storage.list("comparisons")
     )
     again = run()

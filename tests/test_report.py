@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from made_up import made_up
 from distributed.storage import Storage
 from methods.errors import TestSplitLocked
 from search import importance, report
+from search.statistics import Course, analyse
 from search.study import Study, Trial
 from search.trial import Job
 
@@ -164,8 +167,8 @@ def test_several_studies_on_one_page(tmp_path: Any, study: Study) -> None:
     assert report.main(words) == 0
     read = Reader(out.read_text(encoding="utf-8"))
     assert len(read.ids) == len(set(read.ids))
-    assert "Comparison" in read.text and read.text.count("Provenance") == 2
-    assert (tmp_path / "figures" / "races.png").exists()
+    assert "Side by side" in read.text and read.text.count("Provenance") == 2
+    assert (tmp_path / "figures" / "anytime.png").exists()
 
 
 def test_bad_words_are_one_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,3 +216,34 @@ def test_front_keeps_what_nothing_beats() -> None:
     from search.charts import front
 
     assert front([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.8), (4, 0.9), (3, 0.85)]) == [(1, 0.5), (2, 0.8), (3, 0.9)]
+
+
+def test_a_comparison_has_a_page_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage, rng = Storage(tmp_path), np.random.default_rng(0)
+    courses = {
+        name: [Course(tuple(rng.normal(level, 0.01, 6)), (2.0,) * 6, (1e9,) * 6) for _ in range(8)]
+        for name, level in (("random", 0.8), ("grid", 0.7))
+    }
+    courses["grid"][0] = Course((float("nan"),) * 6, (2.0,) * 6, (1e9,) * 6)
+    summary = {
+        "comparison": "versus", "method": "fsp", "recipe": "quick", "settings": {"transfer.depth": 8},
+        "space": ["transfer.lr"], "budget": {"trials": 6.0}, "seeds": list(range(8)), "commit": None, "dirty": None,
+        "data": {"name": "<digits>", "fingerprint": "ab12"}, "python": "3", "torch": "2", "ray": "2",
+        "studies": {name: [f"versus-{name}-{seed}" for seed in range(8)] for name in courses}, **analyse(courses),
+        "curves": {
+            name: [{"value": [None if v != v else v for v in r.values], "seconds": r.seconds, "macs": r.macs}
+                   for r in runs] for name, runs in courses.items()
+        },
+    }  # fmt: skip
+    storage.write_bytes("comparisons/versus/compare.json", json.dumps(summary).encode())
+    assert report.main(["versus", f"--storage={tmp_path}"]) == 0
+    page = Path(capsys.readouterr().out.strip())
+    assert page == tmp_path / "comparisons/versus/report.html"
+    read = Reader(page.read_text())
+    assert summary["verdict"] in read.text and "versus-random-7" in read.text and "6 trials" in read.text
+    assert len(read.ids) == len(set(read.ids)) and set(read.targets) <= set(read.ids) and "<digits>" in read.text
+    assert all(address.startswith(("data:", "#")) for address in read.fetched)
+    pictures = {path.stem for path in (page.parent / "figures").iterdir()}
+    assert pictures == {"anytime", "differences", "finals"}
+    assert report.main(["versus", "other", f"--storage={tmp_path}"]) == 2
+    assert "give it alone" in capsys.readouterr().err
