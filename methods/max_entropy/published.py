@@ -102,7 +102,7 @@ def suspect(augmented: bool, small_stem: bool, sgd: bool, epochs: int) -> Cell:
 SCALES = {
     "small": Scale(
         "subset",
-        {"main": DataSpec("cifar10", train_size=1500, val_size=500)},
+        {"main": DataSpec("cifar10", train_size=3000, val_size=500)},
         {"classifier.epochs": 10, "augmenter.epochs": 4, "finetune.epochs": 4},
         shown=(CURED,),
         compared=(PRINTED, TURNED, CURED),
