@@ -135,6 +135,7 @@ class Recipe:
     data: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     train_size: int | None = None
+    val_size: int | None = None
 
 
 @dataclass(frozen=True)

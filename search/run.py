@@ -167,7 +167,7 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], Method]:
         name=word + colon + (os.path.abspath(os.path.expanduser(path)) if path else ""),
         directory=args.data_dir and os.path.abspath(os.path.expanduser(args.data_dir)),
         train_size=args.train_size if args.train_size is not None or args.data else chosen.train_size,
-        val_size=args.val_size,
+        val_size=args.val_size if args.val_size is not None or args.data else chosen.val_size,
         image_size=args.image_size,
         text_column=args.text_column,
         max_length=args.max_length,

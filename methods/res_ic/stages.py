@@ -249,12 +249,13 @@ METHOD = Method(
             settings={
                 "backbone.width": 8,
                 "backbone.depth": 10,
-                "backbone.epochs": 2,
-                "backbone.batch_size": 32,
+                "backbone.epochs": 3,
+                "backbone.batch_size": 64,
                 "backbone.lr": 2e-2,
                 "backbone.tasks": "joint",
             },
             train_size=5000,
+            val_size=1000,
         ),
         # The paper prints no optimiser, no epochs and no dropout rate: those are the defaults. The rest is the paper's.
         "paper": Recipe(
