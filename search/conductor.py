@@ -109,9 +109,11 @@ class Conductor:
         seeds = range(plan.task.seed + 1, plan.task.seed + 1 + plan.seeds)
         what = [f"trial {best.job.number}", *(name.replace("_", " ") for name in controls)]
         self.study.note_test("opened", f"{', '.join(what)}; seeds {', '.join(map(str, seeds))}")
+        # Seeds side by side: runs of one seed would wait for one another's stages.
         for seed in seeds:
             self._queue("final", winner, seed)
-            for name, change in controls.items():
+        for name, change in controls.items():
+            for seed in seeds:
                 self._queue("control", {**winner, **change(complete)}, seed, name)
         return True
 

@@ -403,6 +403,7 @@ METHOD = Method(
                 "experts.augment": "none",
             },
             train_size=4000,
+            val_size=1000,
         ),
         "cifar100": Recipe(
             data="cifar100",
