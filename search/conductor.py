@@ -131,6 +131,8 @@ class Conductor:
                 error=trial.status == "failed",
             )
         self._save()
+        for tell in self.study.listeners:
+            tell(trial, outcome)
 
     def _save(self) -> None:
         if self.inner:

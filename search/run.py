@@ -96,6 +96,8 @@ def parser() -> Parser:
     p.add_argument("--seeds", type=int, metavar="N", help="retrainings of the winner, scored on test (default 3)")
     p.add_argument("--no-controls", action="store_true", help="do not run the method's controls beside the winner")
     p.add_argument("--resume", metavar="STUDY", help="go on with a study; +N trials extend it")
+    p.add_argument("--tensorboard", action="store_true", help="also write each trial for TensorBoard")
+    p.add_argument("--mlflow", action="store_true", help="also write each trial to a file store of MLflow")
     p.add_argument("--dry-run", action="store_true", help="say what would run, and run nothing")
     return p
 
@@ -300,6 +302,10 @@ def run(args: argparse.Namespace) -> int:
         print(describe(study, method, info, args.concurrency))
         return OK
     storage.check_writable()
+    for name in trackers(args):
+        from search.tracking import check
+
+        check(storage, name)
     if args.address and args.address != "auto":
         from distributed.cluster import check_address
 
@@ -333,6 +339,10 @@ def on_ray(args: argparse.Namespace, workers: int, storage: Storage, log: str) -
                 storage.write_bytes(log, said.read_bytes())
 
 
+def trackers(args: argparse.Namespace) -> list[str]:
+    return [name for name in ("tensorboard", "mlflow") if getattr(args, name)]
+
+
 def search(args: argparse.Namespace, study: Study, method: Method, info: Info) -> int:
     import dataclasses
 
@@ -343,6 +353,10 @@ def search(args: argparse.Namespace, study: Study, method: Method, info: Info) -
         task = dataclasses.replace(task, cpus=place.cpus, gpus=place.gpus)
         study.plan = dataclasses.replace(study.plan, task=task)
         study.save_plan()
+        for name in trackers(args):
+            from search.tracking import track
+
+            track(study, method, name)
         run_study(study, method, info, place, terminal)
     from search.model import save_winner
     from search.report import write

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -91,6 +91,9 @@ class Trial:
 class Study:
     """A study's folder.
 
+    Attributes:
+        listeners: told of each trial that ends, once it is kept.
+
     Raises (`open`):
         UsageError: there is no such study, or its files cannot be read.
     """
@@ -99,6 +102,7 @@ class Study:
     plan: Plan
     trials: list[Trial] = field(default_factory=list)
     searcher_state: dict[str, Any] | None = None
+    listeners: list[Callable[[Trial, Outcome], None]] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def folder(self) -> str:
