@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from methods.data.dataset import DataSpec, Info
     from methods.method import Method
     from methods.published import Cell, PaperTable, Scale
-    from search.study import Study
+    from search.study import Study, Trial
     from search.trial import Job, Outcome, Task
 
 
@@ -198,39 +198,32 @@ def perform_here(task: Task, job: Job) -> Outcome:
         return failed(error, started)
 
 
-def carry_through(study: Study, method: Method, info: Info, processes: int) -> None:
+def carry_through(study: Study, method: Method, info: Info, pool: Executor, processes: int) -> None:
     """Run what is missing of a study, side by side, one thread each. Finished trials are kept whatever happens then."""
     from search.conductor import Conductor, Finished
 
-    conductor = Conductor(study, method, info)
-    running: dict[Future[Outcome], Any] = {}
-    done = False
-    study.save_plan()
-    context = multiprocessing.get_context("spawn")
-    with study.locked(), ProcessPoolExecutor(processes, context) as pool:
-        try:
-            while running or not done:
-                while not done and len(running) < processes:
-                    try:
-                        trial = conductor.ask()
-                    except Finished:
-                        done = True
-                        break
-                    if trial is None:
-                        break
-                    running[pool.submit(perform_here, study.plan.task, trial.job)] = trial
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    trial = running.pop(future)
-                    conductor.settle(trial, future.result())
-                    print(_line(study, trial), file=sys.stderr, flush=True)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+    with study.locked():
+        study.save_plan()
+        conductor = Conductor(study, method, info)
+        running: dict[Future[Outcome], Trial] = {}
+        done = False
+        while running or not done:
+            trial = None
+            while not done and len(running) < processes:
+                try:
+                    trial = conductor.ask()
+                except Finished:
+                    done = True
+                if done or trial is None:
+                    break
+                running[pool.submit(perform_here, study.plan.task, trial.job)] = trial
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                trial = running.pop(future)
+                conductor.settle(trial, future.result())
+                print(_line(study, trial), file=sys.stderr, flush=True)
 
 
-def _line(study: Study, trial: Any) -> str:
+def _line(study: Study, trial: Trial) -> str:
     outcome = study.outcome(trial.job.number)
     name = trial.job.control or trial.job.phase
     score = (
@@ -307,12 +300,20 @@ def run(args: argparse.Namespace) -> int:
     storage.check_writable()
     from search.results import publish
 
-    some_failed = False
-    for one in wanted:
-        for study, info in one.studies(storage, args.precision):
-            carry_through(study, one.method, info, args.processes or _processes())
-            some_failed |= any(trial.status == "failed" for trial in study.trials)
-        print(publish(one, storage, Path(args.out)))
+    some_failed, processes = False, args.processes or _processes()
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    try:
+        for one in wanted:
+            for study, info in one.studies(storage, args.precision):
+                carry_through(study, one.method, info, pool, processes)
+                some_failed |= any(trial.status == "failed" for trial in study.trials)
+            print(publish(one, storage, Path(args.out)))
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()  # what they train can go on from its checkpoint
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
     return SOME_FAILED if some_failed else OK
 
 

@@ -109,8 +109,8 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def number(value: float | None, unit: str = "%") -> str:
+    return "–" if value is None else f"{value:.2f}" if unit == "%" else f"{value:.4g}"
 
 
 def grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -126,19 +126,29 @@ def paper_table(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> st
     for line in lines:
         against = line.cell.against
         span = interval(list(line.scores.values()))
+        if span and table.unit == "%":  # a share ends there, whatever Student says
+            span = max(span[0], 0.0), min(span[1], 100.0)
         body.append(
             (
-                line.cell.name + ("" if line.cell.metric == "accuracy" else f" ({line.cell.metric.replace('_', ' ')})"),
-                number(line.cell.printed),
-                number(line.mean),
-                number(line.spread),
+                line.cell.name,
+                number(line.cell.printed, table.unit),
+                number(line.mean, table.unit),
+                number(line.spread, table.unit),
                 str(len(line.scores)),
-                f"{number(span[0])} to {number(span[1])}" if span else "–",
+                f"{number(span[0], table.unit)} to {number(span[1], table.unit)}" if span else "–",
                 f"{line.over(by_name[against])} over {against}" if against else "",
             )
         )
-    text = f"### {table.title}\n\n{table.note}\n\n" + grid(
-        ("line", f"paper {table.unit}", f"ours {table.unit}", "sd", "n", "95% interval", "difference, paired, 95%"),
+    text = f"### {table.title}\n\n{table.note}\n\n".replace("\n\n\n", "\n") + grid(
+        (
+            "line",
+            f"paper {table.unit}".strip(),
+            f"ours {table.unit}".strip(),
+            "sd",
+            "n",
+            "95% interval",
+            "difference, paired, 95%",
+        ),
         body,
     )
     if any(line.searched for line in lines):
@@ -190,8 +200,8 @@ def section(
     commits = sorted({(row.commit or "unknown")[:9] + ("+" if row.dirty else "") for row in rows})
     sets = "; ".join(
         f"{data.name.rpartition('/')[2]}"
-        + (f", {data.train_size} training images or sentences" if data.train_size else ", whole")
-        + (f", {data.val_size} of validation" if data.val_size else "")
+        + (f", {data.train_size:,} training rows" if data.train_size else ", all training rows")
+        + (f", {data.val_size:,} of validation" if data.val_size else "")
         for data in one.scale.data.values()
     )
     parts = [

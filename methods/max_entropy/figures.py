@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANELS = {
-    "angle": "angle (degrees)",
-    "scales": "scale (1: unchanged)",
-    "shifts": "shift (half sides)",
+    "angle": ("angle (degrees)", 0.0, 45.0),
+    "scales": ("scale (1: unchanged)", 1.0, 1.0),
+    "shifts": ("shift (half sides)", 0.0, 1.0),
 }
+"""Title -> axis, the identity's value, and how far on each side of it a histogram reaches when runs are compared."""
 
 
 def tables(trained: Trained) -> dict[str, Table]:
@@ -114,7 +116,7 @@ def images(runs: Mapping[str, Trained], most: int = 10) -> Figure:
     rows: list[tuple[str, Tensor]] = [("input", x.float() / 255)]
     for name, trained in runs.items():
         augmenter = final_augmenter(trained)[0]
-        rows.append((f"output\n{name}".strip(), trained.worker.predict(partial(output, augmenter), x)))
+        rows.append((fill(name, 24) if name else "output", trained.worker.predict(partial(output, augmenter), x)))
     figure = Figure((0.95 * len(shown) + 1.0, 1.05 * len(rows) + 0.6), layout="constrained")
     figure.suptitle("Figure 3: inputs and outputs of the augmenter", size=10)
     grid: Any = figure.subplots(len(rows), len(shown), squeeze=False)
@@ -149,8 +151,10 @@ def transforms(runs: Mapping[str, Trained]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure((10.0, 2.4 * len(runs) + 0.8), layout="constrained")
-    figure.suptitle("What the learned maps do, from output to input (dotted: the identity)")
-    grid: Any = figure.subplots(len(runs), 3, squeeze=False, sharex="col")
+    several = len(runs) > 1
+    words = "dotted: the identity" + ("; the outermost bins hold what lies beyond" if several else "")
+    figure.suptitle(f"What the learned maps do, from output to input ({words})", size=11)
+    grid: Any = figure.subplots(len(runs), 3, squeeze=False)
     for line, (name, trained) in zip(grid, runs.items(), strict=True):
         theta = thetas(trained)
         angle, scale, shift = paper.angle_scale_shift(theta)
@@ -159,24 +163,26 @@ def transforms(runs: Mapping[str, Trained]) -> Figure:
             [("larger", scale[:, 0]), ("smaller", scale[:, 1])],
             [("across", shift[:, 0]), ("down", shift[:, 1])],
         )
-        for axes, (title, label), values, neutral in zip(line, PANELS.items(), parts, (0, 1, 0), strict=True):
-            histogram(axes, values)
+        for axes, (title, (label, neutral, reach)), values in zip(line, PANELS.items(), parts, strict=True):
+            histogram(axes, values, (neutral - reach, neutral + reach) if several else None)
             axes.axvline(neutral, color="black", linestyle=":", linewidth=1)
-            axes.set(title=f"{name}: {title}" if name else title, xlabel=label, ylabel="maps")
-        line[1].set_title(f"{line[1].get_title()} (mean distance {float(paper.distance(theta).mean()):.3f})")
+            axes.set(title=title, xlabel=label)
+        line[0].set_ylabel(fill(name, 24) if name else "maps")
+        line[1].set_title(f"scales (mean distance {float(paper.distance(theta).mean()):.3g})")
     return figure
 
 
-def histogram(axes: Axes, values: Sequence[tuple[str, Tensor]]) -> None:
-    """Outlines, told apart by line style; one set of bins for all, never narrower than rounding."""
-    everything = torch.cat([value for _, value in values])
-    low, high = float(everything.min()), float(everything.max())
-    margin = max(0.05 * (high - low), 1e-3)
+def histogram(axes: Axes, values: Sequence[tuple[str, Tensor]], span: tuple[float, float] | None) -> None:
+    """Outlines, told apart by line style; one set of bins for all, over `span` or, without one, over all values."""
+    if span is None:
+        everything = torch.cat([value for _, value in values])
+        low, high = float(everything.min()), float(everything.max())
+        margin = max(0.05 * (high - low), 1e-3)  # never narrower than rounding
+        span = low - margin, high + margin
     for (name, value), style in zip(values, ("-", "--"), strict=False):
         axes.hist(
-            value.numpy(), bins=40, range=(low - margin, high + margin), histtype="step", linestyle=style,
-            linewidth=1.5, label=name,
-        )  # fmt: skip
+            value.clamp(*span).numpy(), bins=40, range=span, histtype="step", linestyle=style, linewidth=1.5, label=name
+        )
     if len(values) > 1:
         axes.legend(fontsize=8)
     axes.grid(alpha=0.3)

@@ -16,7 +16,6 @@ POLICIES = {
     "patience": "exit by patience",
     "ensemble": "ensemble of the exits so far",
 }
-KINDS = ("hwu64", "ynat", "nsmc")
 
 
 def lines(depth: int, task: str, printed: dict[str, float]) -> tuple[Cell, ...]:
