@@ -97,6 +97,11 @@ def test_a_table_is_made_and_goes_on_where_it_was_stopped(
     assert ("over alone" in page and "| searched | 2 |" in page and "teacher.epochs 1 (182)" in page) or "(1)" in page
     assert (other / "out" / "fsp" / "small_training.png").stat().st_size > 1000
 
+    assert command(tmp_path / "at once") == 0
+    at_once = from_table(read(Storage(str(tmp_path / "at once" / "storage"))))
+    scores = [{(row.id, row.control, row.seed): row.test_accuracy for row in every} for every in (rows, at_once)]
+    assert scores[0] == scores[1]
+
     capsys.readouterr()
     assert command(other, "--dry-run") == 0
     assert "nothing is missing" in capsys.readouterr().out

@@ -59,7 +59,7 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
 SCALES = {
     "small": Scale(
         "quick",
-        {"main": DataSpec("cifar10", train_size=1500, val_size=1000)},
+        {"main": DataSpec("cifar10", train_size=1000, val_size=500)},
         {f"{stage}.augment": "crop_flip" for stage in ("teacher", "transfer", "finetune")},
         trials=12,
         patience=5,
