@@ -113,54 +113,59 @@ class Reproduction:
             UsageError: the storage holds a study of this name on other data or with other settings.
         """
         from methods.data import load
-        from search.study import Plan, Study, Trial
-        from search.trial import Job, Task
+        from search.study import Plan, Study
+        from search.trial import Task
 
-        studies: dict[str, tuple[Study, Info]] = {}
-        for table in self.tables:
-            for cell in table.cells:
-                run = self.run_of(table, cell)
-                if run.study not in studies:
-                    settings = self.method.check({**self.scale.settings, **(cell.settings if cell.searcher else {})})
-                    task = Task(
-                        study=run.study,
-                        method=self.method.name,
-                        recipe=self.scale.recipe,
-                        data=self.scale.data[table.data],
-                        settings=settings,
-                        storage=storage.uri,
-                        seed=0,
-                        precision=precision,
-                    )
-                    searched = [name for name, (_, own) in self.method.fields().items() if own and name not in settings]
-                    plan = Plan(
-                        task=task,
-                        searcher=cell.searcher or "none",
-                        space=tuple(searched) if cell.searcher else (),
-                        trials={"grid": None, "": 0}.get(cell.searcher, self.scale.trials),
-                        patience=self.scale.patience if cell.searcher == "bo" else None,
-                        seeds=self.scale.seeds if cell.searcher else 0,
-                        controls=False,
-                    )
-                    study = Study(storage, plan)
-                    if storage.exists(f"{study.folder}/study.json"):
-                        study = Study.open(storage, run.study)
-                        _check_same(study.plan, plan)
-                        study.plan = plan
-                    studies[run.study] = study, load(task.data).info
-                if cell.searcher:
-                    continue
-                study = studies[run.study][0]
-                known = {(json.dumps(t.job.settings, sort_keys=True), t.job.seed) for t in study.trials}
-                for seed in range(1, self.scale.seeds + 1):
-                    if (json.dumps(run.settings, sort_keys=True), seed) not in known:
-                        job = Job(len(study.trials), "control", run.settings, seed, cell.name)
-                        study.trials.append(Trial(job, time.time()))
-        for study, info in studies.values():
-            if study.plan.searcher == "none":
-                # Seed by seed: a table that was cut short has every line before it has any line twice.
-                study.trials.sort(key=lambda t: (not t.finished, t.job.seed, t.job.number))
-            yield study, info
+        lines = {self.run_of(table, cell).study: (table, cell) for table in self.tables for cell in table.cells}
+        for name, (table, cell) in lines.items():
+            settings = self.method.check({**self.scale.settings, **(cell.settings if cell.searcher else {})})
+            task = Task(
+                study=name,
+                method=self.method.name,
+                recipe=self.scale.recipe,
+                data=self.scale.data[table.data],
+                settings=settings,
+                storage=storage.uri,
+                seed=0,
+                precision=precision,
+            )
+            searched = [field for field, (_, own) in self.method.fields().items() if own and field not in settings]
+            plan = Plan(
+                task=task,
+                searcher=cell.searcher or "none",
+                space=tuple(searched) if cell.searcher else (),
+                trials={"grid": None, "": 0}.get(cell.searcher, self.scale.trials),
+                patience=self.scale.patience if cell.searcher == "bo" else None,
+                seeds=self.scale.seeds if cell.searcher else 0,
+                controls=False,
+            )
+            study = Study(storage, plan)
+            if storage.exists(f"{study.folder}/study.json"):
+                study = Study.open(storage, name)
+                _check_same(study.plan, plan)
+                study.plan = plan
+            self.fill(study)
+            yield study, load(task.data).info
+
+    def fill(self, study: Study) -> None:
+        """Add the trainings that a study still lacks; where a search proposes them, there is nothing to add."""
+        from search.study import Trial
+        from search.trial import Job
+
+        def key(settings: Mapping[str, Any], seed: int) -> tuple[str, int]:
+            return json.dumps(settings, sort_keys=True), seed
+
+        known = {key(trial.job.settings, trial.job.seed) for trial in study.trials}
+        # Seed by seed: a table that was cut short has every line before it has any line twice.
+        for seed in range(1, self.scale.seeds + 1):
+            for table in self.tables:
+                for cell in table.cells:
+                    run = self.run_of(table, cell)
+                    if run.study != study.plan.task.study or cell.searcher or key(run.settings, seed) in known:
+                        continue
+                    known.add(key(run.settings, seed))
+                    job = Job(len(study.trials), "control", run.settings, seed, cell.name)
+                    study.trials.append(Trial(job, time.time()))
 
 
 def _located(spec: DataSpec, directory: str) -> DataSpec:
@@ -198,13 +203,14 @@ def perform_here(task: Task, job: Job) -> Outcome:
         return failed(error, started)
 
 
-def carry_through(study: Study, method: Method, info: Info, pool: Executor, processes: int) -> None:
+def carry_through(one: Reproduction, study: Study, info: Info, pool: Executor, processes: int) -> None:
     """Run what is missing of a study, side by side, one thread each. Finished trials are kept whatever happens then."""
     from search.conductor import Conductor, Finished
 
     with study.locked():
+        one.fill(study)  # again: taking the lock may have read what another process added
         study.save_plan()
-        conductor = Conductor(study, method, info)
+        conductor = Conductor(study, one.method, info)
         running: dict[Future[Outcome], Trial] = {}
         done = False
         while running or not done:
@@ -305,7 +311,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         for one in wanted:
             for study, info in one.studies(storage, args.precision):
-                carry_through(study, one.method, info, pool, processes)
+                carry_through(one, study, info, pool, processes)
                 some_failed |= any(trial.status == "failed" for trial in study.trials)
             print(publish(one, storage, Path(args.out)))
     except BaseException:
