@@ -1,4 +1,7 @@
-"""Published classification methods, each in a folder of its own. To add one, add its line to `METHODS`."""
+"""Published classification methods, each in a folder of its own. To add one, add its line to `METHODS`.
+
+A method that lives elsewhere goes by "package.module:NAME".
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,13 @@ def get(name: str) -> Method:
     Raises:
         UsageError: there is none.
     """
-    if name not in METHODS:
+    module, _, variable = METHODS.get(name, name).partition(":")
+    if name not in METHODS and not variable:
         raise UsageError(f"{name}: no such method; there are {', '.join(METHODS)}")
-    method: Method = importlib.import_module(METHODS[name]).METHOD
+    try:
+        method: Method = getattr(importlib.import_module(module), variable or "METHOD")
+    except (ModuleNotFoundError, AttributeError) as error:
+        if name in METHODS:
+            raise
+        raise UsageError(f"{name}: {error}; give package.module:NAME") from None
     return method

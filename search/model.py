@@ -74,13 +74,14 @@ def trained(study: Study, trial: Trial) -> tuple[Configs, dict[str, State]]:
         UsageError: a state is no longer there.
     """
     task, cache = study.plan.task, StageCache(study.storage)
-    configs = get(task.method).configure(task.recipe, {**task.settings, **trial.job.settings})
+    method = get(task.method)
+    configs = method.configure(task.recipe, {**task.settings, **trial.job.settings})
     states = {}
     for stage, key in study.outcome(trial.job.number).stage_keys.items():
-        content = cache.get(f"{task.method}.{stage}", key)
+        content = cache.get(f"{method.name}.{stage}", key)
         if content is None:
             raise UsageError(
-                f"study {task.study}: {cache.name(f'{task.method}.{stage}', key)} of trial {trial.job.number} "
+                f"study {task.study}: {cache.name(f'{method.name}.{stage}', key)} of trial {trial.job.number} "
                 f"is no longer under {study.storage.uri}; restore it or search again"
             )
         states[stage] = decode(content)
@@ -112,7 +113,7 @@ def save_winner(study: Study) -> str:
     outcome = study.outcome(trial.job.number)
     card = {
         "format": FORMAT,
-        "method": method.name,
+        "method": task.method,
         "paper": method.paper,
         "recipe": task.recipe,
         "config": flatten(configs),
