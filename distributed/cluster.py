@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 from urllib.parse import urlparse
 
 from methods.errors import UsageError
@@ -25,10 +27,13 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # a job that was submitted with a working folder has one already
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # epochs of stages that see no labels report no accuracy
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+
+START_SECONDS = 120.0  # Ray takes 2 on a quiet laptop and its own patience ends after 30 for most of its parts
 
 
 @dataclass(frozen=True)
@@ -48,20 +53,24 @@ class Layout:
     concurrency: int
 
 
-def machine() -> dict[str, float]:
-    """What a Ray of this process would have."""
+Node = Mapping[str, float]
+"""What a node has: "CPU", "GPU"."""
+
+
+def machine() -> list[Node]:
+    """The node that a Ray of this process would have."""
     import torch
 
-    return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
+    return [{"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}]
 
 
-def layout(resources: dict[str, float], *, workers: int, concurrency: int | None) -> Layout:
-    """How trials fit on `resources` ("CPU", "GPU").
+def layout(nodes: Sequence[Node], *, workers: int, concurrency: int | None) -> Layout:
+    """How trials fit on `nodes`.
 
     Raises:
         UsageError: more workers or trials than can ever run; a search would wait for ever.
     """
-    cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
+    cpus, gpus = sum(int(node.get("CPU", 0)) for node in nodes), sum(node.get("GPU", 0.0) for node in nodes)
     if workers > cpus:
         raise UsageError(f"--workers {workers}: there are {cpus} CPUs; give at most {cpus}")
     if gpus and workers > gpus:
@@ -75,7 +84,10 @@ def layout(resources: dict[str, float], *, workers: int, concurrency: int | None
         )
     at_once = concurrency or (max(1, min(most, int(gpus) // workers)) if gpus else most)
     gpu_share = (1.0 if workers > 1 else min(1.0, gpus / at_once)) if gpus else 0.0
-    return Layout(workers, max(1, cpus // (at_once * workers)), gpu_share, at_once)
+    # A worker lies on one node: it may have that node's cores, or those beside one of its GPUs, and no more.
+    fit = [(node.get("CPU", 0), node.get("GPU", 0) / gpu_share if gpus else 1) for node in nodes]
+    widest = max(int(cores / max(1, places)) for cores, places in fit if places)
+    return Layout(workers, max(1, min(widest, cpus // (at_once * workers))), gpu_share, at_once)
 
 
 def check_address(address: str, seconds: float = 10.0) -> None:
@@ -96,24 +108,66 @@ def check_address(address: str, seconds: float = 10.0) -> None:
         ) from None
 
 
-def reach(now: dict[str, float]) -> dict[str, float]:
-    """What the cluster may grow to: all its node types at their most, where it has an autoscaler; else what is there.
+def reach() -> list[Node]:
+    """The nodes that there are, or those that the cluster may grow to, where it has an autoscaler and they are more.
 
     Ray has no public word for this; Ray Train asks the same way.
     """
     import ray
 
-    most = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    # A type without an upper end counts as endless, which says nothing of what will ever be there.
-    return now | {name: float(value) for name, value in most.items() if now.get(name, 0) < value < 2**31}
+    now = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    config = ray._private.state.state.get_cluster_config()
+    # A type without an upper end has max_count -1, which says nothing of what will ever be there.
+    grown = [
+        dict(kind.resources) for kind in (config.node_group_configs if config else ()) for _ in range(kind.max_count)
+    ]
+    return max(now, grown, key=lambda nodes: sum(node.get("CPU", 0) + node.get("GPU", 0) for node in nodes))
+
+
+def node_lost(error: BaseException) -> bool:
+    """Whether the process whose death `error` tells of went with its node, such as a spot instance that was taken.
+
+    Ray says so in words, and by a flag only where a drain was announced; its actor table has the reason.
+    """
+    import ray
+    from ray.exceptions import RayActorError
+
+    def with_node(death: BaseException) -> bool:
+        if not isinstance(death, RayActorError):
+            return False
+        cause = ray._private.state.actors(death.actor_id).get("DeathCause") if death.actor_id else None
+        context = cause and cause.actor_died_error_context
+        return death.preempted or bool(context and context.reason == context.NODE_DIED)
+
+    # Ray Train's error holds one of each worker.
+    return any(map(with_node, (error, *getattr(error, "worker_failures", {}).values())))
+
+
+def free_orphans() -> None:
+    """Give back what Ray Train's workers held in trials that died.
+
+    Ray keeps an actor's placement groups until the whole job ends, and Ray Train's own cleaner asks a dashboard that a
+    laptop does not run. The next trial would wait for ever.
+    """
+    import ray
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData as Group  # type: ignore[attr-defined]
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    for content in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        group = Group.FromString(content)
+        orphaned = group.creator_actor_id.strip(b"\xff") and group.creator_actor_dead and group.state != Group.REMOVED
+        if orphaned and group.creator_job_id.hex() == job:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
 @contextlib.contextmanager
-def connected(address: str | None) -> Iterator[dict[str, float]]:
+def connected(address: str | None) -> Iterator[list[Node]]:
     """A Ray to run on: the one at `address`, or a one-node Ray of this process that ends with it. Yields its `reach`.
 
     Raises:
         UsageError: no Ray answers at `address`.
+        SystemExit: with one line, Ray did not start in time.
     """
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     import logging
@@ -124,26 +178,47 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
     root = str(Path(__file__).resolve().parent.parent)
     if root not in sys.path:
         sys.path.insert(0, root)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        excludes = [".git", ".venv*", "/data", "/docs", "/results", "*.parquet", "*.safetensors"]
+        options |= {"address": address, "runtime_env": {"working_dir": root, "excludes": excludes}}
+    else:
+        environment = {"env_vars": {"PYTHONPATH": root}}
+        options |= {"address": "local", "include_dashboard": False, "runtime_env": environment}
     try:
-        if address:
-            environment = {"working_dir": root, "excludes": [".git", "results", "docs", "*.parquet", "*.safetensors"]}
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
-        else:
-            ray.init(
-                "local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": {"PYTHONPATH": root}},
-            )
+        with _within(START_SECONDS):
+            ray.init(**options)
     except ConnectionError as error:
         raise UsageError(
             f"--address {address}: no Ray answers ({str(error).splitlines()[0]}); start one first"
         ) from None
+    except Exception as error:  # Ray raises a bare one when its own processes are slow
+        ray.shutdown()
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        sys.exit(f"error: Ray did not start: {lines[0]} Try again when the machine is less busy")
     try:
-        yield reach(ray.cluster_resources())
+        yield reach()
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError when what is done in it takes longer; in the main thread, which alone hears signals."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"it took more than {seconds:g} s.")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager

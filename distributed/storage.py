@@ -9,14 +9,23 @@ flushed to disk and renamed; an object store shows an object only when its uploa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+import threading
+import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from methods.errors import UsageError
 
 OBJECT_STORES = ("s3", "gcs", "abfs")
+HEARTBEAT = 5.0  # seconds
+
+
+class Taken(Exception):
+    """Another process holds what is to be held by one alone."""
 
 
 class Storage:
@@ -151,6 +160,61 @@ class Storage:
             pass
         except OSError as error:
             raise self._not_writable(error) from error
+
+    @contextlib.contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Hold a name alone, on whatever machine.
+
+        On a file system the system frees it when its holder dies. On an object store the holder rewrites a file every
+        `HEARTBEAT` seconds, and one that has stood still for three of them has no holder; clocks are not compared.
+
+        Raises:
+            Taken: another process holds it.
+            UsageError: the storage cannot be written.
+        """
+        if self.is_local:
+            from filelock import FileLock, Timeout
+
+            path = self.local_path(name)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(path, timeout=0):
+                    yield
+            except Timeout:
+                raise Taken from None
+            return
+        seen = self._beat(name)
+        if seen:
+            time.sleep(3 * HEARTBEAT)
+            if self._beat(name) not in (seen, b""):
+                raise Taken
+        own, ended = uuid.uuid4().hex.encode(), threading.Event()
+
+        def beat() -> None:
+            number = 0
+            while not ended.wait(HEARTBEAT):
+                number += 1
+                with contextlib.suppress(UsageError):  # a network that fails for a moment; the next may come through
+                    self.write_bytes(name, own + b" %d" % number)
+
+        self.write_bytes(name, own)
+        time.sleep(0.5)  # where two begin at once, both have written by now, and one of them last
+        if not self._beat(name).startswith(own):
+            raise Taken
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            self.delete(name)
+
+    def _beat(self, name: str) -> bytes:
+        try:
+            return self.read_bytes(name)
+        except FileNotFoundError:
+            return b""
 
     def check_writable(self) -> None:
         """Find out before hours of work, not after, whether results can be kept. Leaves nothing behind

@@ -37,17 +37,33 @@ class Conductor:
     def __init__(self, study: Study, method: Method, info: Info) -> None:
         self.study, self.method, self.info = study, method, info
         plan = study.plan
-        self.inner = None
-        if plan.searched != 0:
-            from search.searchers import make_searcher
-
-            space = {name: method.fields()[name][0] for name in plan.space}
-            self.inner = make_searcher(plan.searcher, space, plan.task.seed, plan.searched)
-            if study.searcher_state is not None:
-                self.inner.restore_state(study.searcher_state)
+        self.inner = self._searcher() if plan.searched != 0 else None
         self.waiting = [trial for trial in study.trials if not trial.finished]
         self.exhausted = False
         self.costs: dict[str, Cost] = {}
+
+    def _searcher(self) -> Any:
+        """The study's searcher as it was left, or another one that is told what the earlier one's trials found."""
+        from search.searchers import make_searcher
+
+        plan, asked = self.study.plan, self.study.of_phase("search")
+        space = {name: self.method.fields()[name][0] for name in plan.space}
+
+        def point(trial: Trial) -> dict[str, Any]:
+            return {name: trial.job.settings[name] for name in space}
+
+        if self.study.searcher_state is not None:
+            searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched)
+            searcher.restore_state(self.study.searcher_state)
+            return searcher
+        running = [trial for trial in asked if not trial.finished]
+        searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched, [*map(point, running)])
+        for trial in asked:
+            if trial.finished:
+                searcher.add_evaluated_point(point(trial), trial.val_accuracy, error=trial.status == "failed")
+        for trial in running:
+            searcher.suggest(str(trial.job.number))
+        return searcher
 
     def ask(self) -> Trial | None:
         """The next trial to run; None when there is none until another has ended.
@@ -64,8 +80,8 @@ class Conductor:
             else:
                 self._queue("search", settings, self.study.plan.task.seed)
         if not self.waiting:
-            if any(not trial.finished for phase in ("search", "confirm") for trial in self.study.of_phase(phase)):
-                return None  # the winner is not known yet
+            if any(not trial.finished for trial in self.study.trials):
+                return None  # the winner is not known yet, or a trial may yet be lost
             confirming = not self.study.of_phase("confirm") and self._plan_confirm()
             if not confirming and (self.study.of_phase("final") or not self._plan_final()):
                 raise Finished
@@ -116,6 +132,11 @@ class Conductor:
             for seed in seeds:
                 self._queue("control", {**winner, **change(complete)}, seed, name)
         return True
+
+    def again(self, trial: Trial) -> None:
+        """Put a trial that was lost back in the queue, in front; it goes on from its last checkpoint."""
+        self.waiting.insert(0, trial)
+        self._save()
 
     def settle(self, trial: Trial, outcome: Outcome) -> None:
         """Keep what came of a trial: details, row, then ledger. Cut short in between, the trial simply runs again."""

@@ -8,17 +8,21 @@ import tempfile
 import time
 from typing import Any, TextIO
 
-from ray import tune
+from ray import cloudpickle, tune
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from distributed.cluster import Layout
+from distributed.cluster import Layout, free_orphans, node_lost
 from methods.data.dataset import Info
+from methods.errors import UsageError
 from methods.method import Method
 from search.conductor import Conductor, Finished
 from search.progress import Progress
 from search.study import Study, Trial
-from search.trial import Outcome, in_process, on_workers, stop_sign
+from search.trial import Outcome, failed, in_process, on_workers, stop_sign
+
+RETRIES = 2  # of a trial whose process died
 
 
 class StudySearch(Searcher):
@@ -28,6 +32,7 @@ class StudySearch(Searcher):
         super().__init__(metric="val_accuracy", mode="max")
         self.conductor = conductor
         self.running: dict[str, Trial] = {}
+        self.problem: Exception | None = None
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
@@ -38,27 +43,66 @@ class StudySearch(Searcher):
         except Finished:
             return Searcher.FINISHED
         if trial is None:
-            return None
+            return None if self.running else Searcher.FINISHED
         self.running[trial_id] = trial
         return {"job": dataclasses.asdict(trial.job)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        trial = self.running.pop(trial_id, None)
-        if trial is None:
-            return
         if error:
-            self.conductor.settle(
-                trial, Outcome(status="failed", reason="the trial's process died", started=time.time())
-            )
-        elif result and "outcome" in result:
-            self.conductor.settle(trial, Outcome(**json.loads(result["outcome"])))
+            return  # see `lost`, which is told what the error is
+        trial = self.running.pop(trial_id, None)
+        if trial and result and "outcome" in result:
+            try:
+                self.conductor.settle(trial, Outcome(**json.loads(result["outcome"])))
+            except Exception as problem:  # Tune would take it for the trial's
+                self.problem = problem
+                raise
         # Else it was interrupted: it stays in the ledger as running, and is run again by --resume.
+
+    def lost(self, trial_id: str, error: Exception) -> None:
+        """A trial's process, or one of its workers, is gone. It is run again, so often as that is not its own fault.
+
+        Raises:
+            UsageError: it could not write to the storage, and nor could another trial.
+        """
+        trial = self.running.pop(trial_id)
+        cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+        if isinstance(cause, UsageError):
+            raise UsageError(str(cause))
+        trial.deaths += not node_lost(cause)
+        if trial.deaths <= RETRIES:
+            self.conductor.again(trial)
+            return
+        outcome = failed(cause, trial.asked)
+        if isinstance(cause, RayActorError):
+            outcome.reason = f"its process died {trial.deaths} times: killed, or out of memory"
+        self.conductor.settle(trial, outcome)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is written after every event, and Tune's own copy would only grow old."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: see `save`."""
+
+
+class Losses(tune.Callback):
+    """Tells the search what was lost, and frees what it held."""
+
+    def __init__(self, search: StudySearch) -> None:
+        self.search = search
+        self.looked = 0.0
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        if self.search.problem:
+            raise self.search.problem
+        # Tune's own `get_pickled_error` looks where the file will have been copied to, later.
+        with open(trial.pickled_error_file, "rb") as file:
+            self.search.lost(trial.trial_id, cloudpickle.load(file))
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        if time.monotonic() - self.looked > 1:
+            free_orphans()
+            self.looked = time.monotonic()
 
 
 class GracefulStop(ASHAScheduler):
@@ -123,8 +167,7 @@ def run_study(study: Study, method: Method, info: Info, layout: Layout, terminal
                     name=task.study,
                     storage_path=scratch,
                     verbose=0,
-                    callbacks=[progress],
-                    failure_config=tune.FailureConfig(max_failures=2),
+                    callbacks=[progress, Losses(search)],
                 ),
             ).fit()
         finally:

@@ -40,6 +40,8 @@ class Progress(Callback):
         self.running.pop(trial.trial_id, None)
         self.draw()
 
+    on_trial_error = on_trial_complete
+
     def draw(self) -> None:
         if not self.status:
             return

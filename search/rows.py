@@ -103,7 +103,9 @@ class Row:
     memory: int | None = _column("bytes that the trial's process had held at most when it ended", default=None)
     device: str = _column("cpu, or the name of the GPU")
     precision: str = _column("float32 or bf16")
-    nodes: tuple[str, ...] = _column("host names of the workers", default=())
+    nodes: tuple[str, ...] = _column(
+        "Ray's ids of the nodes that the workers ran on, by rank; the host's name without Ray", default=()
+    )
     commit: str | None = _column("git commit of the code", default=None)
     dirty: bool | None = _column("whether the code differed from the commit", default=None)
     python: str = _column("version of Python")

@@ -95,7 +95,9 @@ def parser() -> Parser:
     p.add_argument("--asha", action="store_true", help="stop trials that fall behind")
     p.add_argument("--seeds", type=int, metavar="N", help="retrainings of the winner, scored on test (default 3)")
     p.add_argument("--no-controls", action="store_true", help="do not run the method's controls beside the winner")
-    p.add_argument("--resume", metavar="STUDY", help="go on with a study; +N trials extend it")
+    p.add_argument(
+        "--resume", metavar="STUDY", help="go on with a study, maybe by another searcher; --trials +N extends it"
+    )
     p.add_argument("--tensorboard", action="store_true", help="also write each trial for TensorBoard")
     p.add_argument("--mlflow", action="store_true", help="also write each trial to a file store of MLflow")
     p.add_argument("--dry-run", action="store_true", help="say what would run, and run nothing")
@@ -178,7 +180,7 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], Method]:
     )
     task = Task(
         study="",
-        method=method.name,
+        method=args.method,
         recipe=recipe,
         data=data,
         settings=settings,
@@ -231,31 +233,41 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
     """The study's plan with what this command changes of it."""
     import dataclasses
 
-    for option in ("method", "searcher", "data", "recipe", "search"):
+    for option in ("method", "data", "recipe", "search"):
         if getattr(args, option):
             raise UsageError(f"--resume {args.resume}: the study fixes its {option}; leave it out")
     if args.set:
         raise UsageError(f"--resume {args.resume}: the study fixes its settings; leave --set out")
     plan = study.plan
+    searcher = args.searcher or plan.searcher
     trials, more = budget(args.trials, True)
     words = {"--trials": args.trials, "--seeds": args.seeds, "--confirm": args.confirm or None}
     asked = [f"{word} {value}" for word, value in words.items() if value is not None]
+    asked += [f"--{searcher}"] if searcher != plan.searcher else []
     if asked and study.of_phase("final"):
         study.note_test("refused", " ".join(asked))
         raise UsageError(
             f"--resume {args.resume}: its test split has been read, so its search is over; start a new study"
         )
-    if trials is not None and plan.searcher == "grid":
-        raise UsageError(f"--trials {args.trials}: a grid has the trials that it has; start a new study")
+    if searcher == "grid" and (trials is not None or plan.searcher != "grid"):
+        raise UsageError(f"--resume {args.resume}: a grid has the trials that it has; start a new study")
+    begun = len(study.of_phase("search"))
     if trials is not None:
-        trials = (plan.trials or 0) + trials if more else trials
-        if trials < len(study.of_phase("search")):
-            raise UsageError(f"--trials {trials}: {len(study.of_phase('search'))} were asked already; give more")
+        trials = (plan.trials or begun) + trials if more else trials
+        if trials < begun:
+            raise UsageError(f"--trials {trials}: {begun} were asked already; give more")
+    elif searcher != "grid" and plan.trials is None:
+        raise UsageError(f"--resume {args.resume} --{searcher}: the grid set no budget; give --trials +N")
+    if searcher != plan.searcher:
+        study.searcher_state = None
     workers = args.workers or plan.task.workers
-    task = dataclasses.replace(plan.task, storage=args.storage, workers=workers)
+    directory = args.data_dir and os.path.abspath(os.path.expanduser(args.data_dir))
+    data = dataclasses.replace(plan.task.data, directory=directory or plan.task.data.directory)
+    task = dataclasses.replace(plan.task, storage=args.storage, workers=workers, data=data)
     return dataclasses.replace(
         plan,
         task=task,
+        searcher=searcher,
         trials=plan.trials if trials is None else trials,
         seeds=plan.seeds if args.seeds is None else args.seeds,
         patience=plan.patience if args.patience is None else args.patience,
@@ -330,8 +342,8 @@ def on_ray(args: argparse.Namespace, workers: int, storage: Storage, log: str) -
     with tempfile.TemporaryDirectory() as folder:
         said, fits = Path(folder) / "ray.log", False
         try:
-            with chatter_to(said) as terminal, connected(args.address) as resources:
-                place = layout(resources, workers=workers, concurrency=args.concurrency)
+            with chatter_to(said) as terminal, connected(args.address) as nodes:
+                place = layout(nodes, workers=workers, concurrency=args.concurrency)
                 fits = True
                 yield place, terminal
         finally:

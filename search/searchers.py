@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,17 @@ class IndexedSearch(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Settings | None = None, error: bool = False) -> None:
         """What came of a trial changes nothing here."""
+
+    def add_evaluated_point(
+        self,
+        parameters: Settings,
+        value: float | None,
+        error: bool = False,
+        pruned: bool = False,
+        intermediate_values: list[float] | None = None,
+    ) -> None:
+        """A point of an earlier search takes the place of one of these."""
+        self.asked += 1
 
     def save_state(self) -> Settings:
         return {"asked": self.asked}
@@ -178,11 +189,15 @@ def tune_space(space: Space) -> dict[str, Any]:
     return {name: one(domain) for name, domain in space.items()}
 
 
-def make_searcher(name: str, space: Space, seed: int, trials: int | None) -> IndexedSearch | BayesSearch:
-    """A fresh searcher, one of `SEARCHERS`."""
+def make_searcher(
+    name: str, space: Space, seed: int, trials: int | None, first: Sequence[Settings] = ()
+) -> IndexedSearch | BayesSearch:
+    """A fresh searcher, one of `SEARCHERS`; a Bayesian one suggests the points `first` before its own."""
     if name in GRIDS:
         points = arranged(name, space, trials, seed)
         return IndexedSearch(lambda number: points[number] if number < len(points) else None)
     if name == "random":
         return IndexedSearch(lambda number: random_point(space, seed, number))
-    return BayesSearch(metric="val_accuracy", mode="max", space=tune_space(space), seed=seed)
+    return BayesSearch(
+        metric="val_accuracy", mode="max", space=tune_space(space), seed=seed, points_to_evaluate=list(first) or None
+    )

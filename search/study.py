@@ -2,6 +2,7 @@
 
     studies/NAME/study.json     what was asked for
     studies/NAME/ledger.json    every trial and the searcher's state, replaced whole after each event
+    studies/NAME/ledger.previous.json  the one before, should the last be damaged
     studies/NAME/trials/N.json  what came of trial N: metrics, epochs, times
     studies/NAME/test/*.json    when the test split was opened and what for, and each second look that was refused
     studies/NAME/ray.log        Ray's own words
@@ -12,22 +13,24 @@ finished stages in the cache and their last epoch in a checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any, Literal
 
-from distributed.storage import Storage
+from distributed.storage import Storage, Taken
 from methods.data.dataset import DataSpec
 from methods.errors import UsageError
 from search.trial import Job, Outcome, Status, Task
 
 CONFIRM_SEEDS = 3
+LEDGERS = ("ledger.json", "ledger.previous.json")
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,11 @@ class Plan:
 
 @dataclass
 class Trial:
-    """A line of the ledger: what was asked of a trial, and in short what came of it."""
+    """A line of the ledger: what was asked of a trial, and in short what came of it.
+
+    Attributes:
+        deaths: how often its process died; nodes that were lost with it do not count.
+    """
 
     job: Job
     asked: float
@@ -81,6 +88,7 @@ class Trial:
     val_accuracy: float | None = None
     reason: str | None = None
     seconds: float = 0.0
+    deaths: int = 0
 
     @property
     def finished(self) -> bool:
@@ -103,6 +111,7 @@ class Study:
     trials: list[Trial] = field(default_factory=list)
     searcher_state: dict[str, Any] | None = None
     listeners: list[Callable[[Trial, Outcome], None]] = field(default_factory=list, repr=False, compare=False)
+    _lines: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def folder(self) -> str:
@@ -121,20 +130,46 @@ class Study:
         except (ValueError, TypeError, KeyError) as error:
             raise UsageError(f"study {name}: study.json cannot be read ({error}); restore it from a copy") from None
         study = cls(storage, plan)
-        if storage.exists(f"{study.folder}/ledger.json"):
-            content = json.loads(storage.read_bytes(f"{study.folder}/ledger.json"))
-            study.trials = [Trial(**{**line, "job": Job(**line["job"])}) for line in content["trials"]]
-            study.searcher_state = content["searcher"]
+        study._read_ledger()
         return study
+
+    def _read_ledger(self) -> None:
+        """The last ledger; the one before it where a crash or a damaged disk left no whole one."""
+        problem = None
+        for name in LEDGERS:
+            try:
+                content = json.loads(self.storage.read_bytes(f"{self.folder}/{name}"))
+                self.trials = [Trial(**{**line, "job": Job(**line["job"])}) for line in content["trials"]]
+            except FileNotFoundError:
+                continue
+            except (ValueError, TypeError, KeyError) as error:
+                problem = problem or f"study {self.plan.task.study}: {name} cannot be read ({error})"
+                continue
+            if content.get("of", self.plan.searcher) == self.plan.searcher:
+                self.searcher_state = content["searcher"]
+            if problem:
+                print(f"{problem}; going on from {name}, which lacks the last event", file=sys.stderr)
+            return
+        if problem:
+            raise UsageError(f"{problem}; restore it from a copy")
 
     def save_plan(self) -> None:
         self._write("study.json", dataclasses.asdict(self.plan))
 
     def save(self) -> None:
         """Write the ledger, whole."""
-        self._write(
-            "ledger.json", {"trials": [dataclasses.asdict(t) for t in self.trials], "searcher": self.searcher_state}
-        )
+        last, previous = (f"{self.folder}/{name}" for name in LEDGERS)
+        with contextlib.suppress(FileNotFoundError):
+            self.storage.move(last, previous)
+        lines = ",\n".join(self._lines.get(trial.job.number) or self._line(trial) for trial in self.trials)
+        rest = json.dumps({"searcher": self.searcher_state, "of": self.plan.searcher})
+        self.storage.write_bytes(last, f'{{"trials": [\n{lines}\n],\n{rest[1:]}\n'.encode())
+
+    def _line(self, trial: Trial) -> str:
+        line = json.dumps(dataclasses.asdict(trial))
+        if trial.finished:  # it will not change: with a thousand of them, writing all anew would take most of the time
+            self._lines[trial.job.number] = line
+        return line
 
     def save_outcome(self, number: int, outcome: Outcome) -> None:
         self._write(f"trials/{number}.json", dataclasses.asdict(outcome))
@@ -193,24 +228,18 @@ class Study:
                     best, since = trial.val_accuracy, 0
         return since
 
-    @contextmanager
+    @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Only one process may run a study.
+        """Only one process may run a study. What another one added before is read again.
 
         Raises:
             UsageError: another one does.
         """
-        if not self.storage.is_local:
-            yield
-            return
-        from filelock import FileLock, Timeout
-
-        path = self.storage.local_path(f"{self.folder}/.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(path, timeout=0):
+            with self.storage.exclusive(f"{self.folder}/.lock"):
+                self._read_ledger()
                 yield
-        except Timeout:
+        except Taken:
             name = self.plan.task.study
             raise UsageError(f"study {name}: another process is running it; wait for it or end it first") from None
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import os
 import resource
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from methods.data.dataset import DataSpec
+from methods.errors import UsageError
 
 Phase = Literal["search", "confirm", "final", "control"]
 Status = Literal["done", "failed", "pruned", "interrupted"]
@@ -101,7 +102,7 @@ def perform(
 ) -> Outcome:
     """Run a trial on this rank. `report` is called with each epoch's row.
 
-    A pruned or diverged trial is an outcome. Other errors are raised: on workers they tell Ray Train to try again.
+    A pruned or diverged trial is an outcome; other errors are raised.
     """
     import torch
 
@@ -171,47 +172,51 @@ def score(outcome: Outcome, task: Task, job: Job, worker: Any, method: Any, conf
 
 
 def in_process(config: dict[str, Any], task: Task) -> None:
-    """Tune's trainable where one worker trains: here."""
+    """Tune's trainable where one worker trains: here.
+
+    Raises:
+        UsageError: the storage cannot be written, which ends the search and not the trial alone.
+    """
+    import ray
     from ray import tune
 
     job, started = Job(**config["job"]), time.time()
     try:
         outcome = perform(task, job, lambda row: tune.report(dict(row)))
+        outcome.nodes = [ray.get_runtime_context().get_node_id()]
+    except UsageError:
+        raise
     except Exception as error:  # a trial that fails is a result; only the death of a process is not
         outcome = failed(error, started)
     tune.report({"outcome": json.dumps(dataclasses.asdict(outcome))})
 
 
 def on_workers(config: dict[str, Any], task: Task) -> None:
-    """Tune's trainable where several workers share each batch: Ray Train, nested in the trial."""
-    import tempfile
+    """Tune's trainable where several workers share each batch: Ray Train, nested in the trial.
 
-    from ray import tune
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    Raises:
+        ray.train.TrainingFailedError: a worker died or failed; when one dies, the others fail too. Who counts the
+            attempts runs the trial again.
+    """
+    from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     resources = {"CPU": float(task.cpus)} | ({"GPU": task.gpus} if task.gpus else {})
-    trainer = TorchTrainer(
-        rank_of_trial,
-        train_loop_config={"task": task, "job": config["job"]},
-        scaling_config=ScalingConfig(num_workers=task.workers, use_gpu=task.gpus > 0, resources_per_worker=resources),
-        run_config=RunConfig(
-            name=f"{task.study}-{config['job']['number']}",
-            storage_path=os.path.join(tempfile.gettempdir(), f"search-{os.getuid()}"),
-            callbacks=[TuneReportCallback()],  # type: ignore[list-item]
-            failure_config=FailureConfig(max_failures=2),
-        ),
-    )
-    started = time.time()
-    try:
-        trainer.fit()
-    except Exception as error:
-        tune.report({"outcome": json.dumps(dataclasses.asdict(failed(error, started)))})
+    with tempfile.TemporaryDirectory(prefix="search-") as scratch:
+        TorchTrainer(
+            rank_of_trial,
+            train_loop_config={"task": task, "job": config["job"]},
+            scaling_config=ScalingConfig(
+                num_workers=task.workers, use_gpu=task.gpus > 0, resources_per_worker=resources
+            ),
+            run_config=RunConfig(storage_path=scratch, callbacks=[TuneReportCallback()]),  # type: ignore[list-item]
+        ).fit()
 
 
 def rank_of_trial(config: dict[str, Any]) -> None:
     """What Ray Train runs on each worker."""
+    import ray
     import torch.distributed as dist
     from ray import train
 
@@ -220,10 +225,8 @@ def rank_of_trial(config: dict[str, Any]) -> None:
     job = Job(**config["job"])
     outcome = perform(config["task"], job, lambda row: train.report(dict(row)), rank=rank, world_size=size)
     nodes: list[Any] = [None] * size
-    dist.all_gather_object(nodes, context.get_node_rank())
-    hosts: list[Any] = [None] * size
-    dist.all_gather_object(hosts, outcome.nodes[0])
-    outcome.nodes = [f"{host}/{node}" for host, node in zip(hosts, nodes, strict=True)]
+    dist.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
+    outcome.nodes = nodes
     train.report({"outcome": json.dumps(dataclasses.asdict(outcome))})
 
 
@@ -232,4 +235,5 @@ def failed(error: BaseException, started: float) -> Outcome:
     traceback.print_exception(error)
     lines = str(error).strip().splitlines() or [""]
     reason = f"{type(error).__name__}: {lines[-1]}"[:300]
-    return Outcome(status="failed", reason=reason, started=started, seconds=time.time() - started)
+    seconds = max(0.0, time.time() - started)  # a clock may have been set back
+    return Outcome(status="failed", reason=reason, started=started, seconds=seconds)
