@@ -66,9 +66,9 @@ class StudySearch(Searcher):
             UsageError: it could not write to the storage, and nor could another trial.
         """
         trial = self.running.pop(trial_id)
-        cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+        cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, UsageError):
-            raise UsageError(str(cause))
+            raise cause
         trial.deaths += not node_lost(cause)
         if trial.deaths <= RETRIES:
             self.conductor.again(trial)

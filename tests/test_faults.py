@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_images
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RayTaskError
 from running import TRIVIAL, named, rows_of, run, start, study_of, until
 from trivial import METHOD, accuracy
 
@@ -206,8 +206,8 @@ def test_a_storage_that_fails_ends_the_search_and_not_the_trial(
     search = StudySearch(Conductor(begin(storage, "random", 2), METHOD, tiny_images().info))
     search.suggest("one's")
     search.suggest("two's")
-    with pytest.raises(UsageError, match="full for the trial"):
-        search.lost("one's", UsageError("full for the trial"))
+    with pytest.raises(UsageError, match=r"^full for the trial$"):
+        search.lost("one's", RayTaskError("train", "Traceback ...", UsageError("full for the trial")))
 
     def full(*_: Any) -> None:
         raise UsageError("full for the driver")
