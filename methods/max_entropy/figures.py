@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANELS = {
-    "angle": ("angle (degrees)", 0.0, 45.0),
-    "scales": ("scale (1: unchanged)", 1.0, 1.0),
-    "shifts": ("shift (half sides)", 0.0, 1.0),
+    "angle": ("angle (degrees)", 0.0, 20.0),
+    "scales": ("scale (1: unchanged)", 1.0, 0.5),
+    "shifts": ("shift (half sides)", 0.0, 0.5),
 }
 """Title -> axis, the identity's value, and how far on each side of it a histogram reaches when runs are compared."""
 
@@ -181,7 +181,7 @@ def histogram(axes: Axes, values: Sequence[tuple[str, Tensor]], span: tuple[floa
         span = low - margin, high + margin
     for (name, value), style in zip(values, ("-", "--"), strict=False):
         axes.hist(
-            value.clamp(*span).numpy(), bins=40, range=span, histtype="step", linestyle=style, linewidth=1.5, label=name
+            value.clamp(*span).numpy(), bins=41, range=span, histtype="step", linestyle=style, linewidth=1.5, label=name
         )
     if len(values) > 1:
         axes.legend(fontsize=8)
