@@ -38,29 +38,31 @@ def lines(depth: int, task: str, printed: dict[str, float]) -> tuple[Cell, ...]:
 
 
 def tables(scale: Scale) -> tuple[PaperTable, ...]:
-    tasks = {
-        "hwu64": (
-            ("", "hwu64, scenario, beside Type", {"last": 89.87, "fixed": 89.89, "length": 89.88}),
-            ("action", "hwu64, action, beside Risk", {"last": 85.04, "length": 85.46}),
-        ),
-        "ynat": (("", "ynat, topic of a Korean headline", {}),),
-        "nsmc": (("", "nsmc, sentiment of a Korean film review", {}),),
-    }
     return tuple(
         PaperTable(
             f"Res-IC{depth} on {words}",
-            lines(depth, task, printed if depth == max(DEPTHS[data]) else {}),
+            lines(depth, task, PRINTED.get((words, depth), {})),
             data=data,
-            note="What is printed was measured on the paper's own data."
-            if printed and depth == max(DEPTHS[data])
-            else "",
+            note="What is printed was measured on the paper's own data." if (words, depth) in PRINTED else "",
         )
         for data in scale.data
-        for task, words, printed in tasks[data]
+        for task, words in TASKS[data]
         for depth in DEPTHS[data]
     )
 
 
+SCENARIO, ACTION = "hwu64, scenario (the paper's Type)", "hwu64, action (the paper's Risk)"
+TASKS = {
+    "hwu64": (("", SCENARIO), ("action", ACTION)),
+    "ynat": (("", "ynat, topic of a Korean headline"),),
+    "nsmc": (("", "nsmc, sentiment of a Korean film review"),),
+}
+PRINTED = {
+    (SCENARIO, 18): {"last": 89.67},
+    (ACTION, 18): {"last": 84.86},
+    (SCENARIO, 34): {"last": 89.87, "fixed": 89.89, "length": 89.88},
+    (ACTION, 34): {"last": 85.04, "fixed": 85.04, "length": 85.46},
+}
 DEPTHS = {"hwu64": (18, 34), "ynat": (18, 34), "nsmc": (18,)}
 
 
