@@ -207,7 +207,7 @@ def section(
     parts = [
         f"## Scale `{word}`\n",
         f"`python -m search.reproduce {name} --scale {word} --data-dir DIR`, {first:%Y-%m-%d}; data: {sets}; "
-        f"{one.scale.seeds} seeds; {', '.join(sorted({row.device for row in rows}))}, "
+        f"{', '.join(sorted({row.device for row in rows}))}, "
         f"{', '.join(sorted({row.precision for row in rows}))}; {len(rows)} trainings, "
         f"{duration(sum(row.seconds for row in rows))} of training in all, begun and ended "
         f"{duration((last - first).total_seconds())} apart; commit {', '.join(commits)}.\n",
