@@ -10,26 +10,21 @@ What is finished is kept in the storage, so that the command goes on where it wa
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import multiprocessing
 import os
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from methods import METHODS
-from methods.errors import UsageError
 from search.run import OK, SOME_FAILED, Parser, carry_out, positive
 
 if TYPE_CHECKING:
     from distributed.storage import Storage
-    from methods.data.dataset import DataSpec, Info
-    from methods.method import Method
-    from methods.published import Cell, PaperTable, Scale
+    from methods.data.dataset import Info
+    from search.papers import Reproduction
     from search.study import Study, Trial
     from search.trial import Job, Outcome, Task
 
@@ -50,157 +45,11 @@ def parser() -> Parser:
     return p
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What is to be trained for a table's line.
+def quiet_trial(task: Task, job: Job) -> Outcome:
+    """What a process of the pool does; its epochs are in the outcome."""
+    from search.trial import attempt
 
-    Attributes:
-        study: that holds its trials.
-        phase: of those trials that are scored on test.
-        settings: of the trials; empty where a search chooses them.
-    """
-
-    study: str
-    phase: str
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass
-class Reproduction:
-    """A method's tables at one scale, and the studies that fill them."""
-
-    method: Method
-    word: str
-    scale: Scale
-    tables: tuple[PaperTable, ...]
-
-    @classmethod
-    def of(cls, name: str, word: str, seeds: int | None, directory: str) -> Reproduction:
-        """The reproduction that a command asks for.
-
-        Raises:
-            UsageError: there is no such method or scale.
-        """
-        import importlib
-
-        from methods import get
-
-        method = get(name)
-        published = importlib.import_module(method.published)
-        if word not in published.SCALES:
-            raise UsageError(f"--scale {word}: {name} has {', '.join(published.SCALES)}")
-        scale = published.SCALES[word]
-        data = {name: _located(spec, directory) for name, spec in scale.data.items()}
-        scale = dataclasses.replace(scale, data=data, seeds=seeds or scale.seeds)
-        return cls(method, word, scale, published.tables(scale))
-
-    def run_of(self, table: PaperTable, cell: Cell) -> Run:
-        """Where a line's trainings are found."""
-        base = f"reproduce-{self.method.name}-{self.word}" + (f"-{table.data}" if len(self.scale.data) > 1 else "")
-        if cell.searcher:
-            return Run(f"{base}-{cell.name.replace(', ', '-').replace(' ', '-').lower()}", "final")
-        return Run(base, "control", self.method.check({**self.scale.settings, **cell.settings}))
-
-    def names_of(self, table: PaperTable, cell: Cell) -> set[str]:
-        """The lines that share a line's trainings, itself included; a training bears the name of one of them."""
-        mine = self.run_of(table, cell)
-        return {c.name for t in self.tables for c in t.cells if self.run_of(t, c) == mine}
-
-    def studies(self, storage: Storage, precision: str) -> Iterator[tuple[Study, Info]]:
-        """Every study, with the trials that it still lacks; nothing is written.
-
-        Raises:
-            UsageError: the storage holds a study of this name on other data or with other settings.
-        """
-        from methods.data import load
-        from search.study import Plan, Study
-        from search.trial import Task
-
-        lines = {self.run_of(table, cell).study: (table, cell) for table in self.tables for cell in table.cells}
-        for name, (table, cell) in lines.items():
-            settings = self.method.check({**self.scale.settings, **(cell.settings if cell.searcher else {})})
-            task = Task(
-                study=name,
-                method=self.method.name,
-                recipe=self.scale.recipe,
-                data=self.scale.data[table.data],
-                settings=settings,
-                storage=storage.uri,
-                seed=0,
-                precision=precision,
-            )
-            searched = [field for field, (_, own) in self.method.fields().items() if own and field not in settings]
-            plan = Plan(
-                task=task,
-                searcher=cell.searcher or "none",
-                space=tuple(searched) if cell.searcher else (),
-                trials={"grid": None, "": 0}.get(cell.searcher, self.scale.trials),
-                patience=self.scale.patience if cell.searcher == "bo" else None,
-                seeds=self.scale.seeds if cell.searcher else 0,
-                controls=False,
-            )
-            study = Study(storage, plan)
-            if storage.exists(f"{study.folder}/study.json"):
-                study = Study.open(storage, name)
-                _check_same(study.plan, plan)
-                study.plan = plan
-            self.fill(study)
-            yield study, load(task.data).info
-
-    def fill(self, study: Study) -> None:
-        """Add the trainings that a study still lacks; where a search proposes them, there is nothing to add."""
-        from search.study import Trial
-        from search.trial import Job
-
-        def key(settings: Mapping[str, Any], seed: int) -> tuple[str, int]:
-            return json.dumps(settings, sort_keys=True), seed
-
-        known = {key(trial.job.settings, trial.job.seed) for trial in study.trials}
-        # Seed by seed: a table that was cut short has every line before it has any line twice.
-        for seed in range(1, self.scale.seeds + 1):
-            for table in self.tables:
-                for cell in table.cells:
-                    run = self.run_of(table, cell)
-                    if run.study != study.plan.task.study or cell.searcher or key(run.settings, seed) in known:
-                        continue
-                    known.add(key(run.settings, seed))
-                    job = Job(len(study.trials), "control", run.settings, seed, cell.name)
-                    study.trials.append(Trial(job, time.time()))
-
-
-def _located(spec: DataSpec, directory: str) -> DataSpec:
-    root = os.path.abspath(os.path.expanduser(directory))
-    kind, colon, path = spec.name.partition(":")
-    return dataclasses.replace(spec, name=kind + colon + (os.path.join(root, path) if path else ""), directory=root)
-
-
-def _check_same(kept: Any, asked: Any) -> None:
-    """A study goes on only with the data and the settings that it was begun with; where they lie may differ."""
-    from methods.data.dataset import DataSpec
-
-    def essence(plan: Any) -> str:
-        task = plan.task
-        where = DataSpec("").directory
-        data = dataclasses.replace(task.data, directory=where, name=os.path.basename(task.data.name))
-        return json.dumps([task.recipe, task.settings, dataclasses.asdict(data), plan.space], sort_keys=True)
-
-    if essence(kept) != essence(asked):
-        raise UsageError(
-            f"study {asked.task.study}: {kept.task.storage} holds it with other settings; give another --storage"
-        )
-
-
-def perform_here(task: Task, job: Job) -> Outcome:
-    """A trial in this process. It never raises: a trial that fails is a result."""
-    from search.trial import failed, perform
-
-    started = time.time()
-    try:
-        return perform(task, job, lambda row: None)
-    except UsageError:
-        raise
-    except Exception as error:
-        return failed(error, started)
+    return attempt(task, job, lambda row: None)
 
 
 def carry_through(one: Reproduction, study: Study, info: Info, pool: Executor, processes: int) -> None:
@@ -222,7 +71,7 @@ def carry_through(one: Reproduction, study: Study, info: Info, pool: Executor, p
                     done = True
                 if done or trial is None:
                     break
-                running[pool.submit(perform_here, study.plan.task, trial.job)] = trial
+                running[pool.submit(quiet_trial, study.plan.task, trial.job)] = trial
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 trial = running.pop(future)
                 conductor.settle(trial, future.result())
@@ -294,6 +143,8 @@ def run(args: argparse.Namespace) -> int:
     positive("--seeds", args.seeds, 2)
     positive("--processes", args.processes)
     names = list(METHODS) if args.method == "all" else [args.method]
+    from search.papers import Reproduction
+
     wanted = [Reproduction.of(name, args.scale, args.seeds, args.data_dir) for name in names]
 
     from distributed.storage import Storage

@@ -171,6 +171,21 @@ def score(outcome: Outcome, task: Task, job: Job, worker: Any, method: Any, conf
         outcome.tables = {name: dataclasses.asdict(table) for name, table in evidence.tables(trained).items()}
 
 
+def attempt(task: Task, job: Job, report: Callable[[Mapping[str, Any]], None]) -> Outcome:
+    """A trial in this process. One that fails is a result; only the death of a process is not.
+
+    Raises:
+        UsageError: the storage cannot be written, or what else the user can mend.
+    """
+    started = time.time()
+    try:
+        return perform(task, job, report)
+    except UsageError:
+        raise
+    except Exception as error:
+        return failed(error, started)
+
+
 def in_process(config: dict[str, Any], task: Task) -> None:
     """Tune's trainable where one worker trains: here.
 
@@ -180,14 +195,8 @@ def in_process(config: dict[str, Any], task: Task) -> None:
     import ray
     from ray import tune
 
-    job, started = Job(**config["job"]), time.time()
-    try:
-        outcome = perform(task, job, lambda row: tune.report(dict(row)))
-        outcome.nodes = [ray.get_runtime_context().get_node_id()]
-    except UsageError:
-        raise
-    except Exception as error:  # a trial that fails is a result; only the death of a process is not
-        outcome = failed(error, started)
+    outcome = attempt(task, Job(**config["job"]), lambda row: tune.report(dict(row)))
+    outcome.nodes = [ray.get_runtime_context().get_node_id()]
     tune.report({"outcome": json.dumps(dataclasses.asdict(outcome))})
 
 

@@ -15,6 +15,7 @@ from methods.fsp import published
 from methods.published import Cell, PaperTable, Scale
 from search import reproduce, results
 from search.conductor import Conductor
+from search.papers import Reproduction
 from search.rows import from_table, read
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,7 +117,7 @@ def test_a_table_is_made_and_goes_on_where_it_was_stopped(
 def test_a_study_of_other_settings_is_not_continued(
     tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = reproduce.Reproduction.of("fsp", "small", None, str(tmp_path))
+    one = Reproduction.of("fsp", "small", None, str(tmp_path))
     for study, _ in one.studies(Storage(str(tmp_path / "storage")), "auto"):
         study.save_plan()
     larger = Scale("quick", {"main": DataSpec("digits", train_size=70, val_size=40)}, SCALE.settings)
@@ -135,7 +136,7 @@ def test_bad_words_are_refused(words: list[str], tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("word", ["small", "paper"])
 def test_every_line_can_be_configured(name: str, word: str) -> None:
-    one = reproduce.Reproduction.of(name, word, None, "data")
+    one = Reproduction.of(name, word, None, "data")
     method = get(name)
     for table in one.tables:
         names = [cell.name for cell in table.cells]
