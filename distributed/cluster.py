@@ -8,7 +8,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -33,7 +34,9 @@ QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
-START_SECONDS = 120.0  # Ray takes 2 on a quiet laptop and its own patience ends after 30 for most of its parts
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
+NOTICED = 30.0
+START_SECONDS = 300.0  # on a quiet laptop Ray takes two
 
 
 @dataclass(frozen=True)
@@ -108,39 +111,65 @@ def check_address(address: str, seconds: float = 10.0) -> None:
         ) from None
 
 
+def alive() -> dict[str, Node]:
+    """The cluster's nodes, by Ray's ids."""
+    import ray
+
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
 def reach() -> list[Node]:
     """The nodes that there are, or those that the cluster may grow to, where it has an autoscaler and they are more.
 
-    Ray has no public word for this; Ray Train asks the same way.
+    Ray tells its nodes nothing of the second, but `ray up` leaves its file with the head.
     """
-    import ray
+    import yaml
 
-    now = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    config = ray._private.state.state.get_cluster_config()
-    # A type without an upper end has max_count -1, which says nothing of what will ever be there.
-    grown = [
-        dict(kind.resources) for kind in (config.node_group_configs if config else ()) for _ in range(kind.max_count)
-    ]
+    now, grown = list(alive().values()), []
+    if BOOTSTRAP.expanduser().exists():
+        config = yaml.safe_load(BOOTSTRAP.expanduser().read_text(encoding="utf-8"))
+        for kind in config.get("available_node_types", {}).values():
+            grown += [kind.get("resources", {})] * kind.get("max_workers", 0)
+        grown = grown[: config.get("max_workers")]
     return max(now, grown, key=lambda nodes: sum(node.get("CPU", 0) + node.get("GPU", 0) for node in nodes))
 
 
+class NodeLost(Exception):
+    """A node went, such as a spot instance that was taken, and what ran there went with it."""
+
+
 def node_lost(error: BaseException) -> bool:
-    """Whether the process whose death `error` tells of went with its node, such as a spot instance that was taken.
+    """Whether what `error` tells of is the loss of a node.
 
     Ray says so in words, and by a flag only where a drain was announced; its actor table has the reason.
     """
     import ray
-    from ray.exceptions import RayActorError
 
-    def with_node(death: BaseException) -> bool:
-        if not isinstance(death, RayActorError):
-            return False
+    def with_node(death: Any) -> bool:
         cause = ray._private.state.actors(death.actor_id).get("DeathCause") if death.actor_id else None
         context = cause and cause.actor_died_error_context
         return death.preempted or bool(context and context.reason == context.NODE_DIED)
 
-    # Ray Train's error holds one of each worker.
-    return any(map(with_node, (error, *getattr(error, "worker_failures", {}).values())))
+    return isinstance(error, NodeLost) or any(map(with_node, dead_actors(error)))
+
+
+def dead_actors(error: BaseException) -> list[Any]:
+    """The deaths that an error tells of; Ray Train's holds one of each worker."""
+    from ray.exceptions import RayActorError
+
+    errors = (error, *getattr(error, "worker_failures", {}).values())
+    return [each for each in errors if isinstance(each, RayActorError)]
+
+
+def await_loss(nodes: Collection[str]) -> bool:
+    """Whether one of these nodes turns out to be gone. The errors of workers that lost their partner come at once, but
+    Ray takes up to `NOTICED` seconds to notice that the partner's node went."""
+    deadline = time.monotonic() + NOTICED
+    while not set(nodes) - alive().keys():
+        if len(nodes) == 1 or time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def free_orphans() -> None:
@@ -163,7 +192,8 @@ def free_orphans() -> None:
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[list[Node]]:
-    """A Ray to run on: the one at `address`, or a one-node Ray of this process that ends with it. Yields its `reach`.
+    """A Ray to run on: the one at `address`, or a one-node Ray of this process that ends with it. Yields its nodes, or
+    those that the one at `address` may grow to.
 
     Raises:
         UsageError: no Ray answers at `address`.
@@ -197,7 +227,7 @@ def connected(address: str | None) -> Iterator[list[Node]]:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         sys.exit(f"error: Ray did not start: {lines[0]} Try again when the machine is less busy")
     try:
-        yield reach()
+        yield reach() if address else list(alive().values())
     finally:
         ray.shutdown()
 

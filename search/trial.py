@@ -206,21 +206,31 @@ def on_workers(config: dict[str, Any], task: Task) -> None:
     Raises:
         ray.train.TrainingFailedError: a worker died or failed; when one dies, the others fail too. Who counts the
             attempts runs the trial again.
+        distributed.cluster.NodeLost: that is why.
     """
-    from ray.train import RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    from distributed.cluster import NodeLost, alive, await_loss, dead_actors
+
+    nodes = alive()
     resources = {"CPU": float(task.cpus)} | ({"GPU": task.gpus} if task.gpus else {})
     with tempfile.TemporaryDirectory(prefix="search-") as scratch:
-        TorchTrainer(
+        trainer = TorchTrainer(
             rank_of_trial,
             train_loop_config={"task": task, "job": config["job"]},
             scaling_config=ScalingConfig(
                 num_workers=task.workers, use_gpu=task.gpus > 0, resources_per_worker=resources
             ),
             run_config=RunConfig(storage_path=scratch, callbacks=[TuneReportCallback()]),  # type: ignore[list-item]
-        ).fit()
+        )
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:
+            if not dead_actors(error) and await_loss(nodes):
+                raise NodeLost(str(error)) from None
+            raise
 
 
 def rank_of_trial(config: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from distributed import cluster
 from distributed.cluster import layout
 from methods.errors import UsageError
 from search.run import parser
@@ -31,6 +32,17 @@ def test_ray_accepts_the_file(config: Any) -> None:
     validate_config(prepared)
     assert prepared["head_node_type"] == "head"
     assert prepared["available_node_types"]["gpu"]["resources"] == {"CPU": 8, "GPU": 1}
+
+
+def test_a_search_reckons_with_the_nodes_that_may_come(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """At first there is the head alone, which offers no CPU."""
+    monkeypatch.setattr(cluster, "alive", lambda: {"head": {"memory": 1.0}})
+    monkeypatch.setattr(cluster, "BOOTSTRAP", ROOT / "cluster.yaml")
+    assert cluster.reach() == [{"CPU": 8, "GPU": 1}] * 4
+    place = layout(cluster.reach(), workers=4, concurrency=None)
+    assert (place.cpus, place.gpus, place.concurrency) == (8, 1.0, 1)
+    monkeypatch.setattr(cluster, "BOOTSTRAP", tmp_path / "none")
+    assert cluster.reach() == [{"memory": 1.0}]
 
 
 def test_the_file_is_safe_to_share(config: Any) -> None:
@@ -71,12 +83,12 @@ def test_the_job_for_kubernetes() -> None:
     parser().parse_args(spec["entrypoint"].split()[3:])
     assert spec["shutdownAfterJobFinishes"] and spec["backoffLimit"] == 0
     ray = re.search(r"^ray==(.+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
-    cluster = spec["rayClusterSpec"]
-    assert ray and cluster["rayVersion"] == ray[1]
+    kube = spec["rayClusterSpec"]
+    assert ray and kube["rayVersion"] == ray[1]
     assert f"rayproject/ray:{ray[1]}-py311" in (ROOT / "docs/cluster/Dockerfile").read_text()
-    head, (gpu,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+    head, (gpu,) = kube["headGroupSpec"], kube["workerGroupSpecs"]
     assert head["rayStartParams"]["num-cpus"] == "0" and head["serviceType"] == "ClusterIP"
-    assert cluster["enableInTreeAutoscaling"] and gpu["replicas"] == gpu["minReplicas"] == 0 < gpu["maxReplicas"]
+    assert f"--workers {gpu['replicas']} " in spec["entrypoint"] and gpu["minReplicas"] == gpu["maxReplicas"]
     containers = [group["template"]["spec"]["containers"][0] for group in (head, gpu)]
     assert [container["name"] for container in containers] == ["ray-head", "ray-worker"]
     assert len({container["image"] for container in containers}) == 1

@@ -103,13 +103,14 @@ def test_a_cluster_grows_from_no_worker_and_shrinks(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = tmp_path / "autoscaling.yaml"
+    config = tmp_path / "ray_bootstrap_config.yaml"  # at home, where `ray up` puts it
     config.write_text(yaml.safe_dump(autoscaling(port)))
     ray = Path(sys.executable).with_name("ray")
     environment = os.environ | {
         "RAY_FAKE_CLUSTER": "1",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_enable_autoscaler_v2": "0",
+        "HOME": str(tmp_path),
     }
     # Ray's sockets lie there, and a socket's path may have 107 characters at most.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
@@ -122,7 +123,7 @@ def test_a_cluster_grows_from_no_worker_and_shrinks(tmp_path: Path) -> None:
         try:
             until(lambda: _answers(port), head)
             words = ["--random", "--trials=4", "--seeds=1", "--set=only.pause=2", f"--address=127.0.0.1:{port}"]
-            search = start(TRIVIAL, *words, storage=tmp_path / "results")
+            search = start(TRIVIAL, *words, storage=tmp_path / "results", env=environment)
             finish(search)
             rows = rows_of(tmp_path / "results")
             assert len(rows) == 5 and {row.status for row in rows} == {"done"}
