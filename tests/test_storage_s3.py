@@ -61,7 +61,8 @@ def bucket(server: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pyt
 
     for name, value in server.items():
         monkeypatch.setenv(name, value)
-    fs.S3FileSystem(allow_bucket_creation=True).create_dir("results")
+    address = server["AWS_ENDPOINT_URL"].removeprefix("http://")
+    fs.S3FileSystem(endpoint_override=address, scheme="http", allow_bucket_creation=True).create_dir("results")
     return f"s3://results/team/{request.node.name.replace('[', '-').rstrip(']')}"
 
 
