@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from methods.errors import UsageError
-from search.run import FAILED, INTERRUPTED, OK, Parser, carry_out, make_task, on_ray, positive, study_options
+from search.command import FAILED, INTERRUPTED, OK, Parser, carry_out, make_task, on_ray, positive, study_options
 
 if TYPE_CHECKING:
     from distributed.cluster import Layout

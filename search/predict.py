@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from methods.errors import UsageError
-from search.run import FAILED, OK, Parser, carry_out
+from search.command import FAILED, OK, Parser, carry_out
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from methods.errors import UsageError
 from methods.space import Choice, Domain, Integer, Real
-from search.run import FAILED, OK, Parser, carry_out, positive
+from search.command import FAILED, OK, Parser, carry_out, positive
 from search.searchers import SEARCHERS, make_searcher
 from search.statistics import Course, analyse
 

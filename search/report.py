@@ -33,9 +33,9 @@ from methods.errors import UsageError
 from methods.method import Method, Trained
 from methods.space import Choice, Domain
 from search import charts, importance
+from search.command import OK, Parser, carry_out
 from search.model import trained, winner
 from search.rows import read
-from search.run import OK, Parser, carry_out
 from search.statistics import Course
 from search.study import Study, Trial
 from search.trial import Outcome

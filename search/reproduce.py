@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from methods import METHODS
-from search.run import OK, SOME_FAILED, Parser, carry_out, positive
+from search.command import OK, SOME_FAILED, Parser, carry_out, positive
 
 if TYPE_CHECKING:
     from distributed.storage import Storage

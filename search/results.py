@@ -20,10 +20,10 @@ from methods import METHODS
 from methods.errors import UsageError
 from methods.method import flatten
 from methods.published import Cell, PaperTable
+from search.command import OK, Parser, carry_out
 from search.papers import Reproduction
 from search.report import drawn, duration, interval, percent, rebuilt
 from search.rows import Row, from_table, read, schema
-from search.run import OK, Parser, carry_out
 from search.study import Study, Trial
 
 if TYPE_CHECKING:

@@ -11,75 +11,28 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from methods import METHODS
 from methods.errors import UsageError
+from search.command import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    SOME_FAILED,
+    Parser,
+    carry_out,
+    make_task,
+    on_ray,
+    positive,
+    study_options,
+)
 
 if TYPE_CHECKING:
-    from distributed.cluster import Layout
-    from distributed.storage import Storage
     from methods.data.dataset import Info
     from methods.method import Method
     from search.study import Plan, Study
-    from search.trial import Task
-
-OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> Any:
-        raise UsageError(f"{message}; see --help")
-
-
-def carry_out(words: Parser, act: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
-    """Do what the words of a command ask for; returns its exit code. Bad usage is one line on stderr."""
-    try:
-        return act(words.parse_args(argv))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-
-
-def study_options(p: Parser) -> None:
-    """What every command that trains takes: the method, the data, what is fixed and searched, where it runs."""
-    p.add_argument("method", nargs="?", metavar="METHOD", help=", ".join(METHODS))
-    p.add_argument("--data", help="digits, glyphs, docstrings, cifar10, cifar100, imagefolder:PATH or text:PATH")
-    p.add_argument("--data-dir", metavar="DIR", help="where the CIFAR sets lie or are downloaded to")
-    p.add_argument("--train-size", type=int, metavar="N", help="a stratified subset of the training rows")
-    p.add_argument("--val-size", type=int, metavar="N", help="a stratified subset of the validation rows")
-    p.add_argument("--image-size", type=int, default=32, metavar="PX", help="side of an image folder's images")
-    p.add_argument("--text-column", default="text", metavar="NAME", help="of a text file")
-    p.add_argument("--max-length", type=int, default=132, metavar="N", help="characters of a sentence that are kept")
-    p.add_argument(
-        "--label-column",
-        action="append",
-        metavar="NAME",
-        help="of a text file; repeat for several tasks; rating:bad=1-4,good=9-10 makes classes of numbers",
-    )
-    p.add_argument("--split-column", metavar="NAME", help="of a text file: train, val or test")
-    p.add_argument("--recipe", help="quick (a laptop's size, default) or paper (the paper's networks and schedule)")
-    p.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="fix any hyperparameter")
-    p.add_argument("--search", metavar="FIELDS", help="fields to search, by commas (default: the method's own)")
-    p.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
-    p.add_argument("--workers", type=int, metavar="N", help="Ray Train workers of each trial (default 1)")
-    p.add_argument("--seed", type=int, default=0, help="of the search and its trials")
-    p.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
-    p.add_argument(
-        "--storage", default="results", metavar="DIR", help="folder, or s3://bucket/prefix (default results)"
-    )
-    p.add_argument("--address", help="of a running Ray: auto, host:port or ray://host:port")
-    p.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def parser() -> Parser:
@@ -104,11 +57,6 @@ def parser() -> Parser:
     return p
 
 
-def positive(name: str, value: int | None, least: int = 1) -> None:
-    if value is not None and value < least:
-        raise UsageError(f"{name} {value}: give at least {least}")
-
-
 def budget(text: str | None, resumed: bool) -> tuple[int | None, bool]:
     """--trials as (number, is it an extension)."""
     if text is None:
@@ -122,74 +70,6 @@ def budget(text: str | None, resumed: bool) -> tuple[int | None, bool]:
         raise UsageError(f"--trials {text}: only --resume can extend a search; give --trials {number}")
     positive("--trials", number)
     return number, more
-
-
-def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], Method]:
-    """What `study_options` ask for, checked: the task of a study that has no name yet, the searched fields, the method.
-
-    Raises:
-        UsageError: any of them cannot be.
-    """
-    from methods import get
-    from methods.data.dataset import DataSpec
-    from search.trial import Task
-
-    for name in ("workers", "concurrency", "train_size", "val_size", "image_size", "max_length"):
-        positive("--" + name.replace("_", "-"), getattr(args, name))
-    if args.seed < 0:
-        raise UsageError(f"--seed {args.seed}: give at least 0")
-    if args.method is None:
-        raise UsageError(f"which method? give one of {', '.join(METHODS)}; see --help")
-    method = get(args.method)
-    recipe = args.recipe or "quick"
-    settings: dict[str, Any] = {}
-    for word in args.set:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise UsageError(f"--set {word}: give STAGE.FIELD=VALUE")
-        settings[name.strip()] = value.strip()
-    settings = method.check(settings)
-    defaults = method.configure(recipe, settings)  # also refuses an unknown recipe
-    assert defaults
-    fields = method.fields()
-    if args.search:
-        space = [name.strip() for name in args.search.split(",") if name.strip()]
-        method.check({name: fields[name][0].check(_default(defaults, name)) for name in space if name in fields})
-        for name in space:
-            if name not in fields:
-                method.check({name: 0})
-            if name in settings:
-                raise UsageError(f"--search {name}: --set fixes it; leave one of the two")
-    else:
-        space = [name for name, (_, searched) in fields.items() if searched and name not in settings]
-    if not space:
-        raise UsageError("--set fixes every searched field; leave one, or name others by --search")
-    chosen = method.recipes[recipe]
-    word, colon, path = (args.data or chosen.data).partition(":")
-    data = DataSpec(
-        # Ray's workers have folders of their own: a path must mean the same there.
-        name=word + colon + (os.path.abspath(os.path.expanduser(path)) if path else ""),
-        directory=args.data_dir and os.path.abspath(os.path.expanduser(args.data_dir)),
-        train_size=args.train_size if args.train_size is not None or args.data else chosen.train_size,
-        val_size=args.val_size if args.val_size is not None or args.data else chosen.val_size,
-        image_size=args.image_size,
-        text_column=args.text_column,
-        max_length=args.max_length,
-        label_columns=tuple(args.label_column or ("label",)),
-        split_column=args.split_column,
-    )
-    task = Task(
-        study="",
-        method=args.method,
-        recipe=recipe,
-        data=data,
-        settings=settings,
-        storage=args.storage,
-        seed=args.seed,
-        precision=args.precision,
-        workers=args.workers or 1,
-    )
-    return task, tuple(space), method
 
 
 def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
@@ -222,11 +102,6 @@ def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
         confirm=args.confirm,
     )
     return plan, method
-
-
-def _default(configs: Any, name: str) -> Any:
-    stage, field = name.split(".", 1)
-    return getattr(configs[stage], field)
 
 
 def resumed(args: argparse.Namespace, study: Study) -> Plan:
@@ -323,32 +198,6 @@ def run(args: argparse.Namespace) -> int:
 
         check_address(args.address)
     return search(args, study, method, info)
-
-
-@contextmanager
-def on_ray(args: argparse.Namespace, workers: int, storage: Storage, log: str) -> Iterator[tuple[Layout, TextIO]]:
-    """Ray, as the command's --address and --concurrency ask; what it says is kept in the storage as `log`.
-
-    Yields:
-        where trials of so many workers run, and the terminal, as stderr is Ray's in here.
-
-    Raises:
-        UsageError: no Ray answers, or the trials do not fit on it. Nothing is kept then.
-    """
-    from distributed.cluster import chatter_to, connected, layout, machine
-
-    if not args.address:  # find out before anything is started that it cannot fit
-        layout(machine(), workers=workers, concurrency=args.concurrency)
-    with tempfile.TemporaryDirectory() as folder:
-        said, fits = Path(folder) / "ray.log", False
-        try:
-            with chatter_to(said) as terminal, connected(args.address) as nodes:
-                place = layout(nodes, workers=workers, concurrency=args.concurrency)
-                fits = True
-                yield place, terminal
-        finally:
-            if fits:
-                storage.write_bytes(log, said.read_bytes())
 
 
 def trackers(args: argparse.Namespace) -> list[str]:

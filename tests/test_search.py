@@ -130,6 +130,7 @@ def test_two_workers_and_a_scheduler(tmp_path: Path) -> None:
         (["fsp", "--set=transfer.weight"], "STAGE.FIELD=VALUE"),
         (["fsp", "--set=teacher.epochs=1.5"], "teacher.epochs=1.5"),
         (["fsp", "--search=transfer.wieght"], "transfer.weight"),
+        (["fsp", "--search=teacher.milestones"], "cannot be searched"),
         (["fsp", "--grid", "--bo"], "--grid"),
         (["fsp", "--trials=0"], "--trials 0"),
         (["fsp", "--trials=-3"], "--trials -3"),
