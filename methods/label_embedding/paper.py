@@ -147,40 +147,48 @@ def temperature(logits: Tensor, y: Tensor) -> float:
 # III-3. The ensemble
 
 
-def cluster_logsumexp(logits: Tensor, assignment: Tensor) -> Tensor:
-    """log sum_{k in C_j} exp f_k: (n, C) -> (n, S)."""
+def cluster_logsumexp(logits: Tensor, assignment: Tensor, clusters: int | None = None) -> Tensor:
+    """log sum_{k in C_j} exp f_k: (n, C) -> (n, S).
+
+    Args:
+        clusters: S, here and below, where the assignment's values cannot be looked at: in a graph under export.
+    """
     index = assignment.expand_as(logits)
-    shape = (len(logits), int(assignment.max()) + 1)
+    shape = (logits.shape[0], clusters or int(assignment.max()) + 1)
     top = logits.new_full(shape, -torch.inf).scatter_reduce(1, index, logits, "amax")
     sums = logits.new_zeros(shape).scatter_add(1, index, (logits - top[:, assignment]).exp())
     return top + sums.log()
 
 
-def log_cluster_probability(logits: Tensor, assignment: Tensor) -> Tensor:
+def log_cluster_probability(logits: Tensor, assignment: Tensor, clusters: int | None = None) -> Tensor:
     """log p_{C_t}, p_{C_t} = sum_{k in C_t} p_k: (n, C) -> (n, S)."""
-    return cluster_logsumexp(logits, assignment).log_softmax(1)
+    return cluster_logsumexp(logits, assignment, clusters).log_softmax(1)
 
 
-def log_conditional(logits: Tensor, assignment: Tensor) -> Tensor:
+def log_conditional(logits: Tensor, assignment: Tensor, clusters: int | None = None) -> Tensor:
     """log p_j(k | C_j), a softmax inside each cluster: (n, C) -> (n, C). A cluster of one class gives log 1."""
-    return logits - cluster_logsumexp(logits, assignment)[:, assignment]
+    return logits - cluster_logsumexp(logits, assignment, clusters)[:, assignment]
 
 
-def dispatch(base: Tensor, assignment: Tensor, threshold: float, rule: str, top: int = 1) -> Tensor:
+def dispatch(
+    base: Tensor, assignment: Tensor, threshold: float, rule: str, top: int = 1, clusters: int | None = None
+) -> Tensor:
     """Which experts an image needs: (n, C) base logits -> (n, S) bool.
 
     None where E < e. Elsewhere "hard" asks the expert of argmax_t p_{C_t} (the paper's), "top" those of the `top`
     most probable clusters, "soft" all. The threshold is a share of log C: e = threshold * log C. 0 asks an expert
     about every image; 1 about none but a softmax that is uniform to rounding.
     """
-    log_mass = log_cluster_probability(base, assignment)
-    clusters = log_mass.shape[1]
-    chosen = log_mass.topk({"hard": 1, "top": min(top, clusters), "soft": clusters}[rule], dim=1).indices
+    log_mass = log_cluster_probability(base, assignment, clusters)
+    most = log_mass.shape[1]
+    chosen = log_mass.topk({"hard": 1, "top": min(top, most), "soft": most}[rule], dim=1).indices
     uncertain = entropy(base) >= threshold * math.log(base.shape[1])
     return torch.zeros_like(log_mass).scatter(1, chosen, 1.0).bool() & uncertain.unsqueeze(1)
 
 
-def combine(base: Tensor, experts: Tensor, assignment: Tensor, asked: Tensor, rule: str) -> Tensor:
+def combine(
+    base: Tensor, experts: Tensor, assignment: Tensor, asked: Tensor, rule: str, clusters: int | None = None
+) -> Tensor:
     """The ensemble's log-probabilities, log p(k) = log w_j + log p_j(k | C_j) for k in C_j: (n, C).
 
     p_j is the expert's where it was asked and the base's own elsewhere. "soft" and "top": w_j = p_{C_j}, so that
@@ -191,11 +199,12 @@ def combine(base: Tensor, experts: Tensor, assignment: Tensor, asked: Tensor, ru
         base, experts: (n, C) logits; a column of `experts` is read only where its cluster was asked.
         asked: (n, S) bool, what `dispatch` gives.
     """
-    log_weight = log_cluster_probability(base, assignment)
+    log_weight = log_cluster_probability(base, assignment, clusters)
     if rule == "hard":
         routed = asked.any(1, keepdim=True)
         log_weight = torch.where(asked, 0.0, torch.where(routed, log_weight + math.log(LEAK), log_weight))
-    inner = torch.where(asked[:, assignment], log_conditional(experts, assignment), log_conditional(base, assignment))
+    own, expert = (log_conditional(logits, assignment, clusters) for logits in (base, experts))
+    inner = torch.where(asked[:, assignment], expert, own)
     return (log_weight[:, assignment] + inner).log_softmax(1)
 
 

@@ -211,7 +211,8 @@ def choose_route(worker: Worker, config: Route, needs: States) -> State:
 class Ensemble(nn.Module):
     """The deployed ensemble: images (b, c, h, w) in [0, 1] -> log-probabilities (b, C).
 
-    An expert runs on the rows that ask for it and on no other.
+    An expert runs on the rows that ask for it and on no other. An exported graph has no such choice: there every expert
+    runs on every row, and what was not asked for is not used; the answers are the same.
     """
 
     assignment: Tensor
@@ -224,16 +225,29 @@ class Ensemble(nn.Module):
         self.base, self.experts, self.route = base, nn.ModuleDict(experts), route
         self.register_buffer("assignment", assignment)
         self.register_buffer("temperatures", temperatures)
+        self.groups = [classes.tolist() for classes in members(assignment)]
+        self.columns = torch.cat(members(assignment)).argsort().tolist()  # of each class, with the groups side by side
 
     def forward(self, x: Tensor) -> Tensor:
+        clusters, route = len(self.groups), self.route
         base = self.base(x).float() / self.temperatures[0]
-        asked = dispatch(base, self.assignment, self.route.threshold, self.route.rule, self.route.top)
-        logits = torch.zeros_like(base)
+        asked = dispatch(base, self.assignment, route.threshold, route.rule, route.top, clusters)
+        experts = self.everywhere if torch.compiler.is_exporting() else self.where
+        return combine(base, experts(x, asked), self.assignment, asked, route.rule, clusters)
+
+    def where(self, x: Tensor, asked: Tensor) -> Tensor:
+        """Experts' logits (b, C) in the rows and columns for which they are asked."""
+        logits = x.new_zeros(len(x), len(self.assignment))
         for j, expert in self.experts.items():
-            rows = asked[:, int(j)].nonzero().squeeze(1)
-            classes = (self.assignment == int(j)).nonzero().squeeze(1)
-            logits[rows.unsqueeze(1), classes] = expert(x[rows]).float() / self.temperatures[1]
-        return combine(base, logits, self.assignment, asked, self.route.rule)
+            rows = asked[:, int(j)].nonzero()
+            logits[rows, self.groups[int(j)]] = expert(x[rows.squeeze(1)]).float() / self.temperatures[1]
+        return logits
+
+    def everywhere(self, x: Tensor, asked: Tensor) -> Tensor:
+        """Experts' logits (b, C) in all rows."""
+        alone = x.new_zeros(x.shape[0], 1)
+        parts = [self.experts[str(j)](x).float() if len(g) > 1 else alone for j, g in enumerate(self.groups)]
+        return torch.cat(parts, 1)[:, self.columns] / self.temperatures[1]
 
 
 def model(configs: Configs, states: States, info: Info) -> Ensemble:

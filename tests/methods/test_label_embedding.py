@@ -368,6 +368,22 @@ def test_the_deployed_ensemble_runs_only_experts_that_are_asked(cache: StageCach
     assert run.states["route"].metrics["val_accuracy"] == METHOD.metrics(run)[f"{rule}_accuracy"]
 
 
+@pytest.mark.parametrize("rule", ["hard", "soft", "top"])
+def test_an_exported_ensemble_answers_as_the_routed_one(cache: StageCache, rule: str) -> None:
+    run, _ = trained(cache, route_rule=rule, route_top=2)
+    ensemble, own = model(run.configs, run.states, run.worker.data.info).eval(), answers(run)
+    half = float((paper.entropy(own.base) / math.log(CLASSES)).median())
+    ensemble.route = dataclasses.replace(ensemble.route, threshold=half)
+    asked = own.asked(half, rule).any(1)
+    assert 0.3 < asked.float().mean() < 0.7
+    x = run.split.x.float() / 255
+    rows = ({0: torch.export.Dim("rows", min=1)},)
+    with torch.no_grad():
+        graph = torch.export.export(ensemble, (x[:3],), dynamic_shapes=rows).module()
+        for count in (1, 2, len(x)):
+            assert torch.allclose(graph(x[:count]), ensemble(x[:count]), atol=1e-5)
+
+
 def test_a_search_over_s_and_e_trains_each_s_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Thirty trials over five S: one base, five trainings of experts, thirty routes."""
     cache = StageCache(Storage(tmp_path_factory.mktemp("search")))
