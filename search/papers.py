@@ -113,20 +113,24 @@ class Reproduction:
     def fill(self, study: Study) -> None:
         """Add the trainings that a study still lacks; where a search proposes them, there is nothing to add."""
 
-        def key(settings: Mapping[str, Any], seed: int) -> tuple[str, int]:
-            return json.dumps(settings, sort_keys=True), seed
+        def text(settings: Mapping[str, Any]) -> str:
+            return json.dumps(settings, sort_keys=True)
 
-        known = {key(trial.job.settings, trial.job.seed) for trial in study.trials}
-        # Seed by seed: a table that was cut short has every line before it has any line twice.
-        for seed in range(1, self.scale.seeds + 1):
-            for table in self.tables:
-                for cell in table.cells:
-                    run = self.run_of(table, cell)
-                    if run.study != study.plan.task.study or cell.searcher or key(run.settings, seed) in known:
-                        continue
-                    known.add(key(run.settings, seed))
-                    job = Job(len(study.trials), "control", run.settings, seed, cell.name)
-                    study.trials.append(Trial(job, time.time()))
+        lines: dict[str, tuple[Mapping[str, Any], str]] = {}
+        for table in self.tables:
+            for cell in table.cells:
+                run = self.run_of(table, cell)
+                if run.study == study.plan.task.study and not cell.searcher:
+                    lines.setdefault(text(run.settings), (run.settings, cell.name))
+        known = {(text(trial.job.settings), trial.job.seed) for trial in study.trials}
+        seeds, every = range(1, self.scale.seeds + 1), list(lines.items())
+        # Seed by seed: a table that was cut short has every line before it has any line twice. But first one line with
+        # all seeds: lines of one seed share stages and would wait for one another.
+        order = [(seed, line) for line in every[:1] for seed in seeds]
+        order += [(seed, line) for seed in seeds for line in every[1:]]
+        for seed, (words, (settings, name)) in order:
+            if (words, seed) not in known:
+                study.trials.append(Trial(Job(len(study.trials), "control", settings, seed, name), time.time()))
 
 
 def _located(spec: DataSpec, directory: str) -> DataSpec:
