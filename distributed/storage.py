@@ -143,9 +143,9 @@ class Storage:
             if self.is_local:
                 self.local_path(to).parent.mkdir(parents=True, exist_ok=True)
             self.fs.move(self.path(name), self.path(to))
-        except FileNotFoundError:
-            raise
         except OSError as error:
+            if not self.exists(name):  # an object store calls that some other error
+                raise FileNotFoundError(self.path(name)) from error
             raise self._not_writable(error) from error
 
     def delete(self, name: str) -> None:
