@@ -286,7 +286,7 @@ def test_a_driver_killed_in_the_middle_of_a_row(tmp_path: Path) -> None:
     check_resumed(tmp_path, 4, before)
 
 
-@pytest.mark.slow
+@pytest.mark.nodes
 def test_a_head_that_dies_ends_the_search_and_it_resumes(tmp_path: Path) -> None:
     environment = {**os.environ, "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
     process = start(*RANDOM, "--set=only.pause=0.5", storage=tmp_path, env=environment)
@@ -298,7 +298,7 @@ def test_a_head_that_dies_ends_the_search_and_it_resumes(tmp_path: Path) -> None
     check_resumed(tmp_path, 4, study_of(tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.nodes
 @pytest.mark.parametrize(
     "victim", ["a worker, by itself", "ray::RayTrainWorker", "ray::TrainController", "ray::ImplicitFunc"]
 )

@@ -19,7 +19,7 @@ from running import TRIVIAL, family, rows_of, start, study_of, until
 
 from distributed.storage import Storage
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nodes
 
 
 @pytest.fixture(scope="module")
