@@ -395,12 +395,17 @@ def scores(
     groups: Mapping[str, Sequence[float]],
     intervals: Mapping[str, tuple[float, float] | None],
     label: str = "test accuracy (%)",
+    looks: int = 2,
 ) -> Figure:
-    """Accuracies of winner and controls, or of searchers, a tick for each seed, with mean and interval."""
+    """Accuracies of winner and controls, or of searchers, a tick for each seed, with mean and interval.
+
+    Args:
+        looks: so many colours and markers; rows beyond share the last.
+    """
     figure = blank(7.6, 0.9 + 0.5 * len(groups))
     axes: Any = figure.add_subplot()
     for row, (name, values) in enumerate(groups.items()):
-        colour, _, marker = LINES[min(row, 1)]
+        colour, _, marker = LINES[min(row, looks - 1)]
         mean = 100 * float(np.mean(values))
         if interval := intervals.get(name):
             axes.plot([100 * v for v in interval], [row, row], color=colour, linewidth=2.4, marker="|", markersize=11)

@@ -709,7 +709,10 @@ def comparison_page(summary: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
         )  # fmt: skip
         finals = {name: found["final"] for name, found in summary["searchers"].items()}
         page.chart(
-            "finals", charts.scores(finals, {name: share(v) for name, v in finals.items()}, "validation accuracy (%)"),
+            "finals",
+            charts.scores(
+                finals, {name: share(v) for name, v in finals.items()}, "validation accuracy (%)", len(charts.LINES)
+            ),
             "Best validation accuracy of each repeat",
             "Best validation accuracy: mean, 95% interval of the mean, and a tick for each repeat.",
         )  # fmt: skip
