@@ -26,7 +26,7 @@ from methods.method import Configs, Method, State, flatten
 from search.study import CONFIRM_SEEDS, Study
 from search.trial import Task, peak_memory
 
-# Seconds, measured on a laptop's cores (docs/LOG.md).
+# Seconds. The first is a guess, the next two are of single runs on two cores; see docs/LOG.md.
 RAY = 6.0  # to bring Ray up and down
 TRAIN = 6.3  # of Ray Train, for each trial of several workers
 PAGE = 8.0  # the report and the winner's model
