@@ -485,11 +485,11 @@ def test_the_curve_is_the_ensemble_at_each_threshold(seed: int, rule: str) -> No
 def test_no_threshold_is_better_than_the_best(seed: int, rule: str) -> None:
     base, experts, assignment = problem(seed, rows=20)
     own = Answers(base, experts, torch.randint(base.shape[1], (20,)), assignment, 2)
-    right, _ = own.curve(rule, torch.linspace(0, 1, 101))
-    best, _ = own.curve(rule, torch.tensor([own.best_threshold(rule)]))
-    assert float(best) == float(right.max())
-    later, _ = own.curve(rule, torch.linspace(own.best_threshold(rule) + 0.01, 1.01, 50))
-    assert bool((later < best).all() or own.best_threshold(rule) == 1.0), "of equals the largest"
+    thresholds = torch.linspace(0, 1, 101)
+    right, _ = own.curve(rule, thresholds)
+    found = thresholds.tolist().index(own.best_threshold(rule))
+    assert right[found] == right.max()
+    assert bool((right[found + 1 :] < right[found]).all()), "of equals the largest"
 
 
 def test_a_tuned_threshold_is_deployed(cache: StageCache) -> None:
