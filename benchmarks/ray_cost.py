@@ -51,7 +51,7 @@ def on_ray(study: Study) -> tuple[list[float], float]:
     with (
         tempfile.TemporaryDirectory() as scratch,
         chatter_to(Path(scratch) / "ray.log") as terminal,
-        connected(None) as resources,
+        connected(None, terminal) as resources,
     ):
         from search.driver import run_study
 

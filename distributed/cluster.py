@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import sys
 import threading
@@ -191,13 +190,15 @@ def free_orphans() -> None:
 
 
 @contextlib.contextmanager
-def connected(address: str | None) -> Iterator[list[Node]]:
+def connected(address: str | None, terminal: TextIO) -> Iterator[list[Node]]:
     """A Ray to run on: the one at `address`, or a one-node Ray of this process that ends with it. Yields its nodes, or
     those that the one at `address` may grow to.
 
+    A Ray that takes longer than `START_SECONDS` ends the process with one line on `terminal`.
+
     Raises:
         UsageError: no Ray answers at `address`.
-        SystemExit: with one line, Ray did not start in time.
+        SystemExit: with one line, Ray failed to start.
     """
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     import logging
@@ -215,9 +216,11 @@ def connected(address: str | None) -> Iterator[list[Node]]:
     else:
         environment = {"env_vars": {"PYTHONPATH": root}}
         options |= {"address": "local", "include_dashboard": False, "runtime_env": environment}
+    watchdog = threading.Timer(START_SECONDS, _give_up, [terminal])
+    watchdog.daemon = True
+    watchdog.start()
     try:
-        with _within(START_SECONDS):
-            ray.init(**options)
+        ray.init(**options)
     except ConnectionError as error:
         raise UsageError(
             f"--address {address}: no Ray answers ({str(error).splitlines()[0]}); start one first"
@@ -226,29 +229,19 @@ def connected(address: str | None) -> Iterator[list[Node]]:
         ray.shutdown()
         lines = str(error).strip().splitlines() or [type(error).__name__]
         sys.exit(f"error: Ray did not start: {lines[0]} Try again when the machine is less busy")
+    finally:
+        watchdog.cancel()
     try:
         yield reach() if address else list(alive().values())
     finally:
         ray.shutdown()
 
 
-@contextlib.contextmanager
-def _within(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError when what is done in it takes longer; in the main thread, which alone hears signals."""
-
-    def late(*_: Any) -> None:
-        raise TimeoutError(f"it took more than {seconds:g} s.")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+def _give_up(terminal: TextIO) -> None:
+    """End the process: while it waits, Ray is deaf to signals and exceptions. What it started ends with it."""
+    words = f"error: Ray did not start: it took more than {START_SECONDS:g} s. Try again when the machine is less busy"
+    print(words, file=terminal, flush=True)
+    os._exit(1)
 
 
 @contextlib.contextmanager

@@ -167,7 +167,7 @@ def on_ray(args: argparse.Namespace, workers: int, storage: Storage, log: str) -
     with tempfile.TemporaryDirectory() as folder:
         said, fits = Path(folder) / "ray.log", False
         try:
-            with chatter_to(said) as terminal, connected(args.address) as nodes:
+            with chatter_to(said) as terminal, connected(args.address, terminal) as nodes:
                 place = layout(nodes, workers=workers, concurrency=args.concurrency)
                 fits = True
                 yield place, terminal
