@@ -1,6 +1,6 @@
 """Images per second of the training loop beside a bare forward, backward and step on the same resident batch.
 
-    python benchmarks/step.py [--depth 14] [--size 32] [--seconds 3] [--rounds 5]
+    python -m benchmarks.step [--depth 14] [--size 32] [--seconds 3] [--rounds 5]
 
 The two take turns in one run, so that a slow spell of the machine hits both. The ratio is what counts.
 """

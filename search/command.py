@@ -150,6 +150,18 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], Method]:
     return task, tuple(space), method
 
 
+def check_fits(args: argparse.Namespace, workers: int) -> None:
+    """Find out, before anything is started or written, that trials of so many workers do not fit on this machine.
+
+    Raises:
+        UsageError: they do not. What a Ray at --address has is found out when it is asked.
+    """
+    from distributed.cluster import layout, machine
+
+    if not args.address:
+        layout(machine(), workers=workers, concurrency=args.concurrency)
+
+
 @contextmanager
 def on_ray(args: argparse.Namespace, workers: int, storage: Storage, log: str) -> Iterator[tuple[Layout, TextIO]]:
     """Ray, as the command's --address and --concurrency ask; what it says is kept in the storage as `log`.
@@ -160,10 +172,8 @@ def on_ray(args: argparse.Namespace, workers: int, storage: Storage, log: str) -
     Raises:
         UsageError: no Ray answers, or the trials do not fit on it. Nothing is kept then.
     """
-    from distributed.cluster import chatter_to, connected, layout, machine
+    from distributed.cluster import chatter_to, connected, layout
 
-    if not args.address:  # find out before anything is started that it cannot fit
-        layout(machine(), workers=workers, concurrency=args.concurrency)
     with tempfile.TemporaryDirectory() as folder:
         said, fits = Path(folder) / "ray.log", False
         try:

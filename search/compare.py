@@ -24,7 +24,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from methods.errors import UsageError
-from search.command import FAILED, INTERRUPTED, OK, Parser, carry_out, make_task, on_ray, positive, study_options
+from search.command import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    Parser,
+    carry_out,
+    check_fits,
+    make_task,
+    on_ray,
+    positive,
+    study_options,
+)
 
 if TYPE_CHECKING:
     from distributed.cluster import Layout
@@ -192,6 +203,7 @@ def compare(args: argparse.Namespace) -> int:
     }
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     comparison = args.name or f"{method.name}-compare-{digest}"
+    check_fits(args, args.workers or 1)
     storage.check_writable()
 
     def planned(name: str, repeat: int) -> Plan:

@@ -23,6 +23,7 @@ from search.command import (
     SOME_FAILED,
     Parser,
     carry_out,
+    check_fits,
     make_task,
     on_ray,
     positive,
@@ -188,6 +189,7 @@ def run(args: argparse.Namespace) -> int:
 
         print(describe(study, method, info, args.concurrency))
         return OK
+    check_fits(args, plan.task.workers)
     storage.check_writable()
     for name in trackers(args):
         from search.tracking import check
