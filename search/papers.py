@@ -144,8 +144,7 @@ def _check_same(kept: Any, asked: Any) -> None:
 
     def essence(plan: Any) -> str:
         task = plan.task
-        where = DataSpec("").directory
-        data = dataclasses.replace(task.data, directory=where, name=os.path.basename(task.data.name))
+        data = dataclasses.replace(task.data, directory=None, name=os.path.basename(task.data.name))
         return json.dumps([task.recipe, task.settings, dataclasses.asdict(data), plan.space], sort_keys=True)
 
     if essence(kept) != essence(asked):

@@ -2,9 +2,10 @@
 
     python -m search.reproduce fsp --data-dir DIR
 
-Runs whatever is missing of every line of a method's tables, over seeds, and writes docs/results/METHOD.md, the rows
-behind it and the figures. Neither Ray nor a cluster is needed: trainings run side by side in processes of this machine.
-What is finished is kept in the storage, so that the command goes on where it was stopped, on another machine too.
+Runs whatever is missing of every line of a method's tables, over seeds, and writes docs/results/METHOD: the page,
+the rows behind it and the figures. Neither Ray nor a cluster is needed: trainings run side by side in processes of
+this machine. What is finished is kept in the storage, so that the command goes on where it was stopped, on another
+machine too.
 """
 
 from __future__ import annotations
