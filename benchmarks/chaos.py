@@ -2,7 +2,7 @@
 
     python -m benchmarks.chaos [--searches 100] [--seed 0] [--minutes M]
 
-Each search has four trials of `tests/trivial.py`, whose accuracy is a formula, and one retraining; every other search
+Each search has four trials of `tests/trivial.py`, whose accuracy is a formula, and one retraining; every fifth search
 shares each trial between two Ray Train workers. A SIGKILL meets one process of its family, Ray's included: the search's
 own, the head's, a node's, a trial's or a worker's. A search that did not end by itself is resumed until it is complete.
 Then
@@ -33,6 +33,7 @@ from tests.trivial import accuracy
 
 TRIALS = 4
 PATIENCE = 300.0  # seconds
+WORDS = ("--random", f"--trials={TRIALS}", "--seeds=1", "--set=only.pause=0.2")
 SPACE = {name: get(TRIVIAL).fields()[name][0] for name in ("only.x", "only.y")}
 
 
@@ -49,12 +50,11 @@ def ended(process: subprocess.Popen[str]) -> bool:
     return True
 
 
-def one(seed: int, folder: Path, longest: float) -> tuple[str, Counter[str], float]:
+def one(seed: int, workers: int, folder: Path, longest: float) -> tuple[str, Counter[str], float]:
     """One search; who was killed, the counts, and its seconds before the kill."""
     draw = random.Random(seed)
-    workers = 1 + seed % 2
-    words = ["--random", f"--trials={TRIALS}", "--seeds=1", f"--seed={seed}", f"--workers={workers}"]
-    process = start(TRIVIAL, *words, "--set=only.pause=0.2", storage=folder)
+    words = [*WORDS, f"--seed={seed}", f"--workers={workers}"]
+    process = start(TRIVIAL, *words, storage=folder)
     moment = draw.uniform(0, longest)
     with suppress(subprocess.TimeoutExpired):
         process.wait(moment)
@@ -75,7 +75,7 @@ def one(seed: int, folder: Path, longest: float) -> tuple[str, Counter[str], flo
                 break
             run(f"--resume={study.plan.task.study}", storage=folder)
         else:  # nothing had begun
-            run(TRIVIAL, *words, "--set=only.pause=0.2", storage=folder)
+            run(TRIVIAL, *words, storage=folder)
     study, rows = study_of(folder), rows_of(folder)
     numbers = Counter(row.trial for row in rows)
     found["lost"] += len(set(range(TRIALS + 1)) - numbers.keys())
@@ -100,13 +100,17 @@ def main() -> None:
     args = words.parse_args()
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as scratch:
-        run(TRIVIAL, "--random", "--trials=1", "--no-controls", "--workers=2", storage=Path(scratch) / "warm")
-        longest = time.monotonic() - begun
+        longest = {}
+        for workers in (2, 1):
+            since = time.monotonic()
+            run(TRIVIAL, *WORDS, f"--workers={workers}", storage=Path(scratch) / f"warm-{workers}")
+            longest[workers] = time.monotonic() - since
         total, victims, made = Counter[str](), Counter[str](), 0
         for seed in range(args.seed, args.seed + args.searches):
             if args.minutes and time.monotonic() - begun > 60 * args.minutes:
                 break
-            victim, found, moment = one(seed, Path(scratch) / str(seed), longest)
+            workers = 2 if seed % 5 == 4 else 1
+            victim, found, moment = one(seed, workers, Path(scratch) / str(seed), longest[workers])
             victims[victim] += 1
             total += found
             made += 1

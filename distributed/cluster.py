@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
@@ -231,10 +232,21 @@ def connected(address: str | None, terminal: TextIO) -> Iterator[list[Node]]:
         sys.exit(f"error: Ray did not start: {lines[0]} Try again when the machine is less busy")
     finally:
         watchdog.cancel()
+    heed_sigterm()
     try:
         yield reach() if address else list(alive().values())
     finally:
         ray.shutdown()
+
+
+def heed_sigterm() -> None:
+    """Let SIGTERM, a scheduler's way of asking, do what Ctrl-C does. Ray sets a handler of its own when it starts."""
+
+    def handler(number: int, frame: Any) -> None:
+        interrupt = signal.getsignal(signal.SIGINT)
+        (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    signal.signal(signal.SIGTERM, handler)
 
 
 def _give_up(terminal: TextIO) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from distributed.cluster import heed_sigterm
 from methods import METHODS
 from methods.errors import UsageError
 
@@ -35,6 +36,7 @@ class Parser(argparse.ArgumentParser):
 
 def carry_out(words: Parser, act: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
     """Do what the words of a command ask for; returns its exit code. Bad usage is one line on stderr."""
+    heed_sigterm()
     try:
         return act(words.parse_args(argv))
     except UsageError as error:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 import itertools
 import math
-import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,21 @@ from conftest import TINY
 from torch.utils.flop_counter import FlopCounterMode
 
 from distributed.cache import StageCache
+from distributed.cluster import Layout, connected
 from distributed.pipeline import Run, run_stages
 from distributed.storage import Storage
 from distributed.worker import LocalWorker
 from methods import METHODS, get
 from methods.cost import count, example
-from methods.data import DataSpec, load_test
+from methods.data import DataSpec, load, load_test
 from methods.errors import TestSplitLocked
 from methods.method import Stage, State, Trained
 from methods.space import Choice
+from search.driver import run_study
 from search.rows import from_table, read
 from search.searchers import axis
+from search.study import Plan, Study, Trial
+from search.trial import Job, Task
 
 # Two epochs wherever a stage trains, and no draw that depends on the number of ranks, such as dropout.
 TINY_SETTINGS: dict[str, dict[str, Any]] = {
@@ -267,28 +273,25 @@ def test_a_stage_that_reads_test_fails(name: str, storage: Storage) -> None:
     assert not hasattr(worker_for(name).data, "test")
 
 
+@pytest.fixture(scope="module")
+def own_ray() -> Iterator[None]:
+    with connected(None, sys.stderr):
+        yield
+
+
+@pytest.mark.usefixtures("own_ray")
 def test_two_workers_of_ray_train_end_with_the_same_kind_of_row(name: str, tmp_path: Path) -> None:
-    data = "digits"
+    spec = DataSpec("digits", train_size=96)
     if get(name).kind == "text":
         lines = [f"{'abcd'[i % 4]} sentence, number {i * i}\t{'wxyz'[i % 4]}" for i in range(160)]
         (tmp_path / "few.tsv").write_text("text\tlabel\n" + "\n".join(lines) + "\n", encoding="utf-8")
-        data = f"text:{tmp_path / 'few.tsv'}"
-    settings = [f"--set={field}={_word(value)}" for field, value in TINY_SETTINGS[name].items()]
-    words = ["--random", "--trials=1", "--seeds=1", "--no-controls", "--workers=2", "--train-size=96"]
-    done = subprocess.run(
-        [sys.executable, "-m", "search.run", name, f"--data={data}", f"--storage={tmp_path}", *words, *settings],
-        cwd=Path(__file__).resolve().parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=560,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    search, final = sorted(from_table(read(Storage(tmp_path))), key=lambda row: row.trial)
-    for row in (search, final):
-        assert (row.status, row.workers, len(row.nodes)) == ("done", 2, 2)
-        assert row.epochs > 0 and row.macs_train and row.val_accuracy is not None
-    assert search.test_accuracy is None and final.test_accuracy is not None
-
-
-def _word(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        spec = DataSpec(f"text:{tmp_path / 'few.tsv'}", train_size=96)
+    storage = Storage(tmp_path / "results")
+    task = Task("s", name, "quick", spec, TINY_SETTINGS[name], storage.uri, seed=0, workers=2)
+    study = Study(storage, Plan(task, "none", (), 0, controls=False))
+    study.trials.append(Trial(Job(0, "control", TINY_SETTINGS[name], 1, "alone"), time.time()))
+    study.save_plan()
+    run_study(study, get(name), load(spec).info, Layout(workers=2, cpus=1, gpus=0, concurrency=1), io.StringIO())
+    (row,) = from_table(read(storage))
+    assert (row.status, row.workers, len(row.nodes)) == ("done", 2, 2), row.reason
+    assert row.epochs > 0 and row.macs_train and row.val_accuracy is not None and row.test_accuracy is not None

@@ -275,7 +275,6 @@ def check_resumed(storage: Path, trials: int, before: Study) -> None:
 RANDOM = (TRIVIAL, "--random", "--trials=3", "--seeds=1", "--concurrency=1")
 
 
-@pytest.mark.slow
 def test_a_driver_killed_in_the_middle_of_a_row(tmp_path: Path) -> None:
     code, _ = run(*RANDOM, storage=tmp_path, program=("-c", DYING_IN_A_ROW))
     assert code == -signal.SIGKILL
@@ -286,7 +285,7 @@ def test_a_driver_killed_in_the_middle_of_a_row(tmp_path: Path) -> None:
     check_resumed(tmp_path, 4, before)
 
 
-@pytest.mark.nodes
+@pytest.mark.slow
 def test_a_head_that_dies_ends_the_search_and_it_resumes(tmp_path: Path) -> None:
     environment = {**os.environ, "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
     process = start(*RANDOM, "--set=only.pause=0.5", storage=tmp_path, env=environment)
@@ -298,7 +297,7 @@ def test_a_head_that_dies_ends_the_search_and_it_resumes(tmp_path: Path) -> None
     check_resumed(tmp_path, 4, study_of(tmp_path))
 
 
-@pytest.mark.nodes
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "victim", ["a worker, by itself", "ray::RayTrainWorker", "ray::TrainController", "ray::ImplicitFunc"]
 )
@@ -319,7 +318,6 @@ def test_a_process_of_a_trial_of_two_workers_dies(victim: str, tmp_path: Path) -
     assert len(processes) == 3 and len(set(processes)) == 2, "it went on from its last checkpoint"
 
 
-@pytest.mark.slow
 def test_a_disk_that_is_full_ends_the_search_in_one_line(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

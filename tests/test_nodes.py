@@ -19,7 +19,7 @@ from running import TRIVIAL, family, rows_of, start, study_of, until
 
 from distributed.storage import Storage
 
-pytestmark = pytest.mark.nodes
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,7 @@ def test_a_bayesian_search_from_end_to_end(tmp_path: Path) -> None:
     assert more.returncode == 2 and "test split has been read" in more.stderr
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_search_resumes_with_no_trial_lost_or_doubled(sign: signal.Signals, tmp_path: Path) -> None:
     words = ["fsp", "--random", "--trials=4", "--seeds=1", "--no-controls", "--concurrency=1", *SMALL]
     process = subprocess.Popen(
@@ -82,7 +82,7 @@ def test_an_interrupted_search_resumes_with_no_trial_lost_or_doubled(sign: signa
         time.sleep(0.1)
     process.send_signal(sign)
     process.communicate(timeout=60)
-    assert process.returncode == (130 if sign == signal.SIGINT else -signal.SIGKILL)
+    assert process.returncode == (130 if sign == signal.SIGTERM else -signal.SIGKILL)
 
     (name,) = {file.split("/")[1] for file in Storage(tmp_path).list("studies")}
     before = Study.open(Storage(tmp_path), name)
