@@ -19,7 +19,7 @@ from methods.errors import UsageError
 from methods.method import Method
 from search.conductor import Conductor, Finished
 from search.progress import Progress
-from search.study import Study, Trial
+from search.study import CONFIRM_SEEDS, Study, Trial
 from search.trial import Outcome, failed, in_process, on_workers, stop_sign
 
 RETRIES = 2  # of a trial whose process died
@@ -129,7 +129,7 @@ def run_study(study: Study, method: Method, info: Info, layout: Layout, terminal
 
     Ray must be up.
     """
-    task = study.plan.task
+    plan, task = study.plan, study.plan.task
     search = StudySearch(Conductor(study, method, info))
     if layout.workers == 1:
         trainable = tune.with_resources(
@@ -143,12 +143,13 @@ def run_study(study: Study, method: Method, info: Info, layout: Layout, terminal
             tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}]),
         )
     scheduler = None
-    if study.plan.asha:
+    if plan.asha:
         longest = sum(getattr(config, "epochs", 0) for config in method.configure(task.recipe, task.settings).values())
         scheduler = GracefulStop(
             study, time_attr="epoch", max_t=max(longest, 2) + 1, grace_period=1, reduction_factor=3
         )
-    progress = Progress(study, terminal, study.plan.trials)
+    later = plan.confirm * CONFIRM_SEEDS + plan.seeds * (1 + plan.controls * len(method.controls))
+    progress = Progress(study, terminal, later)
     with tempfile.TemporaryDirectory(prefix="search-") as scratch:
         try:
             tune.Tuner(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 from ray.tune import Callback
@@ -12,19 +12,27 @@ from search.study import Study
 
 
 class Progress(Callback):
-    """One line on the terminal, redrawn: trials done, the best so far, what is running, time left. Silent elsewhere."""
+    """One line on the terminal, redrawn: trials done, the best so far, what is running, time left. Silent elsewhere.
 
-    def __init__(self, study: Study, terminal: TextIO, total: int | None) -> None:
+    Args:
+        later: runs that follow the search: the best again, the winner and its controls.
+    """
+
+    def __init__(self, study: Study, terminal: TextIO, later: int) -> None:
         from rich.console import Console
         from rich.status import Status
 
-        self.study, self.total = study, total
+        self.study, self.later = study, later
         self.started, self.found = time.monotonic(), sum(t.finished for t in study.trials)
         self.running: dict[str, str] = {}
         console = Console(file=terminal)
         self.status = Status("starting Ray", console=console) if console.is_terminal else None
         if self.status:
             self.status.start()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its callbacks for a resuming of its own, and a terminal cannot be pickled."""
+        return {}
 
     def close(self) -> None:
         if self.status:
@@ -43,15 +51,23 @@ class Progress(Callback):
     on_trial_error = on_trial_complete
 
     def draw(self) -> None:
-        if not self.status:
-            return
+        from rich.text import Text
+
+        if self.status:
+            # On one line: a line that breaks cannot be redrawn in place.
+            self.status.update(Text(" | ".join(self.parts()), no_wrap=True, overflow="ellipsis"))
+
+    def parts(self) -> Iterator[str]:
+        """What the line says, the most important first."""
+        searched, total = sum(t.finished for t in self.study.of_phase("search")), self.study.plan.searched
         done = sum(t.finished for t in self.study.trials)
-        parts = [f"{done}{f' of {self.total}' if self.total else ''} trials"]
+        yield f"{searched}{f' of {total}' if total else ''} trials"
+        if done > searched:
+            yield f"{done - searched} of {self.later} retrainings"
         if best := self.study.best():
-            parts.append(f"best {100 * (best.val_accuracy or 0):.2f}% on validation")
-        if self.running:
-            parts.append(", ".join(sorted(self.running.values())))
-        spent, fresh = time.monotonic() - self.started, done - self.found
-        if self.total and fresh:
-            parts.append(f"about {spent / fresh * (self.total - done):.0f} s left")
-        self.status.update(" | ".join(parts))
+            yield f"best {100 * (best.val_accuracy or 0):.2f}% (val)"
+        fresh = done - self.found
+        if fresh and (total or done > searched):
+            left = (max(total - searched, 0) if total and done == searched else 0) + self.later - (done - searched)
+            yield f"about {(time.monotonic() - self.started) / fresh * left:.0f} s left"
+        yield from sorted(self.running.values())

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,30 @@ def test_ray_accepts_machines_of_our_own() -> None:
     (kind,) = prepared["available_node_types"].values()
     assert kind["min_workers"] == kind["max_workers"] == len(config["provider"]["worker_ips"])
     aws = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    assert "RAY_enable_autoscaler_v2=0 " in config["head_start_ray_commands"][1], "the other does not know the provider"
+    config["head_start_ray_commands"][1] = config["head_start_ray_commands"][1].replace(
+        "RAY_enable_autoscaler_v2=0 ", ""
+    )
     for same in ("head_start_ray_commands", "worker_start_ray_commands", "file_mounts", "rsync_exclude"):
         assert config[same] == aws[same]
+
+
+def test_every_file_of_the_project_reaches_the_nodes(config: Any) -> None:
+    """As rsync reads its patterns: one that begins with a slash holds at the top only, others at any depth."""
+
+    def left_out(path: Path) -> bool:
+        top = [pattern[1:] for pattern in config["rsync_exclude"] if pattern.startswith("/")]
+        deep = [pattern.removeprefix("**/") for pattern in config["rsync_exclude"] if not pattern.startswith("/")]
+        return any(fnmatch(path.parts[0], pattern) for pattern in top) or any(
+            fnmatch(part, pattern) for part in path.parts for pattern in deep
+        )
+
+    folders = ("methods", "distributed", "search", "tests", "benchmarks", "docs")
+    files = [
+        file.relative_to(ROOT) for folder in folders for file in (ROOT / folder).rglob("*.*") if file.suffix != ".pyc"
+    ]
+    assert Path("methods/data/text.py") in files and not [file for file in files if left_out(file)]
+    assert left_out(Path("results/stages/some")) and left_out(Path("search/__pycache__/run.pyc"))
 
 
 def test_the_job_for_kubernetes() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +108,22 @@ def test_an_interrupted_search_resumes_with_no_trial_lost_or_doubled(sign: signa
     for trial in after.of_phase("search"):
         expected = random_point(space, after.plan.task.seed, trial.job.number)
         assert {field: trial.job.settings[field] for field in space} == expected
+
+
+def test_progress_on_a_terminal(tmp_path: Path) -> None:
+    shown, terminal = pty.openpty()
+    words = command("tests.trivial:METHOD", "--random", "--trials=2", "--seeds=1", storage=tmp_path)
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=terminal, text=True)
+    os.close(terminal)
+    said = b""
+    with suppress(OSError):  # which is how a terminal ends
+        while some := os.read(shown, 4096):
+            said += some
+    os.close(shown)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert b"2 of 2 trials | best 7" in said and b"2 of 2 trials | 1 of 1 retrainings" in said
+    assert "leaderboard" in out
 
 
 def test_two_workers_and_a_scheduler(tmp_path: Path) -> None:
