@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from distributed.cache import StageCache
-from distributed.cluster import Layout, layout, machine
+from distributed.cluster import Layout
 from distributed.loop import seed_of
 from distributed.pipeline import stage_keys
 from distributed.worker import LocalWorker, Runtime, best_runtime
@@ -103,7 +104,6 @@ class Forecast:
     macs: int
     seconds: float
     memory: int
-    place: Layout
 
 
 def rehearse(task: Task, asked: float) -> Rehearsal:
@@ -177,7 +177,7 @@ def few(data: Data, rows: int) -> Data:
 
 def rehearsals(task: Task, place: Layout) -> Rehearsal:
     """The mean of as many rehearsals side by side as trials will be: they share caches and memory as trials do."""
-    many = min(place.concurrency, 8)
+    many = min(place.concurrency, len(os.sched_getaffinity(0)))
     asked, task = time.time(), replace(task, cpus=place.cpus)
     with ProcessPoolExecutor(many, multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(rehearse, [task] * many, [asked] * many))
@@ -199,14 +199,9 @@ def makespan(durations: Sequence[float], workers: int) -> float:
     return max(free)
 
 
-def forecast(study: Study, method: Method, info: Info, concurrency: int | None) -> Forecast:
-    """Look at what is cached, count what is not, and rehearse how long it takes.
-
-    Raises:
-        UsageError: the layout cannot be scheduled on this machine.
-    """
+def forecast(study: Study, method: Method, info: Info, place: Layout) -> Forecast:
+    """Look at what is cached, count what is not, and rehearse on this machine how long it takes in such a layout."""
     plan, task = study.plan, study.plan.task
-    place = layout(machine(), workers=task.workers, concurrency=concurrency)
     runtime = best_runtime(task.precision)
     configs = method.configure(task.recipe, task.settings)
     keys = stage_keys(method, configs, info.fingerprint, task.seed, task.seed, runtime.precision)
@@ -267,13 +262,12 @@ def forecast(study: Study, method: Method, info: Info, concurrency: int | None) 
         macs=first[0] + sum(macs for phase in phases for macs, _ in phase),
         seconds=RAY + found.start + seconds + PAGE,
         memory=found.memory,
-        place=place,
     )
 
 
-def describe(study: Study, method: Method, info: Info, concurrency: int | None) -> str:
+def describe(study: Study, method: Method, info: Info, place: Layout) -> str:
     """A forecast in words."""
-    plan, seen = study.plan, forecast(study, method, info, concurrency)
+    plan, seen = study.plan, forecast(study, method, info, place)
     ranges = [f"  {name}: {method.fields()[name][0]}" for name in plan.space]
     confirm = f"{seen.confirm} runs of the best {plan.confirm} over fresh seeds, " if plan.confirm else ""
     lines = [
@@ -283,9 +277,9 @@ def describe(study: Study, method: Method, info: Info, concurrency: int | None) 
         f"stages      {', '.join(s.name for s in method.stages)}; cached: {', '.join(seen.cached) or 'none'}",
         f"epochs      {seen.epochs} a trial, over all stages",
         f"MACs        {seen.macs:.3g} to train",
-        f"time        about {seen.seconds:.0f} s, after a rehearsal of every stage with default settings",
+        f"time        about {seen.seconds:.0f} s, as this machine rehearsed every stage with default settings",
         f"memory      about {seen.memory / 2**30:.1f} GiB a process",
-        f"layout      {seen.place.concurrency} trials at once, {seen.place.workers} workers each, "
-        f"{seen.place.cpus} CPUs and {seen.place.gpus:g} GPUs a worker: fits",
+        f"layout      {place.concurrency} trials at once, {place.workers} workers each, "
+        f"{place.cpus} CPUs and {place.gpus:g} GPUs a worker: fits",
     ]
     return "\n".join(lines)

@@ -14,6 +14,7 @@ import argparse
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -51,6 +52,18 @@ def quiet_trial(task: Task, job: Job) -> Outcome:
     from search.trial import attempt
 
     return attempt(task, job, lambda row: None)
+
+
+def end_with_parent() -> None:
+    """Let a process of the pool end when the one that started it is killed."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def carry_through(one: Reproduction, study: Study, info: Info, pool: Executor, processes: int) -> None:
@@ -159,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
     from search.results import publish
 
     some_failed, processes = False, args.processes or _processes()
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), end_with_parent)
     try:
         for one in wanted:
             for study, info in one.studies(storage, args.precision):

@@ -185,9 +185,14 @@ def run(args: argparse.Namespace) -> int:
     if info.kind != method.kind:
         raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")
     if args.dry_run:
+        from contextlib import nullcontext
+
+        from distributed.cluster import connected, layout, machine
         from search.plan import describe
 
-        print(describe(study, method, info, args.concurrency))
+        with connected(args.address, sys.stderr) if args.address else nullcontext(machine()) as nodes:
+            place = layout(nodes, workers=plan.task.workers, concurrency=args.concurrency)
+        print(describe(study, method, info, place))
         return OK
     check_fits(args, plan.task.workers)
     storage.check_writable()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_conformance import TINY_SETTINGS
 
+from distributed.cluster import Layout
 from distributed.storage import Storage
 from methods import METHODS, get
 from methods.data import load
@@ -17,6 +18,7 @@ from search.plan import PAGE, RAY, Rehearsal, Speed, describe, few, forecast, ma
 from search.study import Plan, Study, Trial
 from search.trial import Job, Task
 
+ALONE = Layout(workers=1, cpus=1, gpus=0.0, concurrency=1)
 SPEEDS = {"teacher": Speed(1.0, 1e9), "transfer": Speed(2.0, 2e9), "finetune": Speed(0.5, 4e9)}
 
 
@@ -38,20 +40,22 @@ def test_the_runs_that_are_left_and_their_time(study: Study) -> None:
     macs = {stage.name: stage.macs(configs, info) for stage in method.stages}
     once = 1.0 + macs["teacher"] / 1e9
     trial = 2.5 + macs["transfer"] / 2e9 + macs["finetune"] / 4e9
-    seen = forecast(dataclasses.replace(study, plan=dataclasses.replace(study.plan, controls=False)), method, info, 1)
+    seen = forecast(
+        dataclasses.replace(study, plan=dataclasses.replace(study.plan, controls=False)), method, info, ALONE
+    )
     assert (seen.trials, seen.confirm, seen.final) == (5, 6, 2)
     assert seen.seconds == pytest.approx(RAY + 3 + once + (5 + 6 + 2) * trial + PAGE)
     assert seen.macs == macs["teacher"] + 13 * (macs["transfer"] + macs["finetune"])
     # A control that trains as many epochs on labels alone costs what the method says it does.
-    longer = forecast(study, method, info, 1)
+    longer = forecast(study, method, info, ALONE)
     assert longer.final == 2 * (1 + len(method.controls))
-    words = describe(study, method, info, 1)
+    words = describe(study, method, info, ALONE)
     assert "5 of the search, 6 runs of the best 2 over fresh seeds, then 6 retrainings" in words
     # What is finished is not run again.
     study.trials = [Trial(Job(n, "search", {}, 0), 0.0, "done", 0.5) for n in range(3)]
-    assert forecast(study, method, info, 1).trials == 2
+    assert forecast(study, method, info, ALONE).trials == 2
     study.plan = dataclasses.replace(study.plan, searcher="grid", trials=4, confirm=0)
-    assert forecast(study, method, info, 1).trials == 1
+    assert forecast(study, method, info, ALONE).trials == 1
 
 
 @pytest.mark.parametrize("name", METHODS)

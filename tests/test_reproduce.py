@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -112,6 +117,30 @@ def test_a_table_is_made_and_goes_on_where_it_was_stopped(
     table = results.summary(other / "out")
     readme = f"before\n{results.MARKS[0]}\nold\n{results.MARKS[1]}\nafter\n"
     assert results.inserted(readme, table) == readme.replace("old\n", table)
+
+
+KILLED = """
+import concurrent.futures, multiprocessing, os, signal
+from search.reproduce import end_with_parent
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(1, context, end_with_parent)
+    print(pool.submit(os.getpid).result(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_of_the_pool_ends_with_the_one_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "killed.py").write_text(KILLED)
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, tmp_path / "killed.py"], env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE
+    )
+    assert done.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{int(done.stdout)}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_study_of_other_settings_is_not_continued(
