@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -24,11 +25,14 @@ from methods.data import load, stage_running
 from methods.data.dataset import Data, Info, Split
 from methods.data.source import sample
 from methods.method import Configs, Method, State, flatten
+from methods.training import Training
+from search.searchers import grid, random_point
 from search.study import CONFIRM_SEEDS, Study
 from search.trial import Task, peak_memory
 
-# Seconds. The first is a guess, the next two are of single runs on two cores; see docs/LOG.md.
+# Seconds on two cores; see docs/LOG.md.
 RAY = 6.0  # to bring Ray up and down
+TRIAL = 1.0  # of Ray, the ledger, the searcher and idle cores at a phase's end, for each trial
 TRAIN = 6.3  # of Ray Train, for each trial of several workers
 PAGE = 8.0  # the report and the winner's model
 REHEARSAL = 5.0  # what its measured part takes where a network is small
@@ -60,10 +64,10 @@ def probe(method: Method, configs: Configs, info: Info, runtime: Runtime, thread
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a stage trains: seconds = fixed + multiply-adds / rate."""
+    """How fast a stage trains: seconds = fixed + multiply-adds * pace."""
 
     fixed: float
-    rate: float = float("inf")
+    pace: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -119,43 +123,39 @@ def rehearse(task: Task, asked: float) -> Rehearsal:
     batch = max(getattr(config, "batch_size", 1) for config in configs.values())
     runtime = best_runtime(task.precision)
 
-    def walls(rows: int, epochs: int) -> tuple[dict[str, float], dict[str, int]]:
-        """Seconds and multiply-adds of each stage."""
+    def run(rows: int, epochs: int) -> dict[str, tuple[float, int, list[float]]]:
+        """Seconds, multiply-adds and seconds of the epochs of each stage."""
         data = few(whole, rows)
+        # A rate of zero costs as much as any other, and a few rows cannot make it diverge.
         short = {
-            name: replace(config, epochs=min(config.epochs, epochs)) if hasattr(config, "epochs") else config
+            name: replace(config, epochs=min(config.epochs, epochs), lr=0.0) if isinstance(config, Training) else config
             for name, config in configs.items()
         }
         worker = LocalWorker(data, seed=task.seed, runtime=runtime)
         states: dict[str, State] = {}
-        seconds, macs = {}, {}
+        found = {}
         for stage in method.stages:
             before = time.perf_counter()
             own = worker.for_stage(seed_of(task.seed, stage.name), None, None)
             with stage_running():
-                states[stage.name] = stage.run(own, short[stage.name], {need: states[need] for need in stage.needs})
-            seconds[stage.name] = time.perf_counter() - before
-            macs[stage.name] = stage.macs(short, data.info)
-        return seconds, macs
+                state = stage.run(own, short[stage.name], {need: states[need] for need in stage.needs})
+            wall = time.perf_counter() - before
+            states[stage.name] = state
+            found[stage.name] = wall, stage.macs(short, data.info), [row["seconds"] for row in own.history]
+        return found
 
     rows = max(batch, 2 * len(whole.info.classes))
-    cold, macs = walls(rows, 1)  # pays for imports and for what a network sets up with its first batch
-    if sum(cold.values()) > REHEARSAL:  # slow enough for that not to matter
-        stages = {name: Speed(0.0, macs[name] / cold[name]) if macs[name] else Speed(cold[name]) for name in cold}
-        return Rehearsal(start, stages, peak_memory())
-    warm, _ = walls(rows, 1)
-    rows = int(min(max(rows, rows * REHEARSAL / (4 * sum(warm.values()))), 8 * batch, len(whole.train)))
-    (one, macs), (three, more) = walls(rows, 1), walls(rows, 3)
+    found = run(rows, 1)  # pays for imports and for what a network sets up with its first batch
+    if sum(wall for wall, _, _ in found.values()) < REHEARSAL:  # else it is slow enough for that not to matter
+        spent = sum(wall for wall, _, _ in run(rows, 1).values())
+        rows = int(min(max(rows, rows * REHEARSAL / (3 * spent)), 8 * batch, len(whole.train)))
+        found = run(rows, 3)
     stages = {}
-    for name, seconds in one.items():
-        gain, extra = more[name] - macs[name], three[name] - seconds
-        if gain and extra > 0:
-            rate = gain / extra
-            stages[name] = Speed(max(0.0, seconds - macs[name] / rate), rate)
-        elif more[name]:
-            stages[name] = Speed(0.0, more[name] / three[name])
+    for name, (wall, macs, epochs) in found.items():
+        if epochs:
+            stages[name] = Speed(max(0.0, wall - sum(epochs)), statistics.median(epochs) * len(epochs) / macs)
         else:  # such a stage trains nothing; what it does grows with the rows
-            stages[name] = Speed(seconds * len(whole.train) / rows)
+            stages[name] = Speed(wall * len(whole.train) / rows)
     return Rehearsal(start, stages, peak_memory())
 
 
@@ -184,7 +184,7 @@ def rehearsals(task: Task, place: Layout) -> Rehearsal:
     stages = {
         name: Speed(
             statistics.fmean(one.stages[name].fixed for one in found),
-            statistics.harmonic_mean([one.stages[name].rate for one in found]),
+            statistics.fmean(one.stages[name].pace for one in found),
         )
         for name in found[0].stages
     }
@@ -202,64 +202,57 @@ def makespan(durations: Sequence[float], workers: int) -> float:
 def forecast(study: Study, method: Method, info: Info, place: Layout) -> Forecast:
     """Look at what is cached, count what is not, and rehearse on this machine how long it takes in such a layout."""
     plan, task = study.plan, study.plan.task
-    runtime = best_runtime(task.precision)
+    precision, cache = best_runtime(task.precision).precision, StageCache(study.storage)
     configs = method.configure(task.recipe, task.settings)
-    keys = stage_keys(method, configs, info.fingerprint, task.seed, task.seed, runtime.precision)
-    cache = StageCache(study.storage)
-    cached = tuple(
-        s.name for s in method.stages if study.storage.exists(cache.name(f"{method.name}.{s.name}", keys[s.name]))
-    )
-    budget = plan.searched or 0
+    space = {name: method.fields()[name][0] for name in plan.space}
     if plan.searcher == "grid":
-        from search.searchers import grid
-
-        budget = len(grid({name: method.fields()[name][0] for name in plan.space}, plan.searched))
+        points = grid(space, plan.searched)
+    else:  # which points a searcher will ask for is not known; in the mean they cost what others do
+        points = [random_point(space, task.seed, number) for number in range(plan.searched or 0)]
+    variants: list[Mapping[str, Any]] = [{}]
+    if plan.controls:
+        variants += [change(flatten(configs)) for change in method.controls.values()]
 
     def left(phase: str, planned: int) -> int:
         return max(0, planned - sum(trial.finished for trial in study.of_phase(phase)))
 
-    variants = [task.settings]
-    if plan.controls:
-        settings = flatten(configs)
-        variants += [{**task.settings, **change(settings)} for change in method.controls.values()]
-    trials, confirm = left("search", budget), left("confirm", plan.confirm * CONFIRM_SEEDS)
+    trials, confirm = left("search", len(points)), left("confirm", plan.confirm * CONFIRM_SEEDS)
     final = left("final", plan.seeds) + left("control", plan.seeds * (len(variants) - 1))
+    found, had = rehearsals(task, place), set[str]()
 
-    searched = {name.split(".")[0] for name in plan.space}
-    moves: set[str] = set()
-    for stage in method.stages:
-        if stage.name in searched or moves & set(stage.needs):
-            moves.add(stage.name)
-    # What no searched field moves is computed once, if it is not there; a run with another seed finds `shared` stages.
-    once = {s.name for s in method.stages} - moves - set(cached)
-    fresh = {s.name for s in method.stages if not s.shared}
-    found = rehearsals(task, place)
+    def price(settings: Mapping[str, Any], seed: int) -> tuple[int, float]:
+        """Multiply-adds and seconds of a run's stages that neither the cache nor an earlier run has."""
+        changed = method.configure(task.recipe, {**task.settings, **settings})
+        keys = stage_keys(method, changed, info.fingerprint, seed, task.seed, precision)
+        macs, seconds = 0, TRIAL + TRAIN * (task.workers > 1)
+        for stage in method.stages:
+            key = keys[stage.name]
+            if key not in had and not study.storage.exists(cache.name(f"{method.name}.{stage.name}", key)):
+                had.add(key)
+                speed, work = found.stages[stage.name], stage.macs(changed, info)
+                macs += work
+                seconds += (speed.fixed + work * speed.pace) / task.workers
+        return macs, seconds
 
-    def cost(changed: Configs, names: set[str]) -> tuple[int, float]:
-        """Multiply-adds and seconds of these stages."""
-        macs = {s.name: s.macs(changed, info) for s in method.stages if s.name in names}
-        seconds = sum(found.stages[name].fixed + work / found.stages[name].rate for name, work in macs.items())
-        return sum(macs.values()), seconds / task.workers + TRAIN * (task.workers > 1)
-
-    # Runs of one seed share what they have in common: the stages that no searched field moves, or no control changes.
-    again = ([cost(configs, fresh)] + [cost(configs, fresh & moves)] * (plan.confirm - 1)) * CONFIRM_SEEDS
-    last, seen = [], set()
-    for values in variants:
-        changed = method.configure(task.recipe, values)
-        for seed in range(task.seed + 1, task.seed + 1 + plan.seeds):
-            own = stage_keys(method, changed, info.fingerprint, seed, task.seed, runtime.precision)
-            last.append(cost(changed, {name for name in fresh if own[name] not in seen}))
-            seen |= set(own.values())
-    phases = [[cost(configs, moves)] * trials, again[len(again) - confirm :], last[len(last) - final :]]
-    first = cost(configs, once)  # the other trials wait for it
-    seconds = first[1] + sum(makespan([s for _, s in phase], place.concurrency) for phase in phases)
+    own = stage_keys(method, configs, info.fingerprint, task.seed, task.seed, precision)
+    cached = tuple(n for n, key in own.items() if study.storage.exists(cache.name(f"{method.name}.{n}", key)))
+    fresh = range(task.seed + 1, task.seed + 1 + plan.seeds)
+    again = range(fresh.stop, fresh.stop + CONFIRM_SEEDS)
+    search = [price(point, task.seed) for point in points[len(points) - trials :]]
+    best = [price(point, seed) for seed in again for point in points[: plan.confirm]]
+    last = [price(change, seed) for change in variants for seed in fresh]
+    phases = [search, best[len(best) - confirm :], last[len(last) - final :]]
+    # The first trial makes what all share, and the others wait for it.
+    shared = search[0][1] - min(seconds for _, seconds in search) if search else 0.0
+    wait = shared * (1 - 1 / place.concurrency)
+    seconds = sum(makespan([s for _, s in phase], place.concurrency) for phase in phases) + wait
     return Forecast(
         trials=trials,
         confirm=confirm,
         final=final,
         epochs=sum(getattr(config, "epochs", 0) for config in configs.values()),
         cached=cached,
-        macs=first[0] + sum(macs for phase in phases for macs, _ in phase),
+        macs=sum(macs for phase in phases for macs, _ in phase),
         seconds=RAY + found.start + seconds + PAGE,
         memory=found.memory,
     )

@@ -157,13 +157,14 @@ def paper_table(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> st
 
 
 def _search_cost(lines: Sequence[Line]) -> str:
-    """Figure 4 as a table: what each search cost. Seconds are those of its trials, as if they had run one by one."""
+    """Figure 4 as a table: what each search cost, in multiply-adds of its trials as if each had trained all its stages.
+    Seconds depend on what else the machine did, and on what an earlier run or another search had left in the cache."""
     body = []
     by_name = {line.cell.name: line for line in lines}
     for line in lines:
-        seconds = sum(row.seconds for row in line.searched)
+        macs = sum(row.macs_train or 0 for row in line.searched)
         other = by_name.get(line.cell.against)
-        theirs = sum(row.seconds for row in other.searched) if other else 0.0
+        theirs = sum(row.macs_train or 0 for row in other.searched) if other else 0
         printed = line.cell.printed_seconds
         ratio = printed and other and other.cell.printed_seconds and other.cell.printed_seconds / printed
         best = max((row.val_accuracy for row in line.searched if row.val_accuracy is not None), default=None)
@@ -172,14 +173,14 @@ def _search_cost(lines: Sequence[Line]) -> str:
                 line.cell.name,
                 str(len(line.searched)),
                 percent(best),
-                f"{seconds:.0f}",
-                f"{theirs / seconds:.2f}" if other and seconds else "",
+                f"{macs:.3g}",
+                f"{theirs / macs:.2f}" if other and macs else "",
                 f"{printed:,.0f}" if printed else "–",
                 f"{ratio:.2f}" if ratio else "",
             )
         )
     return grid(
-        ("search", "trials", "best on validation %", "seconds", "times faster", "paper's seconds", "paper's ratio"),
+        ("search", "trials", "best on validation %", "MACs", "times cheaper", "paper's seconds", "paper's ratio"),
         body,
     )
 

@@ -14,12 +14,12 @@ from methods import METHODS, get
 from methods.data import load
 from methods.data.dataset import DataSpec
 from search import plan as planning
-from search.plan import PAGE, RAY, Rehearsal, Speed, describe, few, forecast, makespan, rehearse
+from search.plan import PAGE, RAY, TRIAL, Rehearsal, Speed, describe, few, forecast, makespan, rehearse
 from search.study import Plan, Study, Trial
 from search.trial import Job, Task
 
 ALONE = Layout(workers=1, cpus=1, gpus=0.0, concurrency=1)
-SPEEDS = {"teacher": Speed(1.0, 1e9), "transfer": Speed(2.0, 2e9), "finetune": Speed(0.5, 4e9)}
+SPEEDS = {"teacher": Speed(1.0, 1e-9), "transfer": Speed(2.0, 0.5e-9), "finetune": Speed(0.5, 0.25e-9)}
 
 
 def test_each_is_taken_by_the_first_that_is_free() -> None:
@@ -44,7 +44,7 @@ def test_the_runs_that_are_left_and_their_time(study: Study) -> None:
         dataclasses.replace(study, plan=dataclasses.replace(study.plan, controls=False)), method, info, ALONE
     )
     assert (seen.trials, seen.confirm, seen.final) == (5, 6, 2)
-    assert seen.seconds == pytest.approx(RAY + 3 + once + (5 + 6 + 2) * trial + PAGE)
+    assert seen.seconds == pytest.approx(RAY + 3 + once + (5 + 6 + 2) * (TRIAL + trial) + PAGE)
     assert seen.macs == macs["teacher"] + 13 * (macs["transfer"] + macs["finetune"])
     # A control that trains as many epochs on labels alone costs what the method says it does.
     longer = forecast(study, method, info, ALONE)
@@ -70,7 +70,7 @@ def test_every_method_can_be_rehearsed(name: str, monkeypatch: pytest.MonkeyPatc
     assert list(found.stages) == [stage.name for stage in method.stages] and found.memory > 2**20
     for stage in method.stages:
         trains = stage.macs(configs, info) > 0
-        assert (found.stages[stage.name].rate < float("inf")) == trains and found.stages[stage.name].fixed >= 0
+        assert (found.stages[stage.name].pace > 0) == trains and found.stages[stage.name].fixed >= 0
 
 
 def test_few_rows_are_of_all_classes() -> None:
