@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data")
     p.add_argument("--data-dir")
     p.add_argument("--train-size", type=int)
+    p.add_argument("--val-size", type=int)
     p.add_argument("--recipe", default="quick")
     p.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
     p.add_argument("--search", metavar="FIELDS", help="by commas (default: the method's own)")
@@ -72,7 +73,7 @@ def record(args: argparse.Namespace, command: Sequence[str]) -> None:
     axes = {name: axis(domain, args.points) for name, domain in space.items()}
     recipe = method.recipes[args.recipe]
     size = recipe.train_size if args.train_size is None and not args.data else args.train_size
-    data = load(DataSpec(args.data or recipe.data, args.data_dir, train_size=size))
+    data = load(DataSpec(args.data or recipe.data, args.data_dir, train_size=size, val_size=args.val_size))
     runtime, cache = best_runtime(args.precision), StageCache(Storage(args.storage))
     shared = [stage.name for stage in method.stages if stage.shared]
     rows: list[dict[str, Any]] = []
