@@ -46,10 +46,13 @@ def training(trained: Trained) -> Figure:
     left.set(title="Accuracy on validation", xlabel="epoch of the stage", ylabel="%")
     left.legend(frameon=False)
     rows = list(trained.states["transfer"].history)
-    right.plot([r["epoch"] for r in rows], [r["fsp"] for r in rows], "o-", color="0.1", markersize=3)
+    losses = [row["fsp"] for row in rows]
+    right.plot([r["epoch"] for r in rows], losses, "o-", color="0.1", markersize=3)
     right.set(title="Flow loss, eq. (1) with λ = 1", xlabel="epoch of the transfer", ylabel="sum of three MSE")
-    if rows:
+    if losses and max(losses) > 10 * min(losses):
         right.set_yscale("log")
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
@@ -75,6 +78,8 @@ def flow(trained: Trained) -> Figure:
             axis = axes[row][column]
             image = axis.imshow(matrix.mean(0), cmap="cividis", vmin=0, vmax=top, aspect="auto")
             axis.set(title=f"{name}, section {column + 1}", xlabel="channel of the last map", ylabel="of the first map")
+            for ticks in (axis.xaxis, axis.yaxis):
+                ticks.get_major_locator().set_params(integer=True)
         figure.colorbar(image, ax=[axes[0][column], axes[1][column]], shrink=0.6)
     same = all(t.shape == s.shape for t, s in zip(theirs, mine, strict=True))
     distance = f"; eq. (1) with λ = 1 is {float(fsp_loss(theirs, mine)):.3g}" if same else ""
