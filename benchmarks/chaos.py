@@ -2,7 +2,7 @@
 
     python -m benchmarks.chaos [--searches 100] [--seed 0] [--minutes M]
 
-Each search has four trials of `tests/trivial.py`, whose accuracy is a formula, and one retraining; every fifth search
+Each search has four trials of `tests/trivial.py`, whose accuracy is a formula, and one retraining; every tenth search
 shares each trial between two Ray Train workers. A SIGKILL meets one process of its family, Ray's included: the search's
 own, the head's, a node's, a trial's or a worker's. A search that did not end by itself is resumed until it is complete.
 Then
@@ -109,7 +109,7 @@ def main() -> None:
         for seed in range(args.seed, args.seed + args.searches):
             if args.minutes and time.monotonic() - begun > 60 * args.minutes:
                 break
-            workers = 2 if seed % 5 == 4 else 1
+            workers = 2 if seed % 10 == 9 else 1
             victim, found, moment = one(seed, workers, Path(scratch) / str(seed), longest[workers])
             victims[victim] += 1
             total += found
