@@ -152,10 +152,11 @@ def rehearse(task: Task, asked: float) -> Rehearsal:
         found = run(rows, 3)
     stages = {}
     for name, (wall, macs, epochs) in found.items():
-        if epochs:
+        if macs and epochs:
             stages[name] = Speed(max(0.0, wall - sum(epochs)), statistics.median(epochs) * len(epochs) / macs)
-        else:  # such a stage trains nothing; what it does grows with the rows
-            stages[name] = Speed(wall * len(whole.train) / rows)
+        else:  # it trains nothing, or does not say what it costs; what it does grows with rows and epochs
+            longer = configs[name].epochs / len(epochs) if epochs else 1.0
+            stages[name] = Speed(wall * longer * len(whole.train) / rows)
     return Rehearsal(start, stages, peak_memory())
 
 

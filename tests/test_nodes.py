@@ -48,6 +48,9 @@ def finish(process: Any) -> None:
 
 def test_trials_lie_on_different_nodes(cluster: Any, tmp_path: Path) -> None:
     words = ["--random", "--trials=4", "--seeds=1", "--set=only.pause=1", f"--address={cluster.address}"]
+    forecast, said = start(TRIVIAL, *words, "--dry-run", storage=tmp_path).communicate(timeout=400)
+    assert "2 trials at once, 1 workers each, 1 CPUs" in forecast, said
+    assert not any(tmp_path.iterdir())
     finish(start(TRIVIAL, *words, storage=tmp_path))
     rows = rows_of(tmp_path)
     assert len(rows) == 5 and all(len(row.nodes) == row.workers == 1 for row in rows)
