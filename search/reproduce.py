@@ -115,6 +115,7 @@ def missing(one: Reproduction, storage: Storage, precision: str, processes: int)
     from distributed.pipeline import stage_keys
     from distributed.worker import best_runtime
     from search.plan import probe
+    from search.results import duration
     from search.searchers import grid, random_point
     from search.trial import Job
 
@@ -146,9 +147,9 @@ def missing(one: Reproduction, storage: Storage, precision: str, processes: int)
                     macs[name] += stage.macs(configs, info)
         for name, cost in macs.items():
             number = sum((job.control or job.phase) == name for job in trials)
-            yield f"{task.study} {name}: {number} trainings, {cost:.3g} MACs, about {cost / speed / processes:.0f} s"
+            yield f"{task.study} {name}: {number} trainings, {cost:.3g} MACs, about {duration(cost / speed / processes)}"
         total += sum(macs.values())
-    seconds = f", {total:.3g} MACs, about {total / speed / processes:.0f} s on {processes} processes" if speed else ""
+    seconds = f", {total:.3g} MACs, about {duration(total / speed / processes)} on {processes} processes" if speed else ""
     yield f"{one.method.name}, scale {one.word}: " + (f"in all{seconds}" if total else "nothing is missing")
 
 
