@@ -149,7 +149,9 @@ def missing(one: Reproduction, storage: Storage, precision: str, processes: int)
             number = sum((job.control or job.phase) == name for job in trials)
             yield f"{task.study} {name}: {number} trainings, {cost:.3g} MACs, about {duration(cost / speed / processes)}"
         total += sum(macs.values())
-    seconds = f", {total:.3g} MACs, about {duration(total / speed / processes)} on {processes} processes" if speed else ""
+    seconds = (
+        f", {total:.3g} MACs, about {duration(total / speed / processes)} on {processes} processes" if speed else ""
+    )
     yield f"{one.method.name}, scale {one.word}: " + (f"in all{seconds}" if total else "nothing is missing")
 
 
