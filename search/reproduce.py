@@ -115,7 +115,7 @@ def missing(one: Reproduction, storage: Storage, precision: str, processes: int)
     from distributed.pipeline import stage_keys
     from distributed.worker import best_runtime
     from search.plan import probe
-    from search.results import duration
+    from search.report import duration
     from search.searchers import grid, random_point
     from search.trial import Job
 
@@ -147,7 +147,8 @@ def missing(one: Reproduction, storage: Storage, precision: str, processes: int)
                     macs[name] += stage.macs(configs, info)
         for name, cost in macs.items():
             number = sum((job.control or job.phase) == name for job in trials)
-            yield f"{task.study} {name}: {number} trainings, {cost:.3g} MACs, about {duration(cost / speed / processes)}"
+            spent = duration(cost / speed / processes)
+            yield f"{task.study} {name}: {number} trainings, {cost:.3g} MACs, about {spent}"
         total += sum(macs.values())
     seconds = (
         f", {total:.3g} MACs, about {duration(total / speed / processes)} on {processes} processes" if speed else ""
