@@ -127,10 +127,13 @@ class StageCache:
         """Where a result lies in the storage."""
         return f"stages/{stage}-{key}.safetensors"
 
+    def holds(self, stage: str, key: str) -> bool:
+        return self.storage.exists(self.name(stage, key))
+
     def get(self, stage: str, key: str) -> bytes | None:
         """The encoded state, or None. A file that cannot be read is said, removed and made anew."""
         name = self.name(stage, key)
-        if not self.storage.exists(name):
+        if not self.holds(stage, key):
             return None
         content = self.storage.read_bytes(name)
         try:

@@ -16,7 +16,7 @@ from distributed.cache import StageCache, decode, encode, stage_key
 from distributed.loop import seed_of
 from distributed.worker import LocalWorker
 from methods.data import stage_running
-from methods.method import Configs, Method, State
+from methods.method import Configs, Method, Stage, State
 
 
 @dataclass
@@ -54,6 +54,22 @@ def stage_keys(
             precision,
         )
     return keys
+
+
+def unmade(method: Method, keys: Mapping[str, str], cache: StageCache, made: set[str]) -> list[Stage]:
+    """The stages whose results neither the cache nor `made` holds.
+
+    Args:
+        keys: of `stage_keys`.
+        made: keys of what earlier runs will have made; these stages' join them.
+    """
+    found = []
+    for stage in method.stages:
+        key = keys[stage.name]
+        if key not in made and not cache.holds(f"{method.name}.{stage.name}", key):
+            made.add(key)
+            found.append(stage)
+    return found
 
 
 def run_stages(

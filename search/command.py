@@ -152,16 +152,19 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], Method]:
     return task, tuple(space), method
 
 
-def check_fits(args: argparse.Namespace, workers: int) -> None:
-    """Find out, before anything is started or written, that trials of so many workers do not fit on this machine.
+def check_place(args: argparse.Namespace, workers: int) -> None:
+    """Find out, before anything is started or written, that trials of so many workers cannot run where they are to.
 
     Raises:
-        UsageError: they do not. What a Ray at --address has is found out when it is asked.
+        UsageError: they do not fit on this machine, or nothing answers at --address. What a Ray there has is found out
+            when it is asked.
     """
-    from distributed.cluster import layout, machine
+    from distributed.cluster import check_address, layout, machine
 
     if not args.address:
         layout(machine(), workers=workers, concurrency=args.concurrency)
+    elif args.address != "auto":
+        check_address(args.address)
 
 
 @contextmanager

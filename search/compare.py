@@ -30,7 +30,7 @@ from search.command import (
     OK,
     Parser,
     carry_out,
-    check_fits,
+    check_place,
     make_task,
     on_ray,
     positive,
@@ -203,7 +203,7 @@ def compare(args: argparse.Namespace) -> int:
     }
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     comparison = args.name or f"{method.name}-compare-{digest}"
-    check_fits(args, args.workers or 1)
+    check_place(args, args.workers or 1)
     storage.check_writable()
 
     def planned(name: str, repeat: int) -> Plan:

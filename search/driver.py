@@ -19,7 +19,7 @@ from methods.errors import UsageError
 from methods.method import Method
 from search.conductor import Conductor, Finished
 from search.progress import Progress
-from search.study import CONFIRM_SEEDS, Study, Trial
+from search.study import Study, Trial
 from search.trial import Outcome, failed, in_process, on_workers, stop_sign
 
 RETRIES = 2  # of a trial whose process died
@@ -148,7 +148,7 @@ def run_study(study: Study, method: Method, info: Info, layout: Layout, terminal
         scheduler = GracefulStop(
             study, time_attr="epoch", max_t=max(longest, 2) + 1, grace_period=1, reduction_factor=3
         )
-    later = plan.confirm * CONFIRM_SEEDS + plan.seeds * (1 + plan.controls * len(method.controls))
+    later = plan.confirmations + plan.seeds * (1 + plan.controls * len(method.controls))
     progress = Progress(study, terminal, later)
     with tempfile.TemporaryDirectory(prefix="search-") as scratch:
         try:

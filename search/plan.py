@@ -17,7 +17,7 @@ import torch
 from distributed.cache import StageCache
 from distributed.cluster import Layout
 from distributed.loop import seed_of
-from distributed.pipeline import stage_keys
+from distributed.pipeline import stage_keys, unmade
 from distributed.worker import LocalWorker, Runtime, best_runtime
 from methods import get
 from methods.cost import count
@@ -138,9 +138,8 @@ def rehearse(task: Task, asked: float) -> Rehearsal:
             before = time.perf_counter()
             own = worker.for_stage(seed_of(task.seed, stage.name), None, None)
             with stage_running():
-                state = stage.run(own, short[stage.name], {need: states[need] for need in stage.needs})
+                states[stage.name] = stage.run(own, short[stage.name], {need: states[need] for need in stage.needs})
             wall = time.perf_counter() - before
-            states[stage.name] = state
             found[stage.name] = wall, stage.macs(short, data.info), [row["seconds"] for row in own.history]
         return found
 
@@ -217,26 +216,23 @@ def forecast(study: Study, method: Method, info: Info, place: Layout) -> Forecas
     def left(phase: str, planned: int) -> int:
         return max(0, planned - sum(trial.finished for trial in study.of_phase(phase)))
 
-    trials, confirm = left("search", len(points)), left("confirm", plan.confirm * CONFIRM_SEEDS)
+    trials, confirm = left("search", len(points)), left("confirm", plan.confirmations)
     final = left("final", plan.seeds) + left("control", plan.seeds * (len(variants) - 1))
-    found, had = rehearsals(task, place), set[str]()
+    found, made = rehearsals(task, place), set[str]()
 
     def price(settings: Mapping[str, Any], seed: int) -> tuple[int, float]:
         """Multiply-adds and seconds of a run's stages that neither the cache nor an earlier run has."""
         changed = method.configure(task.recipe, {**task.settings, **settings})
         keys = stage_keys(method, changed, info.fingerprint, seed, task.seed, precision)
         macs, seconds = 0, TRIAL + TRAIN * (task.workers > 1)
-        for stage in method.stages:
-            key = keys[stage.name]
-            if key not in had and not study.storage.exists(cache.name(f"{method.name}.{stage.name}", key)):
-                had.add(key)
-                speed, work = found.stages[stage.name], stage.macs(changed, info)
-                macs += work
-                seconds += (speed.fixed + work * speed.pace) / task.workers
+        for stage in unmade(method, keys, cache, made):
+            speed, work = found.stages[stage.name], stage.macs(changed, info)
+            macs += work
+            seconds += (speed.fixed + work * speed.pace) / task.workers
         return macs, seconds
 
     own = stage_keys(method, configs, info.fingerprint, task.seed, task.seed, precision)
-    cached = tuple(n for n, key in own.items() if study.storage.exists(cache.name(f"{method.name}.{n}", key)))
+    lacking = unmade(method, own, cache, set())
     fresh = range(task.seed + 1, task.seed + 1 + plan.seeds)
     again = range(fresh.stop, fresh.stop + CONFIRM_SEEDS)
     search = [price(point, task.seed) for point in points[len(points) - trials :]]
@@ -252,7 +248,7 @@ def forecast(study: Study, method: Method, info: Info, place: Layout) -> Forecas
         confirm=confirm,
         final=final,
         epochs=sum(getattr(config, "epochs", 0) for config in configs.values()),
-        cached=cached,
+        cached=tuple(stage.name for stage in method.stages if stage not in lacking),
         macs=sum(macs for phase in phases for macs, _ in phase),
         seconds=RAY + found.start + seconds + PAGE,
         memory=found.memory,

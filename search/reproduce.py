@@ -112,7 +112,7 @@ def missing(one: Reproduction, storage: Storage, precision: str, processes: int)
     if it went on to its last trial.
     """
     from distributed.cache import StageCache
-    from distributed.pipeline import stage_keys
+    from distributed.pipeline import stage_keys, unmade
     from distributed.worker import best_runtime
     from search.plan import probe
     from search.report import duration
@@ -140,11 +140,7 @@ def missing(one: Reproduction, storage: Storage, precision: str, processes: int)
             speed = speed or probe(one.method, configs, info, runtime, task.cpus)
             name = job.control or job.phase
             macs.setdefault(name, 0)
-            for stage in one.method.stages:
-                key = keys[stage.name]
-                if key not in counted and not storage.exists(cache.name(f"{one.method.name}.{stage.name}", key)):
-                    counted.add(key)
-                    macs[name] += stage.macs(configs, info)
+            macs[name] += sum(stage.macs(configs, info) for stage in unmade(one.method, keys, cache, counted))
         for name, cost in macs.items():
             number = sum((job.control or job.phase) == name for job in trials)
             spent = duration(cost / speed / processes)
@@ -167,15 +163,15 @@ def run(args: argparse.Namespace) -> int:
 
     from distributed.storage import Storage
 
-    storage = Storage(args.storage)
+    storage, processes = Storage(args.storage), args.processes or len(os.sched_getaffinity(0))
     if args.dry_run:
         for one in wanted:
-            print("\n".join(missing(one, storage, args.precision, args.processes or _processes())))
+            print("\n".join(missing(one, storage, args.precision, processes)))
         return OK
     storage.check_writable()
     from search.results import publish
 
-    some_failed, processes = False, args.processes or _processes()
+    some_failed = False
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), end_with_parent)
     try:
         for one in wanted:
@@ -190,10 +186,6 @@ def run(args: argparse.Namespace) -> int:
     finally:
         pool.shutdown(cancel_futures=True)
     return SOME_FAILED if some_failed else OK
-
-
-def _processes() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

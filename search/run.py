@@ -23,7 +23,7 @@ from search.command import (
     SOME_FAILED,
     Parser,
     carry_out,
-    check_fits,
+    check_place,
     make_task,
     on_ray,
     positive,
@@ -184,6 +184,7 @@ def run(args: argparse.Namespace) -> int:
     info = load(plan.task.data).info
     if info.kind != method.kind:
         raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")
+    check_place(args, plan.task.workers)
     if args.dry_run:
         from contextlib import nullcontext
 
@@ -194,16 +195,11 @@ def run(args: argparse.Namespace) -> int:
             place = layout(nodes, workers=plan.task.workers, concurrency=args.concurrency)
         print(describe(study, method, info, place))
         return OK
-    check_fits(args, plan.task.workers)
     storage.check_writable()
     for name in trackers(args):
         from search.tracking import check
 
         check(storage, name)
-    if args.address and args.address != "auto":
-        from distributed.cluster import check_address
-
-        check_address(args.address)
     return search(args, study, method, info)
 
 

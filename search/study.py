@@ -63,7 +63,12 @@ class Plan:
     @property
     def searched(self) -> int | None:
         """Trials of the budget that propose something new."""
-        return self.trials and self.trials - self.confirm * CONFIRM_SEEDS
+        return self.trials and self.trials - self.confirmations
+
+    @property
+    def confirmations(self) -> int:
+        """Runs of the best again."""
+        return self.confirm * CONFIRM_SEEDS
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Plan:
