@@ -21,8 +21,8 @@ TRIVIAL = "tests.trivial:METHOD"
 def start(*words: str, storage: Path | str, program: tuple[str, ...] = ("-m", "search.run"), **options: Any) -> Any:
     """Begin a search; `options` are those of `Popen`."""
     return subprocess.Popen(
-        [sys.executable, *program, *words, f"--storage={storage}"], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+        [sys.executable, *program, *words, f"--storage={storage}"], cwd=ROOT, text=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import TRIVIAL, start
 
 from distributed.storage import Storage
 from search.rows import from_table, read
@@ -73,7 +74,7 @@ def test_a_bayesian_search_from_end_to_end(tmp_path: Path) -> None:
     assert more.returncode == 2 and "test split has been read" in more.stderr
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_search_resumes_with_no_trial_lost_or_doubled(sign: signal.Signals, tmp_path: Path) -> None:
     words = ["fsp", "--random", "--trials=4", "--seeds=1", "--no-controls", "--concurrency=1", *SMALL]
     process = subprocess.Popen(
@@ -85,7 +86,7 @@ def test_an_interrupted_search_resumes_with_no_trial_lost_or_doubled(sign: signa
         time.sleep(0.1)
     process.send_signal(sign)
     process.communicate(timeout=60)
-    assert process.returncode == (130 if sign == signal.SIGTERM else -signal.SIGKILL)
+    assert process.returncode == (-signal.SIGKILL if sign == signal.SIGKILL else 130)
 
     (name,) = {file.split("/")[1] for file in Storage(tmp_path).list("studies")}
     before = Study.open(Storage(tmp_path), name)
@@ -112,8 +113,7 @@ def test_an_interrupted_search_resumes_with_no_trial_lost_or_doubled(sign: signa
 
 def test_progress_on_a_terminal(tmp_path: Path) -> None:
     shown, terminal = pty.openpty()
-    words = command("tests.trivial:METHOD", "--random", "--trials=2", "--seeds=1", storage=tmp_path)
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=terminal, text=True)
+    process = start(TRIVIAL, "--random", "--trials=2", "--seeds=1", storage=tmp_path, stderr=terminal)
     os.close(terminal)
     said = b""
     with suppress(OSError):  # which is how a terminal ends
