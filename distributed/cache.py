@@ -2,7 +2,8 @@
 
 The key of a result is a hash of everything that it follows from: the stage, its configuration, the keys of the
 stages before it, the data's fingerprint, the seed, the precision and the code that the stage runs. A result is one
-safetensors file, its JSON in the header, so it is there whole or not at all, and nothing is unpickled.
+file, written by `torch.save` and read with `weights_only=True`: it is there whole or not at all, and no code comes
+out of it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import io
 import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pickle import UnpicklingError
 from typing import Any
+
+import torch
 
 from distributed.storage import Storage
 from methods.method import State
@@ -91,30 +96,26 @@ def stage_key(
 
 
 def encode(state: State) -> bytes:
-    """A state as one safetensors file."""
-    from safetensors.torch import save
-
+    """A state as one file: its tensors, and all else as JSON."""
     words = {"spec": dict(state.spec), "metrics": dict(state.metrics), "history": [dict(r) for r in state.history]}
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
-    return save(tensors, metadata={"state": json.dumps(words)})
+    file = io.BytesIO()
+    torch.save({"tensors": tensors, "state": json.dumps(words)}, file)
+    return file.getvalue()
 
 
 def decode(content: bytes) -> State:
-    """The state of a safetensors file.
+    """The state in a file's content.
 
     Raises:
         ValueError: the bytes are not a whole state.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     try:
-        tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        words = json.loads(header["__metadata__"]["state"])
-        return State(tensors, words["spec"], words["metrics"], tuple(words["history"]))
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"not a stage's state: {error}") from None
+        kept = torch.load(io.BytesIO(content), weights_only=True)
+        words = json.loads(kept["state"])
+        return State(kept["tensors"], words["spec"], words["metrics"], tuple(words["history"]))
+    except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"not a stage's state: {str(error).partition(chr(10))[0]}") from None
 
 
 class StageCache:
@@ -125,7 +126,7 @@ class StageCache:
 
     def name(self, stage: str, key: str) -> str:
         """Where a result lies in the storage."""
-        return f"stages/{stage}-{key}.safetensors"
+        return f"stages/{stage}-{key}.pt"
 
     def holds(self, stage: str, key: str) -> bool:
         return self.storage.exists(self.name(stage, key))

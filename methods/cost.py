@@ -1,4 +1,4 @@
-"""Multiply-adds and parameters of a network, counted by fvcore.
+"""Multiply-adds and parameters of a network, counted by fvcore, or by PyTorch's own counter where fvcore is missing.
 
 fvcore counts one fused multiply-add as one operation, so the unit here is MACs, not FLOPs. Only matrix products and
 convolutions count, as papers do it; `Cost.uncounted` lists every other operator that was met.
@@ -25,7 +25,8 @@ class Cost:
     Attributes:
         macs: multiply-adds of convolutions, matrix products and the like.
         params: trainable and frozen parameters.
-        uncounted: operators that were met and left out: name -> how often, or elements where fvcore counts those.
+        uncounted: operators that were met and left out: name -> how often, or elements where fvcore counts those;
+            empty where fvcore is missing.
     """
 
     macs: int
@@ -40,10 +41,16 @@ def example(info: Info) -> Tensor:
 
 def count(net: nn.Module, info: Info) -> Cost:
     """Cost of one row through `net.forward`. The network is left in eval mode."""
-    from fvcore.nn import FlopCountAnalysis
+    net, params = net.eval(), sum(p.numel() for p in net.parameters())
+    try:
+        from fvcore.nn import FlopCountAnalysis
+    except ModuleNotFoundError:  # a machine that only trains
+        from torch.utils.flop_counter import FlopCounterMode
 
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net(example(info))
+        return Cost(counter.get_total_flops() // 2, params)  # it takes a multiply-add for two operations
     logging.getLogger("fvcore").setLevel(logging.ERROR)
-    net = net.eval()
     with torch.no_grad():
         analysis = (
             FlopCountAnalysis(net, example(info)).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -52,6 +59,6 @@ def count(net: nn.Module, info: Info) -> Cost:
         others = {name: n for name, n in counted.items() if name not in PRODUCTS} | dict(analysis.unsupported_ops())
         return Cost(
             macs=int(sum(n for name, n in counted.items() if name in PRODUCTS)),
-            params=sum(p.numel() for p in net.parameters()),
+            params=params,
             uncounted={str(name): int(n) for name, n in sorted(others.items())},
         )

@@ -30,7 +30,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class State:
-    """What a stage leaves behind. It is stored without pickle: tensors as safetensors, the rest as JSON.
+    """What a stage leaves behind. It is stored as tensors and JSON (`distributed.cache`).
 
     Attributes:
         tensors: weights (a `state_dict`) and any other arrays that later stages want, on the CPU.

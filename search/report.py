@@ -35,7 +35,7 @@ from methods.space import Choice, Domain
 from search import charts, importance
 from search.command import OK, Parser, carry_out
 from search.model import trained, winner
-from search.rows import read
+from search.rows import of_study
 from search.statistics import Course
 from search.study import Study, Trial
 from search.trial import Outcome
@@ -195,7 +195,7 @@ class Evidence:
         task = study.plan.task
         method = get(task.method)
         outcomes = {t.job.number: study.outcome(t.job.number) for t in study.trials if t.finished}
-        rows = {row["trial"]: row for row in read(study.storage, study=task.study).to_pylist()}
+        rows = {row["trial"]: row for row in of_study(study.storage, task.study).to_pylist()}
         known, fields = method.fields(), {}
         for name in study.plan.space:
             if name not in known:

@@ -6,6 +6,10 @@ Runs whatever is missing of every line of a method's tables, over seeds, and wri
 the rows behind it and the figures. Neither Ray nor a cluster is needed: trainings run side by side in processes of
 this machine. What is finished is kept in the storage, so that the command goes on where it was stopped, on another
 machine too.
+
+What trains here is torch, torchvision, numpy, scikit-learn, scipy and pyarrow. A machine that has no more leaves out
+what is done with more, and says so: Bayesian searches (ray, bayesian-optimization) and figures (matplotlib). The same
+command with the same storage on a machine that has them adds those.
 """
 
 from __future__ import annotations
@@ -105,6 +109,14 @@ def _line(study: Study, trial: Trial) -> str:
     )
 
 
+def left_out(study: Study) -> str:
+    """Why a study cannot be carried through on this machine; empty where it can."""
+    from search.searchers import lacking
+
+    wanted = [] if study.complete else lacking(study.plan.searcher)
+    return f"{study.plan.task.study} is left out: {' and '.join(wanted)} not installed here" if wanted else ""
+
+
 def missing(one: Reproduction, storage: Storage, precision: str, processes: int) -> Iterator[str]:
     """What is left to be trained, line by line, with its multiply-adds and the time that they take here.
 
@@ -124,6 +136,9 @@ def missing(one: Reproduction, storage: Storage, precision: str, processes: int)
     total, speed = 0, 0.0
     for study, info in one.studies(storage, precision):
         plan, task = study.plan, study.plan.task
+        if reason := left_out(study):
+            yield reason
+            continue
         trials = [trial.job for trial in study.trials if not trial.finished]
         if plan.searcher != "none" and not study.complete:
             space = {name: one.method.fields()[name][0] for name in plan.space}
@@ -176,6 +191,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         for one in wanted:
             for study, info in one.studies(storage, args.precision):
+                if reason := left_out(study):
+                    print(reason, file=sys.stderr)
+                    continue
                 carry_through(one, study, info, pool, processes)
                 some_failed |= any(trial.status == "failed" for trial in study.trials)
             print(publish(one, storage, Path(args.out)))

@@ -23,7 +23,7 @@ from methods.published import Cell, PaperTable
 from search.command import OK, Parser, carry_out
 from search.papers import Reproduction
 from search.report import drawn, duration, interval, percent, rebuilt
-from search.rows import Row, from_table, read, schema
+from search.rows import Row, from_table, of_study, schema
 from search.study import Study, Trial
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def publish(one: Reproduction, storage: Storage, out: Path) -> str:
     folder = out / one.method.name
     folder.mkdir(parents=True, exist_ok=True)
     studies = sorted({one.run_of(table, cell).study for table in one.tables for cell in table.cells})
-    tables = [read(storage, study=study) for study in studies]
+    tables = [of_study(storage, study) for study in studies]
     file = folder / "rows.parquet"
     if file.exists():
         kept = parquet.read_table(file, schema=schema())
@@ -290,8 +290,11 @@ def _first(one: Reproduction, storage: Storage, name: str, data: str) -> tuple[S
 
 def _figures(one: Reproduction, storage: Storage) -> Mapping[str, Figure]:
     """The figures of the line that is shown, and those that hold several lines against one another."""
-    import matplotlib
-
+    try:
+        import matplotlib
+    except ModuleNotFoundError:  # a machine that only trains; the same command draws them where it is installed
+        print("no figures: matplotlib is not installed here", file=sys.stderr)
+        return {}
     shown = one.scale.shown[0]
     wanted = dict.fromkeys((shown, *one.scale.compared))
     data = next(iter(one.scale.data))

@@ -238,9 +238,12 @@ def write_row(storage: Storage, row: Row) -> None:
     import pyarrow as pa
 
     data = _encoded(pa.Table.from_pylist([_record(row)], schema=schema()))
-    # The name is for people; the hash in it tells files apart. Dots are quoted too: one in front would hide the file.
-    study = quote(row.study, safe="").replace(".", "%2E")[:100]
-    storage.write_bytes(_name(ROWS, f"{study}-{row.phase}-{row.trial:05d}", data), data)
+    storage.write_bytes(_name(ROWS, f"{_quoted(row.study)}-{row.phase}-{row.trial:05d}", data), data)
+
+
+def _quoted(study: str) -> str:
+    """A study in a file's name, for people; the hash there tells files apart. A dot in front would hide the file."""
+    return quote(study, safe="").replace(".", "%2E")[:100]
 
 
 def _parsed(name: str, data: bytes) -> pa.Table:
@@ -287,6 +290,31 @@ def _tables(storage: Storage, names: Sequence[str]) -> Iterator[tuple[str, pa.Ta
                     _set_aside(storage, name, table)
                 else:
                     yield name, table
+
+
+def of_study(storage: Storage, study: str) -> pa.Table:
+    """The rows of one study under today's schema, one for each trial, by phase and trial; DuckDB is not needed.
+
+    Files that cannot be read are named, set aside, left out.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    while True:
+        loose, compacted = files = _files(storage)
+        # Only what bears the study's name, and what may hold any study's rows, is opened.
+        start = f"{ROWS}/{_quoted(study)}-"
+        names = [*compacted, *(name for name in loose if name.startswith(start))]
+        try:
+            table = _joined(table.filter(pc.equal(table["study"], study)) for _, table in _tables(storage, names))
+        except FileNotFoundError:
+            if _files(storage) == files:
+                raise
+            continue
+        last_first = [("finished", "descending"), ("started", "descending")]
+        table = table.sort_by([("phase", "ascending"), ("trial", "ascending"), *last_first])
+        trials = list(zip(table["phase"].to_pylist(), table["trial"].to_pylist(), strict=True))
+        return table.filter(pa.array([n == 0 or trial != trials[n - 1] for n, trial in enumerate(trials)], pa.bool_()))
 
 
 def _set_aside(storage: Storage, name: str, reason: ValueError) -> None:

@@ -1,20 +1,24 @@
-"""Which configuration next: grid, random or Bayesian search over the same fields, behind Tune's `Searcher`."""
+"""Which configuration next: grid, random or Bayesian search over the same fields, asked as Tune's `Searcher` is.
+
+Only the Bayesian one is a `Searcher`, and wants Ray and bayesian-optimization; a machine that has neither can do the
+others.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ray import tune
-from ray.tune.search import Searcher
 
 from methods.errors import UsageError
 from methods.space import Choice, Domain, Integer, Real
-from search.bayes import BayesSearch
+
+if TYPE_CHECKING:
+    from search.bayes import BayesSearch
 
 GRIDS = ("grid", "grid-shuffled", "grid-offset", "grid-centred")
 SEARCHERS = (*GRIDS, "random", "bo")
@@ -22,36 +26,30 @@ Space = Mapping[str, Domain]
 Settings = dict[str, Any]
 
 
-class IndexedSearch(Searcher):
+class IndexedSearch:
     """Settings that follow from their number alone, whatever came of the others.
 
     Args:
         point: number, from 0 -> settings, or None when there are no more.
     """
 
+    FINISHED = "FINISHED"  # as Tune's searchers have it
+
     def __init__(self, point: Callable[[int], Settings | None]) -> None:
-        super().__init__(metric="val_accuracy", mode="max")
         self.point = point
         self.asked = 0
 
     def suggest(self, trial_id: str) -> Any:
         settings = self.point(self.asked)
         if settings is None:
-            return Searcher.FINISHED
+            return self.FINISHED
         self.asked += 1
         return settings
 
     def on_trial_complete(self, trial_id: str, result: Settings | None = None, error: bool = False) -> None:
         """What came of a trial changes nothing here."""
 
-    def add_evaluated_point(
-        self,
-        parameters: Settings,
-        value: float | None,
-        error: bool = False,
-        pruned: bool = False,
-        intermediate_values: list[float] | None = None,
-    ) -> None:
+    def add_evaluated_point(self, parameters: Settings, value: float | None, error: bool = False) -> None:
         """A point of an earlier search takes the place of one of these."""
         self.asked += 1
 
@@ -60,14 +58,6 @@ class IndexedSearch(Searcher):
 
     def restore_state(self, state: Settings) -> None:
         self.asked = state["asked"]
-
-    def save(self, checkpoint_path: str) -> None:
-        with open(checkpoint_path, "w", encoding="utf-8") as file:
-            json.dump(self.save_state(), file)
-
-    def restore(self, checkpoint_path: str) -> None:
-        with open(checkpoint_path, encoding="utf-8") as file:
-            self.restore_state(json.load(file))
 
 
 def natural_points(domain: Domain) -> int:
@@ -174,6 +164,7 @@ def random_point(space: Space, seed: int, number: int) -> Settings:
 
 def tune_space(space: Space) -> dict[str, Any]:
     """The ranges as Ray Tune writes them."""
+    from ray import tune
 
     def one(domain: Domain) -> Any:
         match domain:
@@ -189,6 +180,12 @@ def tune_space(space: Space) -> dict[str, Any]:
     return {name: one(domain) for name, domain in space.items()}
 
 
+def lacking(name: str) -> list[str]:
+    """Packages that a searcher wants and this machine does not have."""
+    wanted = {"ray": "ray", "bayes_opt": "bayesian-optimization"} if name == "bo" else {}
+    return [package for module, package in wanted.items() if importlib.util.find_spec(module) is None]
+
+
 def make_searcher(
     name: str, space: Space, seed: int, trials: int | None, first: Sequence[Settings] = ()
 ) -> IndexedSearch | BayesSearch:
@@ -198,6 +195,8 @@ def make_searcher(
         return IndexedSearch(lambda number: points[number] if number < len(points) else None)
     if name == "random":
         return IndexedSearch(lambda number: random_point(space, seed, number))
+    from search.bayes import BayesSearch
+
     return BayesSearch(
         metric="val_accuracy", mode="max", space=tune_space(space), seed=seed, points_to_evaluate=list(first) or None
     )

@@ -248,6 +248,7 @@ def test_any_study_name_can_be_kept(storage: Storage, study: str) -> None:
     compact(storage)
     write_row(storage, make(1, study=study))
     assert read(storage, study=study)["study"].to_pylist() == [study, study]
+    assert rows.of_study(storage, study).equals(read(storage, study=study))
 
 
 def test_any_folder_name_can_be_read(tmp_path: Path) -> None:
@@ -267,9 +268,11 @@ def test_the_last_run_of_a_trial_counts(storage: Storage) -> None:
     write_row(storage, done)
     assert from_table(read(storage)) == [done, make(7)]
     write_row(storage, interrupted)  # late, from a slow disk: older rows never win
-    assert from_table(read(storage, study="alpha")) == [done, make(7)]
+    write_row(storage, make(study="alpha-2"))
+    assert from_table(read(storage, study="alpha")) == from_table(rows.of_study(storage, "alpha")) == [done, make(7)]
     compact(storage)
-    assert from_table(read(storage)) == [done, make(7)] and parquet_rows(storage) == 2
+    assert from_table(rows.of_study(storage, "alpha")) == [done, make(7)] and parquet_rows(storage) == 3
+    assert len(rows.of_study(storage, "beta")) == 0
     assert verify(storage) == []
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from matplotlib.figure import Figure
 
 from methods.cost import count
 from methods.fsp.paper import fsp_loss, fsp_matrix
 from methods.fsp.stages import networks, teacher_net
 from methods.method import Table, Trained
 from methods.nets.cifar import CifarNet, Sectioned
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def tables(trained: Trained) -> dict[str, Table]:
@@ -22,7 +26,7 @@ def tables(trained: Trained) -> dict[str, Table]:
         cost = count(net, info)
         rows.append((name, cost.macs, cost.params))
     caption = (
-        f"Fig. 3: cost of one image of {info.name} by fvcore. The paper prints a gap of about 2000 FLOP between "
+        f"Fig. 3: cost of one image of {info.name}. The paper prints a gap of about 2000 FLOP between "
         "its two teachers without a unit; ResNet-26 and VGG-26 have the same convolutions."
     )
     return {"cost": Table(caption, ("network", "MACs", "parameters"), tuple(rows))}
@@ -34,6 +38,8 @@ def figures(trained: Trained) -> dict[str, Figure]:
 
 def training(trained: Trained) -> Figure:
     """Validation accuracy of teacher and student, and the flow loss, over epochs."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for stage, style in (("teacher", "--"), ("transfer", ":"), ("finetune", "-")):
@@ -70,6 +76,8 @@ def flow(trained: Trained) -> Figure:
         return [fsp_matrix(first, last).cpu() for first, last in maps]
 
     theirs, mine = matrices(teacher.eval()), matrices(student.eval())
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots(2, 3)
     for column, (t, s) in enumerate(zip(theirs, mine, strict=True)):
