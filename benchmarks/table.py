@@ -26,31 +26,21 @@ from distributed.cache import StageCache
 from distributed.pipeline import run_stages
 from distributed.storage import Storage
 from distributed.worker import LocalWorker, best_runtime
-from methods import get
 from methods.data import load
-from methods.data.dataset import DataSpec
-from methods.errors import UsageError
 from methods.space import Domain
+from search.command import OK, Parser, carry_out, make_task, positive, task_options
 from search.conductor import provenance
 from search.searchers import axis
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__.splitlines()[0])
-    p.add_argument("method")
-    p.add_argument("--data")
-    p.add_argument("--data-dir")
-    p.add_argument("--train-size", type=int)
-    p.add_argument("--val-size", type=int)
-    p.add_argument("--recipe", default="quick")
-    p.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
-    p.add_argument("--search", metavar="FIELDS", help="by commas (default: the method's own)")
-    p.add_argument("--points", type=int, default=8, help="of every field that is a number (8)")
-    p.add_argument("--seeds", type=int, default=2)
-    p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
-    p.add_argument("--storage", default="results", help="of stages, which make the command resumable")
-    p.add_argument("--out", type=Path, required=True)
+def parser() -> Parser:
+    p = Parser(prog="python -m benchmarks.table", description=__doc__.splitlines()[0], allow_abbrev=False)
+    task_options(p)
+    p.set_defaults(workers=1, concurrency=1)
+    p.add_argument("--points", type=int, default=8, metavar="N", help="of every field that is a number (8)")
+    p.add_argument("--seeds", type=int, default=2, metavar="N", help="trainings of every point, from --seed (2)")
+    p.add_argument("--threads", type=int, default=1, metavar="N")
+    p.add_argument("--out", type=Path, required=True, metavar="FILE")
     return p
 
 
@@ -59,33 +49,30 @@ def words_of(domain: Domain) -> dict[str, Any]:
     return {"kind": type(domain).__name__, **dataclasses.asdict(domain)}
 
 
-def record(args: argparse.Namespace, command: Sequence[str]) -> None:
-    """Run what is missing of the grid and write the table."""
+def record(args: argparse.Namespace, words: Sequence[str]) -> int:
+    """Run what is missing of the grid and write the table, the words of the command in it."""
     import pyarrow as pa
     from pyarrow import parquet
 
+    for name in ("points", "seeds", "threads"):
+        positive("--" + name, getattr(args, name))
     torch.set_num_threads(args.threads)
-    method = get(args.method)
-    fixed = method.check(dict(word.split("=", 1) for word in args.set))
-    fields = method.fields()
-    names = args.search.split(",") if args.search else [n for n, (_, own) in fields.items() if own and n not in fixed]
-    space = {name: fields[name][0] for name in names}
+    task, names, method = make_task(args)
+    space = {name: method.fields()[name][0] for name in names}
     axes = {name: axis(domain, args.points) for name, domain in space.items()}
-    recipe = method.recipes[args.recipe]
-    size = recipe.train_size if args.train_size is None and not args.data else args.train_size
-    data = load(DataSpec(args.data or recipe.data, args.data_dir, train_size=size, val_size=args.val_size))
-    runtime, cache = best_runtime(args.precision), StageCache(Storage(args.storage))
+    seeds = range(args.seed, args.seed + args.seeds)
+    data, runtime, cache = load(task.data), best_runtime(args.precision), StageCache(Storage(args.storage))
     shared = [stage.name for stage in method.stages if stage.shared]
     rows: list[dict[str, Any]] = []
     shared_seconds = 0.0
-    combinations = list(itertools.product(*axes.values(), range(args.seeds)))
+    combinations = list(itertools.product(*axes.values(), seeds))
     started = time.monotonic()
     for done, (*values, seed) in enumerate(combinations, 1):
         settings = dict(zip(names, values, strict=True))
-        configs = method.configure(args.recipe, {**fixed, **settings})
+        configs = method.configure(task.recipe, {**task.settings, **settings})
         worker = LocalWorker(data, seed=seed, runtime=runtime)
         try:
-            run = run_stages(worker, method, configs, cache, shared_seed=0)
+            run = run_stages(worker, method, configs, cache, shared_seed=task.seed)
             epochs = [row for name, state in run.states.items() if name not in shared for row in state.history]
             curve = [row.get("val_accuracy") for row in epochs]
             # What the trial is judged by need not be its last epoch's accuracy.
@@ -103,30 +90,26 @@ def record(args: argparse.Namespace, command: Sequence[str]) -> None:
         "method": method.name,
         "data": data.info.name,
         "data_fingerprint": data.info.fingerprint,
-        "recipe": args.recipe,
-        "settings": fixed,
+        "recipe": task.recipe,
+        "settings": task.settings,
         "space": {name: words_of(domain) for name, domain in space.items()},
         "axes": axes,
-        "seeds": list(range(args.seeds)),
+        "seeds": list(seeds),
         "shared_seconds": shared_seconds,
         "precision": runtime.precision,
-        "command": shlex.join(command),
+        "command": shlex.join(["python", "-m", "benchmarks.table", *words]),
         **provenance(),
     }
     table = pa.Table.from_pylist(rows).replace_schema_metadata({"table": json.dumps(about)})
     args.out.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(table, args.out, compression="zstd")
     print(f"{args.out}: {len(rows)} trials")
+    return OK
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        record(parser().parse_args(words), ["python", "-m", "benchmarks.table", *words])
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return carry_out(parser(), lambda args: record(args, words), words)
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ def positive(name: str, value: int | None, least: int = 1) -> None:
         raise UsageError(f"{name} {value}: give at least {least}")
 
 
-def study_options(p: Parser) -> None:
-    """What every command that trains takes: the method, the data, what is fixed and searched, where it runs."""
+def task_options(p: argparse.ArgumentParser) -> None:
+    """What every command that trains takes: the method, the data, what is fixed and searched."""
     p.add_argument("method", nargs="?", metavar="METHOD", help=", ".join(METHODS))
     p.add_argument("--data", help="digits, glyphs, docstrings, cifar10, cifar100, imagefolder:PATH or text:PATH")
     p.add_argument("--data-dir", metavar="DIR", help="where the CIFAR sets lie or are downloaded to")
@@ -72,19 +72,27 @@ def study_options(p: Parser) -> None:
     p.add_argument("--recipe", help="quick (a laptop's size, default) or paper (the paper's networks and schedule)")
     p.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="fix any hyperparameter")
     p.add_argument("--search", metavar="FIELDS", help="fields to search, by commas (default: the method's own)")
-    p.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
-    p.add_argument("--workers", type=int, metavar="N", help="Ray Train workers of each trial (default 1)")
     p.add_argument("--seed", type=int, default=0, help="of the search and its trials")
     p.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     p.add_argument(
         "--storage", default="results", metavar="DIR", help="folder, or s3://bucket/prefix (default results)"
     )
+
+
+def study_options(p: Parser) -> None:
+    """What every command that trains on Ray takes: a task, and where it runs."""
+    task_options(p)
+    p.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
+    p.add_argument("--workers", type=int, metavar="N", help="Ray Train workers of each trial (default 1)")
     p.add_argument("--address", help="of a running Ray: auto, host:port or ray://host:port")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], Method]:
-    """What `study_options` ask for, checked: the task of a study that has no name yet, the searched fields, the method.
+    """What `task_options` and --workers ask for, checked.
+
+    Returns:
+        the task of a study that has no name yet, the searched fields, the method.
 
     Raises:
         UsageError: any of them cannot be.
