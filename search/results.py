@@ -331,6 +331,7 @@ def summary(out: Path) -> str:
                     body.append(
                         (
                             f"[`{name}`](docs/results/{name}/README.md)",
+                            table.title.partition(":")[0],
                             line.cell.name,
                             number(line.cell.printed),
                             f"{number(line.mean)} ± {number(line.spread)} ({len(line.scores)})",
@@ -338,7 +339,7 @@ def summary(out: Path) -> str:
                             word,
                         )
                     )
-    return grid(("method", "line", "paper %", "ours % ± sd (n)", "difference, paired, 95%", "scale"), body)
+    return grid(("method", "table", "line", "paper %", "ours % ± sd (n)", "difference, paired, 95%", "scale"), body)
 
 
 def inserted(readme: str, table: str) -> str:
