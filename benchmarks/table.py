@@ -70,7 +70,7 @@ def record(args: argparse.Namespace, words: Sequence[str]) -> int:
     for done, (*values, seed) in enumerate(combinations, 1):
         settings = dict(zip(names, values, strict=True))
         configs = method.configure(task.recipe, {**task.settings, **settings})
-        worker = LocalWorker(data, seed=seed, runtime=runtime)
+        worker, begun = LocalWorker(data, seed=seed, runtime=runtime), time.monotonic()
         try:
             run = run_stages(worker, method, configs, cache, shared_seed=task.seed)
             epochs = [row for name, state in run.states.items() if name not in shared for row in state.history]
@@ -81,11 +81,12 @@ def record(args: argparse.Namespace, words: Sequence[str]) -> int:
             shared_seconds = sum(row["seconds"] for name in shared for row in run.states[name].history)
         except FloatingPointError:  # diverged: no better than a guess
             length = sum(getattr(config, "epochs", 0) for name, config in configs.items() if name not in shared)
-            curve, seconds = [1 / len(data.info.classes)] * length, [0.0] * length
+            spent = time.monotonic() - begun
+            curve, seconds = [1 / len(data.info.classes)] * length, [spent / length] * length
         macs = sum(stage.macs(configs, data.info) for stage in method.stages)
         rows.append({**settings, "seed": seed, "val_accuracy": curve, "seconds": seconds, "macs": macs})
-        spent = time.monotonic() - started
-        print(f"{done} of {len(combinations)}: {settings} seed {seed} {curve[-1]:.4f}, {spent:.0f} s", flush=True)
+        minutes = (time.monotonic() - started) / 60
+        print(f"{done} of {len(combinations)}: {settings} seed {seed} {curve[-1]:.4f}, {minutes:.1f} min", flush=True)
     about = {
         "method": method.name,
         "data": data.info.name,

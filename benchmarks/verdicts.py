@@ -64,10 +64,11 @@ def main() -> int:
     parser.add_argument("--designs", type=int, default=1000, help="simulated comparisons of each kind (1000)")
     parser.add_argument("--trials", type=int, default=20, help="of a search (20)")
     args = parser.parse_args()
+    paths = args.tables or sorted(Path("benchmarks/tables").glob("*.parquet"))
+    if not paths:
+        parser.error("no recorded table under benchmarks/tables; name one")
     started, rng, missed = time.perf_counter(), np.random.default_rng(0), False
-    tables = {
-        path.stem: Table.read(path) for path in args.tables or sorted(Path("benchmarks/tables").glob("*.parquet"))
-    }
+    tables = {path.stem: Table.read(path) for path in paths}
     print(f"{'results of':14} {'searchers':>9} {'repeats':>7} {'false verdicts':>15} {'gap of 1 sd found':>18}")
     for name, searchers in itertools.product([*tables, "normal", "skewed", "coarse"], (2, 3)):
         recommended = repeats_needed(searchers * (searchers - 1) // 2)

@@ -7,6 +7,7 @@ Repeat r uses seed r for every searcher. A stage that several need is computed o
 as if it had computed it itself. Give the same command again to go on with a comparison that was stopped; more repeats
 or searchers add to what is there.
 
+    comparisons/NAME/question.json  what is asked of all searchers alike
     comparisons/NAME/compare.json   curves, regret, tests, verdict
     comparisons/NAME/report.html    the same as a page, which search.report makes again; its charts in figures/
 """
@@ -81,8 +82,8 @@ class Budget:
 def course(study: Study, method: Method, info: Info) -> Course:
     """What a study's search had spent and seen after each of its trials, in the order in which they ended.
 
-    The seconds are those that its epochs took when they were trained, found or not. A trial that failed does not say
-    what it found; it is charged the shared stages of the others.
+    The seconds are those that its epochs took when they were trained, found or not. A trial that failed is charged
+    what it took from start to finish, or the shared stages of the others where that is more.
     """
     from search.statistics import Course
 
@@ -91,6 +92,8 @@ def course(study: Study, method: Method, info: Info) -> Course:
     shared = {stage.name for stage in method.stages if stage.shared}
     found = max((sum(r["seconds"] for r in o.history if r["stage"] in shared) for _, o in ended), default=0.0)
     seconds = [found + sum(r["seconds"] for r in o.history if r["stage"] not in shared) for _, o in ended]
+    # What a failed trial trained is not known; its time is.
+    seconds = [max(s, o.seconds) if o.status == "failed" else s for s, (_, o) in zip(seconds, ended, strict=True)]
     values, macs = [], []
     for trial, _ in ended:
         chosen = trial.status == "done" and trial.val_accuracy is not None
@@ -151,9 +154,27 @@ def spend(
                 exhausted = complete and len(study.of_phase("search")) == asked
             done = course(study, method, info)
             more = budget.more(done)
-            if grid or exhausted or not more:
+            tried = done.values[asked:]
+            futile = bool(tried) and all(value != value for value in tried)  # a round in which nothing was finished
+            if grid or exhausted or futile or not more:
                 return done.within(budget.seconds, budget.macs)
             goal = len(done.values) + more
+
+
+def keep_question(storage: Storage, folder: str, what: Mapping[str, Any]) -> None:
+    """Write down what a comparison asks, or see that it still asks the same: only then are its studies comparable.
+
+    Raises:
+        UsageError: a comparison of this name asks something else.
+    """
+    file, asked = f"{folder}/question.json", json.loads(json.dumps(what))
+    if not storage.exists(file):
+        storage.write_bytes(file, json.dumps(asked, indent=1).encode())
+        return
+    kept = json.loads(storage.read_bytes(file))
+    for name, value in asked.items():
+        if kept.get(name) != value:
+            raise UsageError(f"--name: that comparison's {name} is {kept.get(name)}, not {value}; give another --name")
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -203,15 +224,16 @@ def compare(args: argparse.Namespace) -> int:
     }
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     comparison = args.name or f"{method.name}-compare-{digest}"
+    folder = f"comparisons/{comparison}"
     check_place(args, args.workers or 1)
     storage.check_writable()
+    keep_question(storage, folder, what)
 
     def planned(name: str, repeat: int) -> Plan:
         seed = args.seed + repeat
         own = dataclasses.replace(task, study=f"{comparison}-{name}-{seed}", seed=seed)
         return Plan(own, name, space, trials=None, seeds=0, controls=False)
 
-    folder = f"comparisons/{comparison}"
     courses = run_all(args, storage, names, planned, budget, method, info, folder)
     if courses is None:
         print("interrupted; give the same command again to go on", file=sys.stderr)

@@ -19,7 +19,9 @@ from methods.method import Method, flatten
 from methods.space import Real
 from search.rows import Row, write_row
 from search.study import CONFIRM_SEEDS, Study, Trial
-from search.trial import Job, Outcome, Phase
+from search.trial import Job, Outcome, Phase, failed
+
+RETRIES = 2  # of a trial whose process died
 
 
 class Finished(Exception):
@@ -133,10 +135,22 @@ class Conductor:
                 self._queue("control", {**winner, **change(complete)}, seed, name)
         return True
 
-    def again(self, trial: Trial) -> None:
-        """Put a trial that was lost back in the queue, in front; it goes on from its last checkpoint."""
-        self.waiting.insert(0, trial)
-        self._save()
+    def lost(self, trial: Trial, error: Exception, *, blamed: bool = True, killed: bool = True) -> None:
+        """A trial's process is gone. The trial runs again, next and from its last checkpoint, unless it died too often.
+
+        Args:
+            blamed: whether it may be the trial's own fault.
+            killed: whether `error` says no more than that the process is gone.
+        """
+        trial.deaths += blamed
+        if trial.deaths <= RETRIES:
+            self.waiting.insert(0, trial)
+            self._save()
+            return
+        outcome = failed(error, trial.asked)
+        if killed:
+            outcome.reason = f"its process died {trial.deaths} times: killed, or out of memory"
+        self.settle(trial, outcome)
 
     def settle(self, trial: Trial, outcome: Outcome) -> None:
         """Keep what came of a trial: details, row, then ledger. Cut short in between, the trial simply runs again."""

@@ -20,9 +20,7 @@ from methods.method import Method
 from search.conductor import Conductor, Finished
 from search.progress import Progress
 from search.study import Study, Trial
-from search.trial import Outcome, failed, in_process, on_workers, stop_sign
-
-RETRIES = 2  # of a trial whose process died
+from search.trial import Outcome, in_process, on_workers, stop_sign
 
 
 class StudySearch(Searcher):
@@ -69,14 +67,7 @@ class StudySearch(Searcher):
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, UsageError):
             raise cause
-        trial.deaths += not node_lost(cause)
-        if trial.deaths <= RETRIES:
-            self.conductor.again(trial)
-            return
-        outcome = failed(cause, trial.asked)
-        if isinstance(cause, RayActorError):
-            outcome.reason = f"its process died {trial.deaths} times: killed, or out of memory"
-        self.conductor.settle(trial, outcome)
+        self.conductor.lost(trial, cause, blamed=not node_lost(cause), killed=isinstance(cause, RayActorError))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is written after every event, and Tune's own copy would only grow old."""

@@ -111,7 +111,7 @@ class Reproduction:
             yield study, load(task.data).info
 
     def fill(self, study: Study) -> None:
-        """Add the trainings that a study still lacks; where a search proposes them, there is nothing to add."""
+        """Add the trainings that a study still lacks. A search proposes its own; a winner may lack seeds."""
 
         def text(settings: Mapping[str, Any]) -> str:
             return json.dumps(settings, sort_keys=True)
@@ -124,6 +124,11 @@ class Reproduction:
                     lines.setdefault(text(run.settings), (run.settings, cell.name))
         known = {(text(trial.job.settings), trial.job.seed) for trial in study.trials}
         seeds, every = range(1, self.scale.seeds + 1), list(lines.items())
+        winners = study.of_phase("final")
+        for seed in seeds:
+            if winners and seed not in {trial.job.seed for trial in winners}:
+                job = Job(len(study.trials), "final", winners[0].job.settings, seed)
+                study.trials.append(Trial(job, time.time()))
         # Seed by seed: a table that was cut short has every line before it has any line twice. But first one line with
         # all seeds: lines of one seed share stages and would wait for one another.
         order = [(seed, line) for line in every[:1] for seed in seeds]

@@ -192,8 +192,10 @@ class Table:
         for row in rows:
             at = tuple(axis.index(row[name]) for name, axis in zip(space, axes, strict=True))
             index = (*at, seeds.index(row["seed"]))
-            curves[index] = [np.nan if value is None else value for value in row["val_accuracy"]]
-            seconds[index] = row["seconds"]
+            # Where settings change the number of epochs, a shorter training keeps what it had reached.
+            curve = np.array([np.nan if value is None else value for value in row["val_accuracy"]])
+            curves[index] = np.pad(curve, (0, epochs - len(curve)), mode="edge")
+            seconds[index][: len(curve)] = row["seconds"]
             macs[at] = row["macs"]
         return Table(space, axes, curves, seconds, macs, about["shared_seconds"], nearest, about)
 
@@ -263,6 +265,11 @@ class Simulated:
     macs: float = 0.0
 
 
+def stream(seed: int, *place: int) -> np.random.Generator:
+    """Chance of its own for each trial. Random search, which draws from the same seed, shares none of it."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=place))
+
+
 def simulate(
     problem: Problem,
     searcher: Any,
@@ -302,7 +309,7 @@ def simulate(
         if not isinstance(settings, dict):  # exhausted
             return False
         # Numbered, so that what happens to a trial does not hang on how many ran beside it.
-        rng = np.random.default_rng([seed, asked])
+        rng = stream(seed, asked)
         curve, seconds, macs, truth = problem.look_up(settings, rng)
         seconds = seconds * (SLOWNESS if rng.random() < stragglers else 1.0)
         shared_at = min(shared_at, now + problem.shared)
@@ -430,7 +437,7 @@ def confirmed(
         raise ValueError("no trial is done")
     means = []
     for number, trial in enumerate(best):
-        rng = np.random.default_rng([seed, 1, number])
+        rng = stream(seed, number, 1)
         means.append(float(np.mean([problem.look_up(trial.settings, rng).curve[-1] for _ in range(seeds)])))
     winner = int(np.argmax(means))
     return means[winner], best[winner]

@@ -261,7 +261,7 @@ def _summary(page: Page, e: Evidence) -> None:
         return
     won = e.tests("final")
     scores = list(won.values())
-    tiles = [("best on validation", f"{percent(best.val_accuracy)}%", f"trial {best.job.number}")]
+    tiles = [("winner on validation", f"{percent(best.val_accuracy)}%", f"trial {best.job.number}")]
     if scores:
         note = f"mean of {len(scores)} seeds" if len(scores) > 1 else "one seed"
         tiles.append(
@@ -286,11 +286,19 @@ def _summary(page: Page, e: Evidence) -> None:
         return
     again = [t.val_accuracy for t in e.done("final") if t.val_accuracy is not None]
     if again and best.val_accuracy is not None:
-        flattery = best.val_accuracy - float(np.mean(again))
+        confirmed = e.study.confirmed(best)
+        told = float(np.mean(confirmed)) if confirmed else best.val_accuracy
+        how = (
+            f"mean over {len(confirmed)} fresh seeds, {percent(told)}% on validation, is the highest of the best"
+            f" {plan.confirm}"
+            if confirmed
+            else f"{percent(told)}% on validation is the highest of {len(e.done('search'))}"
+        )
+        flattery = told - float(np.mean(again))
         page.say(
-            f"The winner's {percent(best.val_accuracy)}% on validation is the highest of {len(e.done('search'))}",
-            f"and so flatters it: over fresh seeds it reached {percent(float(np.mean(again)))}% there,",
-            f"{abs(100 * flattery):.2f} points {'less' if flattery >= 0 else 'more'}.",
+            f"The winner's {how} and so flatters it: over {'further' if confirmed else 'fresh'} seeds it reached",
+            f"{percent(float(np.mean(again)))}% there, {abs(100 * flattery):.2f} points",
+            f"{'less' if flattery >= 0 else 'more'}.",
         )
     groups = {"winner": scores}
     rows: list[tuple[Any, ...]] = [
@@ -428,7 +436,7 @@ def _costs(page: Page, e: Evidence) -> None:
     for t in e.study.trials:
         row = e.rows.get(t.job.number, {})
         if t.status == "done" and t.val_accuracy is not None and row.get("macs_train") and row.get("macs_forward"):
-            words = {"search": "trial", "final": "winner, fresh seeds"}
+            words = {"search": "trial", "confirm": "best trials, fresh seeds", "final": "winner, fresh seeds"}
             name = words.get(t.job.phase, f"{t.job.control}".replace("_", " "))
             groups.setdefault(name, []).append((row["macs_train"], row["macs_forward"], t.val_accuracy))
     if not groups:
@@ -558,6 +566,7 @@ def command(study: Study) -> str:
     words += ["--trials", str(plan.trials)] if plan.trials is not None else []
     words += ["--patience", str(plan.patience)] if plan.patience is not None else []
     words += ["--asha"] if plan.asha else []
+    words += ["--confirm", str(plan.confirm)] if plan.confirm else []
     words += [] if plan.controls else ["--no-controls"]
     words += ["--seed", str(plan.task.seed), "--seeds", str(plan.seeds), "--precision", plan.task.precision]
     words += ["--workers", str(plan.task.workers)] if plan.task.workers != 1 else []
@@ -598,7 +607,8 @@ def _provenance(page: Page, e: Evidence) -> None:
             ("report made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
         ],
     )
-    page.body.append(f"<p>The same search:</p><pre>{escape(command(e.study))}</pre>")
+    if e.study.plan.searcher in ("bo", "grid", "random"):  # not a part of a comparison or of a paper's tables
+        page.body.append(f"<p>The same search:</p><pre>{escape(command(e.study))}</pre>")
     best, start = e.study.best(), len(page.body)
     if best:
         config = json.loads(e.rows[best.job.number]["config"]) if best.job.number in e.rows else best.job.settings

@@ -19,8 +19,9 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,30 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def carry_through(one: Reproduction, study: Study, info: Info, pool: Executor, processes: int) -> None:
+class Pool:
+    """Processes that train side by side, and new ones where one of them was killed."""
+
+    def __init__(self, processes: int) -> None:
+        self.processes = processes
+        self.start()
+
+    def start(self) -> None:
+        self.executor = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"), end_with_parent)
+
+    def submit(self, task: Task, job: Job) -> Future[Outcome]:
+        return self.executor.submit(quiet_trial, task, job)
+
+    def ended(self, running: Iterable[Future[Outcome]]) -> set[Future[Outcome]]:
+        """Those that have ended, once one has. Where a process was killed the executor breaks, and all are lost."""
+        ended = wait(running, return_when=FIRST_COMPLETED).done
+        if any(isinstance(future.exception(), BrokenProcessPool) for future in ended):
+            ended = wait(running).done
+            self.executor.shutdown()
+            self.start()
+        return ended
+
+
+def carry_through(one: Reproduction, study: Study, info: Info, pool: Pool) -> None:
     """Run what is missing of a study, side by side, one thread each. Finished trials are kept whatever happens then."""
     from search.conductor import Conductor, Finished
 
@@ -82,18 +106,24 @@ def carry_through(one: Reproduction, study: Study, info: Info, pool: Executor, p
         done = False
         while running or not done:
             trial = None
-            while not done and len(running) < processes:
+            # When a process is killed, all that ran beside it are lost with it. Which one was it? One by one will tell.
+            suspected = any(trial.deaths and not trial.finished for trial in study.trials)
+            while not done and len(running) < (1 if suspected else pool.processes):
                 try:
                     trial = conductor.ask()
                 except Finished:
                     done = True
                 if done or trial is None:
                     break
-                running[pool.submit(quiet_trial, study.plan.task, trial.job)] = trial
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                running[pool.submit(study.plan.task, trial.job)] = trial
+            for future in pool.ended(running):
                 trial = running.pop(future)
-                conductor.settle(trial, future.result())
-                print(_line(study, trial), file=sys.stderr, flush=True)
+                if isinstance(error := future.exception(), BrokenProcessPool):
+                    conductor.lost(trial, error)
+                else:
+                    conductor.settle(trial, future.result())
+                if trial.finished:
+                    print(_line(study, trial), file=sys.stderr, flush=True)
 
 
 def _line(study: Study, trial: Trial) -> str:
@@ -187,14 +217,14 @@ def run(args: argparse.Namespace) -> int:
     from search.results import publish
 
     some_failed = False
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), end_with_parent)
+    pool = Pool(processes)
     try:
         for one in wanted:
             for study, info in one.studies(storage, args.precision):
                 if reason := left_out(study):
                     print(reason, file=sys.stderr)
                     continue
-                carry_through(one, study, info, pool, processes)
+                carry_through(one, study, info, pool)
                 some_failed |= any(trial.status == "failed" for trial in study.trials)
             print(publish(one, storage, Path(args.out)))
     except BaseException:
@@ -202,7 +232,7 @@ def run(args: argparse.Namespace) -> int:
             process.terminate()  # what they train can go on from its checkpoint
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.executor.shutdown(cancel_futures=True)
     return SOME_FAILED if some_failed else OK
 
 

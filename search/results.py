@@ -233,7 +233,8 @@ def _cell(value: Any) -> str:
 def publish(one: Reproduction, storage: Storage, out: Path) -> str:
     """Write what stands in the storage for a reproduction; returns the path of the page.
 
-    The sections of other scales stay as they are.
+    What the storage does not hold stays as it is: other scales, studies of another machine, figures that cannot be
+    drawn here.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -241,23 +242,23 @@ def publish(one: Reproduction, storage: Storage, out: Path) -> str:
     folder = out / one.method.name
     folder.mkdir(parents=True, exist_ok=True)
     studies = sorted({one.run_of(table, cell).study for table in one.tables for cell in table.cells})
-    tables = [of_study(storage, study) for study in studies]
+    found = {study: rows for study in studies if len(rows := of_study(storage, study))}
+    tables = list(found.values())
     file = folder / "rows.parquet"
     if file.exists():
         kept = parquet.read_table(file, schema=schema())
-        tables.append(kept.filter(pa.compute.invert(pa.compute.is_in(kept["study"], pa.array(studies)))))
+        tables.append(kept.filter(pa.compute.invert(pa.compute.is_in(kept["study"], pa.array(found, pa.string())))))
     table = pa.concat_tables(tables).sort_by([(name, "ascending") for name in ("study", "phase", "trial")])
     for name in ("data_spec", "nodes"):  # where the data lies, and what the machine is called, is nobody's business
         at = table.schema.get_field_index(name)
         table = table.set_column(at, table.schema.field(at), pa.nulls(len(table), table.schema.field(at).type))
-    parquet.write_table(table, file, compression="zstd")
 
-    pictures: list[str] = []
-    own: dict[str, Mapping[str, Any]] = {}
+    pictures = []
     for name, figure in _figures(one, storage).items():
-        path = folder / f"{one.word}_{name}.png"
-        figure.savefig(path, dpi=110)
-        pictures.append(path.name)
+        pictures.append(f"{one.word}_{name}.png")
+        figure.savefig(folder / pictures[-1], dpi=110)
+    pictures = pictures or sorted(path.name for path in folder.glob(f"{one.word}_*.png"))
+    own: dict[str, Mapping[str, Any]] = {}
     for name in one.scale.shown:
         for data in one.scale.data:
             if first := _first(one, storage, name, data):
@@ -273,6 +274,9 @@ def publish(one: Reproduction, storage: Storage, out: Path) -> str:
         for found in re.finditer(r"^## Scale `(\w+)`\n.*?(?=^## Scale |\Z)", old, re.MULTILINE | re.DOTALL)
     }
     sections[one.word] = section(one, rows, own, pictures)
+    aside = folder / "rows.parquet.tmp"
+    parquet.write_table(table, aside, compression="zstd")
+    aside.replace(file)
     page.write_text(start + "\n".join(sections[word] for word in sorted(sections, reverse=True)), encoding="utf-8")
     return str(page)
 
@@ -283,7 +287,10 @@ def _first(one: Reproduction, storage: Storage, name: str, data: str) -> tuple[S
     if not cells:
         return None
     table, cell = cells[0]
-    study = Study.open(storage, one.run_of(table, cell).study)
+    place = one.run_of(table, cell).study
+    if not storage.exists(f"studies/{place}/study.json"):
+        return None
+    study = Study.open(storage, place)
     names = one.names_of(table, cell)
     return next(((study, t) for t in study.trials if t.job.control in names and t.status == "done"), None)
 

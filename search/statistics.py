@@ -53,7 +53,7 @@ class Course:
 def paired_test(differences: Array, resamples: int = RESAMPLES) -> Array:
     """Two-sided p of the hypothesis that the sign of every difference is a coin's toss (Fisher 1935, sec. 21).
 
-    Exact whatever the distribution, ties and zeros included.
+    Exact whatever the distribution, ties and zeros included; from `MANY` pairs on the t test, which by then agrees.
 
     Args:
         differences: (..., pairs).
@@ -227,13 +227,14 @@ def verdict(found: Mapping[str, Any], unit: str = "accuracy") -> str:
     said = []
     for pair in found["pairs"]:
         if pair["shown"]:
-            first, second = (pair["a"], pair["b"]) if pair["mean"] > 0 else (pair["b"], pair["a"])
-            low, high = sorted((abs(pair["low"]), abs(pair["high"])))
-            if pair["low"] * pair["high"] < 0:
-                low = -low
+            # The test is about the mean. The middle half, which outliers do not move, may say otherwise.
+            sign = math.copysign(scale, pair["mean"])
+            first, second = (pair["a"], pair["b"]) if sign > 0 else (pair["b"], pair["a"])
+            low, high = sorted((sign * pair["low"], sign * pair["high"]))
             said.append(
-                f"{first} is better than {second} by {scale * abs(pair['difference']):.2g}{word} "
-                f"({scale * low:.2g} to {scale * high:.2g}, p = {pair['p_holm']:.2g})"
+                f"{first} is better than {second} by {sign * pair['mean']:.2g}{word} on average "
+                f"(p = {pair['p_holm']:.2g}; interquartile mean {sign * pair['difference']:.2g}, "
+                f"{low:.2g} to {high:.2g})"
             )
     hidden = [f"{pair['a']} and {pair['b']}" for pair in found["pairs"] if not pair["shown"]]
     if hidden:
@@ -241,6 +242,8 @@ def verdict(found: Mapping[str, Any], unit: str = "accuracy") -> str:
     repeats, sd = found["repeats"], found["noise_sd"]
     if sd is None:
         return "no verdict: one repeat says nothing about chance."
+    if not said:
+        return "no verdict: a searcher alone is better than nobody."
     bound = smallest_p(repeats) * max(1, len(found["pairs"]))
     if bound > ALPHA:
         design = f"{repeats} repeats cannot show one, since their smallest possible p is {min(1.0, bound):.2g}"

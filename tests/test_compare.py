@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from distributed.cluster import Layout
 from distributed.storage import Storage
 from methods.data.dataset import DataSpec
+from methods.errors import UsageError
 from methods.method import Method, Recipe, Stage, State
 from methods.space import Real, real
 from methods.training import Training
 from search.charts import anytime
-from search.compare import Budget, begun, course, main, spend
+from search.compare import Budget, begun, course, keep_question, main, spend
 from search.searchers import make_searcher
 from search.statistics import (
     ALPHA,
@@ -114,6 +115,16 @@ def test_a_difference_is_shown_where_there_is_one_and_only_there() -> None:
     assert found == json.loads(json.dumps(found))
 
 
+def test_direction_and_size_of_a_verdict_are_of_one_estimator() -> None:
+    gaps = np.array([-0.002] * 18 + [0.1] * 6)
+    runs = {"random": np.full(24, 0.5), "bo": 0.5 + gaps}
+    found = analyse({name: [Course((float(v),), (1.0,), (1.0,)) for v in values] for name, values in runs.items()})
+    assert "bo is better than random by 2.3 points on average" in found["verdict"]
+    assert "interquartile mean -0.2, -0.2 to" in found["verdict"]
+    alone = analyse({"bo": made_up(0, 5, 1)})
+    assert alone["verdict"].startswith("no verdict")
+
+
 def test_a_design_that_can_show_nothing_says_so() -> None:
     found = analyse({"grid": made_up(0, 5, 1), "bo": made_up(0.5, 5, 2)})
     assert not found["pairs"][0]["shown"] and found["power"] == 0
@@ -178,6 +189,8 @@ def test_what_was_cached_is_charged_all_the_same(storage: Storage) -> None:
     study.save()
     run = course(study, TWO, tiny_images().info)
     assert run.seconds == (23.0,) * 3 and run.macs == (107.0,) * 3
+    study.save_outcome(2, Outcome(history=[], seconds=40, started=26, status="failed"))
+    assert course(study, TWO, tiny_images().info).seconds == (23.0, 23.0, 40.0), "out of memory after 40 seconds"
     assert run.values[0] == 0.5 and math.isnan(run.values[1]) and run.values[2] == 0.6, "in the order of their ends"
     again = begun(storage, Plan(task, "random", ("head.weight",), None, seeds=0, controls=False))
     assert again.trials == study.trials and again.plan.trials == 3
@@ -216,6 +229,28 @@ def test_a_budget_is_spent_and_not_overdrawn(
     assert runs == ([5] if first == 5 else [3, 5])
     again = spend(begun(storage, plan), budget, first, TWO, info, place, sys.stderr)
     assert again == found and len(runs) == (1 if first == 5 else 2), "what is done is not run again"
+
+
+def test_a_budget_of_time_ends_where_every_trial_fails(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_study(study: Study, method: Method, *_: object) -> None:
+        while len(study.trials) < (study.plan.trials or 0):
+            number = len(study.trials)
+            study.trials.append(Trial(Job(number, "search", {"head.weight": 1.0}, 0), 0.0, "failed"))
+            study.save_outcome(number, Outcome(status="failed", started=number, seconds=0.001))
+        study.save()
+
+    monkeypatch.setattr("search.driver.run_study", run_study)
+    task = Task("cmp", "two", "quick", DataSpec("digits"), {}, storage.uri, 0)
+    study = begun(storage, Plan(task, "random", ("head.weight",), None, seeds=0, controls=False))
+    spend(study, Budget(seconds=3600), 3, TWO, tiny_images().info, Layout(1, 1, 0.0, 1), sys.stderr)
+    assert len(study.trials) == 3
+
+
+def test_a_comparison_asks_one_thing(storage: Storage) -> None:
+    keep_question(storage, "comparisons/one", {"space": ("a", "b"), "budget": {"trials": 20}})
+    keep_question(storage, "comparisons/one", {"space": ("a", "b"), "budget": {"trials": 20}})
+    with pytest.raises(UsageError, match=r"budget is .*20.*, not .*10"):
+        keep_question(storage, "comparisons/one", {"space": ("a", "b"), "budget": {"trials": 10}})
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from distributed.storage import Storage, Taken
 from distributed.worker import LocalWorker
 from methods.data.dataset import DataSpec
 from methods.errors import UsageError
-from search.conductor import Conductor, Finished
-from search.driver import RETRIES, Losses, StudySearch
+from search.conductor import RETRIES, Conductor, Finished
+from search.driver import Losses, StudySearch
 from search.rows import verify
 from search.run import main
 from search.study import Plan, Study

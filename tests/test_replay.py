@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from distributed.storage import Storage
 from methods.data.dataset import DataSpec
@@ -97,6 +99,16 @@ def test_stragglers_and_failures_take_time() -> None:
     assert len(searcher.save_state()["observed"]) == 3, "a searcher is told of failures"
 
 
+def test_what_befalls_a_trial_does_not_hang_on_its_settings() -> None:
+    problem = function("hartmann6", 0.0)
+    trials = simulate(problem, make_searcher("random", problem.space, 0, 2000), trials=2000, stragglers=0.1)
+    slow = np.array([t.seconds > 9 for t in trials])
+    assert 0.07 < slow.mean() < 0.13
+    for name in problem.space:
+        low = np.array([t.settings[name] < 0.1 for t in trials])
+        assert slow[low].mean() < 0.2, name
+
+
 def test_asha_saves_work_and_keeps_a_good_winner() -> None:
     problem = function("branin", 0.0)
 
@@ -137,6 +149,24 @@ def test_a_table_is_met_at_its_points_and_interpolated_between() -> None:
     between = {"lr": math.sqrt(points[0]["lr"] * points[1]["lr"]), "weight": points[0]["weight"]}
     assert table.expected([between])[0][0] == pytest.approx(curves.mean(axis=0), rel=1e-5)
     assert float(table.residuals[:, -1].std()) == pytest.approx(0.02, rel=0.25), "of one trial, not of a mean of two"
+
+
+def test_trainings_of_different_lengths_make_one_table(tmp_path: Path) -> None:
+    about = {
+        "space": {"epochs": {"kind": "Integer", "low": 1, "high": 3, "log": False}},
+        "axes": {"epochs": [1, 3]},
+        "seeds": [0],
+        "shared_seconds": 0.0,
+    }
+    rows = [
+        {"epochs": n, "seed": 0, "val_accuracy": [0.1 * e for e in range(1, n + 1)], "seconds": [2.0] * n, "macs": n}
+        for n in (1, 3)
+    ]
+    table = pa.Table.from_pylist(rows).replace_schema_metadata({"table": json.dumps(about)})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    found = Table.read(tmp_path / "t.parquet")
+    assert found.curves[:, 0] == pytest.approx(np.array([[0.1, 0.1, 0.1], [0.1, 0.2, 0.3]]))
+    assert found.seconds[:, 0].tolist() == [[2, 0, 0], [2, 2, 2]]
 
 
 @pytest.mark.parametrize("domain", [Real(0.1, 10, True), Integer(1, 9), Choice(("a", "b"))])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from pyarrow import parquet
+from test_leaderboard import make
 
 from distributed.storage import Storage
 from methods import METHODS, get
@@ -19,9 +20,12 @@ from methods.data.dataset import DataSpec
 from methods.fsp import published
 from methods.published import Cell, PaperTable, Scale
 from search import reproduce, results
+from search.command import SOME_FAILED
 from search.conductor import Conductor
 from search.papers import Reproduction
-from search.rows import from_table, read
+from search.rows import from_table, read, write_row
+from search.study import Trial
+from search.trial import Job, Outcome, Task, attempt
 
 ROOT = Path(__file__).resolve().parent.parent
 ALONE = {"transfer.epochs": 0}
@@ -117,6 +121,60 @@ def test_a_table_is_made_and_goes_on_where_it_was_stopped(
     table = results.summary(other / "out")
     readme = f"before\n{results.MARKS[0]}\nold\n{results.MARKS[1]}\nafter\n"
     assert results.inserted(readme, table) == readme.replace("old\n", table)
+
+
+def deadly(task: Task, job: Job) -> Outcome:
+    """As a process of the pool trains, but one training takes its process with it."""
+    if (job.control, job.seed) == ("taught", 2):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return attempt(task, job, lambda row: None)
+
+
+def test_a_killed_process_costs_no_more_than_its_own_training(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published, "tables", lambda scale: (PaperTable("Table 1", TABLES[0].cells[:2]),))
+    monkeypatch.setattr(reproduce, "quiet_trial", deadly)
+    assert command(tmp_path) == SOME_FAILED
+    rows = {(row.control, row.seed): row for row in from_table(read(Storage(str(tmp_path / "storage"))))}
+    assert len(rows) == 4 and [key for key, row in rows.items() if row.status != "done"] == [("taught", 2)]
+    assert rows["taught", 2].reason == "its process died 3 times: killed, or out of memory"
+
+
+def test_more_seeds_are_trained_of_a_winner_too(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = Reproduction.of("fsp", "small", 2, str(tmp_path))
+    storage = Storage(str(tmp_path / "storage"))
+    searched = next(study for study, _ in one.studies(storage, "auto") if study.plan.searcher == "bo")
+    settings = {"transfer.lr": 0.01, "transfer.weight": 1.0}
+    for number, (phase, seed) in enumerate([("search", 0), ("search", 0), ("final", 1), ("final", 2)]):
+        searched.trials.append(Trial(Job(number, phase, settings, seed), 0.0, "done", 0.5))  # type: ignore[arg-type]
+    searched.save_plan()
+    searched.save()
+    assert command(tmp_path, "--seeds", "4", "--dry-run") == 0
+    assert "reproduce-fsp-small-searched final: 2 trainings" in capsys.readouterr().out
+    more = Reproduction.of("fsp", "small", 4, str(tmp_path))
+    searched = next(study for study, _ in more.studies(storage, "auto") if study.plan.searcher == "bo")
+    assert [(t.job.phase, t.job.seed, t.job.settings) for t in searched.trials if not t.finished] == [
+        ("final", 3, settings),
+        ("final", 4, settings),
+    ]
+
+
+def test_what_a_storage_does_not_hold_stays_published(tiny: None, tmp_path: Path) -> None:
+    for part in ("a", "b"):
+        study = next(iter(Reproduction.of("fsp", "small", None, "").studies(Storage(tmp_path / part), "auto")))[0]
+        name = study.plan.task.study if part == "a" else "reproduce-fsp-small-searched"
+        phase, control = ("control", "taught") if part == "a" else ("final", None)
+        row = make(study=name, phase=phase, control=control, method="fsp", config={}, test_accuracy=0.5)
+        write_row(Storage(tmp_path / part), row)
+    one = Reproduction.of("fsp", "small", None, "")
+    (tmp_path / "out" / "fsp").mkdir(parents=True)
+    (tmp_path / "out" / "fsp" / "small_flow.png").write_bytes(b"drawn elsewhere")
+    for part in ("a", "b"):
+        page = Path(results.publish(one, Storage(tmp_path / part), tmp_path / "out"))
+    rows = parquet.read_table(tmp_path / "out" / "fsp" / "rows.parquet").to_pylist()
+    assert [row["study"] for row in rows] == ["reproduce-fsp-small", "reproduce-fsp-small-searched"]
+    assert "| searched | 92.00 | 50.00 |" in page.read_text() and "small_flow.png" in page.read_text()
 
 
 KILLED = """
