@@ -37,7 +37,11 @@ DRAWING = ("figures", "pictures")
 
 @cache
 def code_digest(module: str) -> str:
-    """Hash of a module's source and of all project modules that it imports, comments and layout left out."""
+    """Hash of a module's source and of all project modules that it imports, comments and layout left out.
+
+    A method from outside the project brings its own package along.
+    """
+    packages = {*PACKAGES, module.partition(".")[0]}
     seen: dict[str, str] = {}
     waiting = [module, *ALWAYS]
     while waiting:
@@ -51,11 +55,20 @@ def code_digest(module: str) -> str:
         seen[name] = ast.dump(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names if alias.name.split(".")[0] in PACKAGES]
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
-                assert node.module
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                waiting += [alias.name for alias in node.names if alias.name.partition(".")[0] in packages]
+            elif isinstance(node, ast.ImportFrom):
+                base = "." * node.level + (node.module or "")
+                base = importlib.util.resolve_name(base, _package(name)) if node.level else base
+                if base.partition(".")[0] in packages:
+                    waiting += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     return hashlib.sha256(json.dumps(sorted(seen.items())).encode()).hexdigest()
+
+
+def _package(name: str) -> str:
+    """The package that a module's relative imports start from."""
+    spec = importlib.util.find_spec(name)
+    assert spec
+    return name if spec.submodule_search_locations else name.rpartition(".")[0]
 
 
 def _source(name: str) -> str | None:

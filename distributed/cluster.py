@@ -28,6 +28,9 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
+    # Workers that Ray starts ahead lack our environment and are never used; and should one of them die, Ray's start
+    # waits for it for ever.
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # a job that was submitted with a working folder has one already
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # epochs of stages that see no labels report no accuracy

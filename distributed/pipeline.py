@@ -113,7 +113,9 @@ def run_stages(
             if worker.world_size > 1:
                 dist.broadcast_object_list(found, 0)
             if found[0] is None:
-                alone = worker.for_stage(seed_of(seed, stage.name), listen, cache.progress(name, key))
+                alone = worker.for_stage(
+                    seed_of(seed, stage.name), listen, cache.progress(name, key), judged=not stage.shared
+                )
                 torch.manual_seed(alone.seed)
                 with stage_running():
                     state = stage.run(alone, configs[stage.name], {need: run.states[need] for need in stage.needs})

@@ -54,7 +54,7 @@ def best_runtime(precision: str = "auto") -> Runtime:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "auto":
         if device == "cuda":
-            fast = torch.cuda.is_bf16_supported()
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:  # older torch cannot say what the processor has; float32 is always right
             capabilities = getattr(torch.cpu, "get_capabilities", None)
             fast = capabilities is not None and bool(capabilities().get("amx_bf16"))
@@ -94,6 +94,7 @@ class LocalWorker:
         self._x = data.train.x.to(self.device)
         self._fits = 0
         self._prefix = ""
+        self._judged = True
         self.history: list[dict[str, Any]] = []
 
     def for_stage(
@@ -101,10 +102,16 @@ class LocalWorker:
         seed: int,
         on_epoch: Callable[[Row], bool] | None,
         checkpoints: Checkpoints | None,
+        judged: bool = True,
     ) -> LocalWorker:
-        """The same rank and resident data for another stage."""
+        """The same rank and resident data for another stage.
+
+        Args:
+            judged: whether validation of the stage's first fit says how good the trial is, and not what all trials
+                share. No later fit's does: it may be of another task.
+        """
         other = copy.copy(self)
-        other.seed, other._on_epoch, other._checkpoints = seed, on_epoch, checkpoints
+        other.seed, other._on_epoch, other._checkpoints, other._judged = seed, on_epoch, checkpoints, judged
         other._fits, other._prefix, other.history = 0, "", []
         return other
 
@@ -154,20 +161,28 @@ class LocalWorker:
 
     def each(self, items: Iterable[T], run: Callable[[LocalWorker, T], State]) -> list[State]:
         items = list(items)
-        mine: dict[int, State] = {}
+        mine: dict[int, State | FloatingPointError] = {}
         for number, item in enumerate(items):
             if number % self.world_size == self.rank:
                 # Ranks advance apart here, and a report is a meeting of all ranks: none is made.
                 listener = self._on_epoch if self.world_size == 1 else None
-                alone = self.for_stage(seed_of(self.seed, "each", number), listener, self._checkpoints)
+                seed = seed_of(self.seed, "each", number)
+                alone = self.for_stage(seed, listener, self._checkpoints, self._judged)
                 alone.rank, alone.world_size, alone._prefix = 0, 1, f"{self._prefix}{number}."
                 torch.manual_seed(alone.seed)
-                mine[number] = dataclasses.replace(run(alone, item), history=tuple(alone.history))
+                try:
+                    mine[number] = dataclasses.replace(run(alone, item), history=tuple(alone.history))
+                except FloatingPointError as error:  # this rank's alone, until the others are told
+                    mine[number] = error
+                    break
         if self.world_size > 1:
             everyone: list[Any] = [None] * self.world_size
             dist.all_gather_object(everyone, mine)
-            mine = {number: state for part in everyone for number, state in part.items()}
-        states = [mine[number] for number in range(len(items))]
+            mine = {number: made for part in everyone for number, made in part.items()}
+        for made in mine.values():
+            if isinstance(made, FloatingPointError):
+                raise made
+        states: list[Any] = [mine[number] for number in range(len(items))]
         self.history += [{**row, "item": number} for number, state in enumerate(states) for row in state.history]
         return states
 
@@ -212,7 +227,9 @@ class LocalWorker:
     def report(self, row: dict[str, Any]) -> bool:
         """Note an epoch; true when the training is to stop. All ranks answer alike."""
         self.history.append(row)
-        stop = bool(self._on_epoch(row)) if self._on_epoch else False
+        judged = self._judged and self._fits == 1
+        heard = row if judged else {name: value for name, value in row.items() if not name.startswith("val_")}
+        stop = bool(self._on_epoch(heard)) if self._on_epoch else False
         if self.world_size > 1:
             flag = torch.tensor([float(stop)], device=self.device)
             dist.broadcast(flag, 0)

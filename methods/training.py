@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from methods.errors import UsageError
 from methods.space import choice, integer, numbers, real
 
 AUGMENTATIONS = (
@@ -44,6 +45,12 @@ class Training:
     milestones: tuple[float, ...] = numbers((), 0, 2000, help="epochs at which `step` changes the rate")
     factors: tuple[float, ...] = numbers((), 0, 1, help="the rate after each milestone, as a share of the first one")
     augment: str = choice("none", AUGMENTATIONS, help="of training images, drawn anew for each epoch")
+
+    def __post_init__(self) -> None:
+        if self.schedule == "step" and len(self.milestones) != len(self.factors):
+            raise UsageError(
+                f"milestones={self.milestones} and factors={self.factors}: give as many of one as of the other"
+            )
 
     def learning_rate(self, epoch: float) -> float:
         """The rate at a (fractional) epoch. A pure function of time, so that resuming needs no scheduler state."""

@@ -108,6 +108,8 @@ class GracefulStop(ASHAScheduler):
         self.study = study
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if trial.config["job"]["phase"] != "search":  # what was chosen is trained to its end
+            return str(self.CONTINUE)
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == self.STOP and "outcome" not in result:
             self.study.storage.write_bytes(stop_sign(self.study.plan.task, trial.config["job"]["number"]), b"")

@@ -41,9 +41,9 @@ REHEARSAL = 5.0  # what its measured part takes where a network is small
 def probe(method: Method, configs: Configs, info: Info, runtime: Runtime, threads: int) -> float:
     """Multiply-adds a second of training the deployed network, from a few steps on made-up rows."""
     torch.set_num_threads(threads)
-    net = method.costs(configs, info)["model"].to(runtime.device).train()
+    net = method.costs(configs, info)["model"]
     cost = count(net, info)
-    net.train()
+    net.to(runtime.device).train()
     rows = min(getattr(configs[method.stages[-1].name], "batch_size", 64), info.train_size)
     if info.kind == "image":
         x = torch.rand(rows, *info.shape, device=runtime.device).contiguous(memory_format=torch.channels_last)

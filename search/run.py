@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from search.study import Plan, Study
 
 
+# What a study's trials have in common, which --resume therefore cannot change.
+FIXED = ("method", "data", "train_size", "val_size", "image_size", "text_column", "max_length", "label_column",
+         "split_column", "recipe", "set", "search", "seed", "precision", "asha", "no_controls")  # fmt: skip
+
+
 def parser() -> Parser:
     p = Parser(prog="python -m search.run", description="Search a method's hyperparameters on Ray.", allow_abbrev=False)
     how = p.add_mutually_exclusive_group()
@@ -109,11 +114,13 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
     """The study's plan with what this command changes of it."""
     import dataclasses
 
-    for option in ("method", "data", "recipe", "search"):
-        if getattr(args, option):
-            raise UsageError(f"--resume {args.resume}: the study fixes its {option}; leave it out")
-    if args.set:
-        raise UsageError(f"--resume {args.resume}: the study fixes its settings; leave --set out")
+    from search.study import CONFIRM_SEEDS
+
+    known = parser()
+    for option in FIXED:
+        if getattr(args, option) != known.get_default(option):
+            word = option if option == "method" else "--" + option.replace("_", "-")
+            raise UsageError(f"--resume {args.resume}: the study fixes this; leave {word} out")
     plan = study.plan
     searcher = args.searcher or plan.searcher
     trials, more = budget(args.trials, True)
@@ -134,6 +141,13 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
             raise UsageError(f"--trials {trials}: {begun} were asked already; give more")
     elif searcher != "grid" and plan.trials is None:
         raise UsageError(f"--resume {args.resume} --{searcher}: the grid set no budget; give --trials +N")
+    if args.confirm and searcher == "grid":
+        raise UsageError(f"--resume {args.resume} --confirm: a grid has the trials that it has; start a new study")
+    if args.confirm and args.confirm * CONFIRM_SEEDS + begun > (trials or plan.trials or 0):
+        raise UsageError(
+            f"--confirm {args.confirm}: takes {args.confirm * CONFIRM_SEEDS} of the study's {trials or plan.trials} "
+            f"trials, and {begun} were asked already; give more --trials"
+        )
     if searcher != plan.searcher:
         study.searcher_state = None
     workers = args.workers or plan.task.workers

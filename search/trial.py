@@ -209,7 +209,7 @@ def on_workers(config: dict[str, Any], task: Task) -> None:
         distributed.cluster.NodeLost: that is why.
     """
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from distributed.cluster import NodeLost, alive, await_loss, dead_actors
@@ -220,6 +220,8 @@ def on_workers(config: dict[str, Any], task: Task) -> None:
         trainer = TorchTrainer(
             rank_of_trial,
             train_loop_config={"task": task, "job": config["job"]},
+            # While a rank waits for a stage that another trial trains, the others wait for it in a collective.
+            torch_config=TorchConfig(timeout_s=7 * 24 * 3600),
             scaling_config=ScalingConfig(
                 num_workers=task.workers, use_gpu=task.gpus > 0, resources_per_worker=resources
             ),

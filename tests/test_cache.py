@@ -40,29 +40,31 @@ def test_a_key_changes_with_everything_that_a_result_follows_from(change: dict[s
     assert stage_key(**KEY) == stage_key(**KEY) != stage_key(**{**KEY, **change})
 
 
-def test_a_key_follows_the_code_but_not_its_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "methods_made_up"
+@pytest.mark.parametrize("stages", ["from made_up_method.helper import f\n", "from .helper import f\n"])
+def test_a_key_follows_the_code_but_not_its_comments(
+    stages: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a method from outside the project, too."""
+    package = tmp_path / "made_up_method"
     package.mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("distributed.cache.PACKAGES", ("methods", "distributed", "methods_made_up"))
     (package / "__init__.py").write_text("")
     (package / "figures.py").write_text("colour = 1\n")
 
-    def digest(
-        helper: str, stages: str = "from methods_made_up.helper import f\n", figures: str = "colour = 1\n"
-    ) -> str:
+    def digest(helper: str, figures: str = "colour = 1\n") -> str:
         (package / "helper.py").write_text(helper)
-        (package / "stages.py").write_text(stages + "from methods_made_up import figures\n")
+        (package / "stages.py").write_text(stages + "from made_up_method import figures\n")
         (package / "figures.py").write_text(figures)
         importlib.invalidate_caches()
         code_digest.cache_clear()
-        return code_digest("methods_made_up.stages")
+        return code_digest("made_up_method.stages")
 
     first = digest("def f(): return 1\n")
     assert digest("# a word\ndef f():\n    return 1\n") == first
     assert digest("def f(): return 1\n", figures="colour = 2\n") == first
     assert digest("def f(): return 2\n") != first
-    sys.modules.pop("methods_made_up", None)
+    for name in [name for name in sys.modules if name.startswith("made_up_method")]:
+        del sys.modules[name]
     code_digest.cache_clear()
 
 

@@ -223,6 +223,19 @@ def test_a_killed_trial_goes_on_from_its_last_checkpoint(
     assert not [file for file in storage.list("stages") if ".progress/" in file], "finished stages keep no checkpoint"
 
 
+def test_a_scheduler_hears_of_the_network_that_is_judged_and_of_no_other(name: str, tmp_path: Path) -> None:
+    settings = TINY_SETTINGS[name] | ({"backbone.tasks": "separate"} if name == "res_ic" else {})
+    heard: list[Any] = []
+    run_stages(
+        worker_for(name), get(name), get(name).configure("quick", settings), StageCache(Storage(tmp_path)),
+        shared_seed=0, on_epoch=lambda row: bool(heard.append(row)),
+    )  # fmt: skip
+    judged = [row for row in heard if "val_accuracy" in row]
+    assert judged and not {row["stage"] for row in judged} & {stage.name for stage in get(name).stages if stage.shared}
+    epochs = [row["epoch"] for row in judged]
+    assert epochs == sorted(set(epochs)), "one network, epoch by epoch"
+
+
 def test_cost_equals_an_independent_count(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, info = get(name), TINY[get(name).kind]().info
     configs = method.configure("quick", TINY_SETTINGS[name])

@@ -135,6 +135,7 @@ def test_two_workers_and_a_scheduler(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     assert len(rows) == 3 and all(row.workers == 2 and len(row.nodes) == 2 for row in rows)
     assert all(row.status in ("done", "pruned") for row in rows)
+    assert [row.status for row in rows if row.phase == "final"] == ["done"]
 
 
 @pytest.mark.parametrize(

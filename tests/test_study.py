@@ -124,3 +124,19 @@ def test_a_storage_can_be_moved(tmp_path: Path) -> None:
     carry_on(study)
     assert points(study) == points(Study.open(whole, "s")) and study.complete
     assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["--seed=1"], ["--precision=bfloat16"], ["--asha"], ["--no-controls"], ["--train-size=9"], ["--set=a=1"]]
+)
+def test_what_a_study_fixes_is_not_passed_over(words: list[str], storage: Storage) -> None:
+    carry_on(begin(storage, "random", 6), stop=2)
+    with pytest.raises(UsageError, match=f"leave {words[0].partition('=')[0]} out"):
+        resume(storage, *words)
+
+
+def test_confirming_stays_within_the_budget(storage: Storage) -> None:
+    carry_on(begin(storage, "random", 12), stop=8)
+    with pytest.raises(UsageError, match="takes 6 of the study's 12 trials, and 9 were asked already"):
+        resume(storage, "--confirm=2")
+    assert resume(storage, "--confirm=2", "--trials=+3").plan.searched == 9

@@ -17,7 +17,7 @@ from methods.fsp.paper import fsp_loss, fsp_matrix, soft_target_loss
 from methods.method import Configs, Method, Recipe, Stage, State, States, Worker
 from methods.metrics import validation
 from methods.nets.cifar import CifarNet, Sectioned, Vgg16
-from methods.space import choice, integer, real
+from methods.space import choice, real
 from methods.training import Batch, Player, Training
 
 
@@ -34,7 +34,7 @@ class Transfer(Training):
     weight: float = real(1.0, 1e-2, 10.0, log=True, search=True, help="lambda of eq. (1)")
     lr: float = real(0.05, 1e-3, 0.3, log=True, search=True, help="first learning rate of the transfer")
     mode: str = choice("two_stage", ("two_stage", "joint"), help="eq. (1) alone, or cross-entropy + eq. (1)")
-    depth: int = integer(14, 8, 110, help="of the student, 6n+2")
+    depth: int = choice(14, tuple(range(8, 111, 6)), help="of the student, 6n+2")
     augment: str = choice("crop", ("none", "crop", "crop_flip"))
 
 

@@ -39,7 +39,7 @@ RULES = ("hard", "soft", "top")
 
 @dataclass(frozen=True)
 class Base(Training):
-    depth: int = integer(16, 10, 100, help="of the wide residual network, 6n + 4")
+    depth: int = choice(16, tuple(range(10, 101, 6)), help="of the wide residual network, 6n + 4")
     width: int = integer(2, 1, 20, help="its widening factor")
     dropout: float = real(0.0, 0.0, 0.9, help="between the convolutions of a block; 0 and 0.3 were published")
     epochs: int = integer(40, 0, 2000)
@@ -385,7 +385,7 @@ def training_macs(stage: str) -> Callable[[Configs, Info], int]:
 
 def base_longer(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The fair comparison: the base goes on for the experts' epochs on all classes, and answers alone."""
-    return {"cluster.count": 1, "route.threshold": 0.0, "route.rule": "hard"}
+    return {"cluster.count": 1, "route.threshold": 0.0, "route.rule": "hard", "route.tuned": False}
 
 
 def random_clusters(settings: Mapping[str, Any]) -> dict[str, Any]:
