@@ -245,9 +245,9 @@ def verdict(found: Mapping[str, Any], unit: str = "accuracy") -> str:
     if not said:
         return "no verdict: a searcher alone is better than nobody."
     bound = smallest_p(repeats) * max(1, len(found["pairs"]))
+    gap, needed = f"find a gap of one noise standard deviation ({scale * sd:.2g}{word})", found["repeats_needed"]
     if bound > ALPHA:
-        design = f"{repeats} repeats cannot show one, since their smallest possible p is {min(1.0, bound):.2g}"
+        design = f"cannot show one, since their smallest possible p is {min(1.0, bound):.2g}; {needed} repeats {gap}"
     else:
-        design = f"{repeats} repeats find a gap of one noise standard deviation in {found['power']:.0%} of cases"
-    needed = f"{found['repeats_needed']} repeats find it in at least 80%"
-    return f"{'; '.join(said)}; {design} ({scale * sd:.2g}{word}; {needed})."
+        design = f"{gap} in {found['power']:.0%} of cases, {needed}"
+    return f"{'; '.join(said)}; {repeats} repeats {design} in at least 80%."
