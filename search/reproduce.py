@@ -8,7 +8,7 @@ this machine. What is finished is kept in the storage, so that the command goes 
 machine too.
 
 What trains here is torch, torchvision, numpy, scikit-learn, scipy and pyarrow. A machine that has no more leaves out
-what is done with more, and says so: Bayesian searches (ray, bayesian-optimization) and figures (matplotlib). The same
+what is done with more, and says so: Bayesian searches (bayesian-optimization) and figures (matplotlib). The same
 command with the same storage on a machine that has them adds those.
 """
 

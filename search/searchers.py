@@ -1,7 +1,6 @@
 """Which configuration next: grid, random or Bayesian search over the same fields, asked as Tune's `Searcher` is.
 
-Only the Bayesian one is a `Searcher`, and wants Ray and bayesian-optimization; a machine that has neither can do the
-others.
+The Bayesian one wants bayesian-optimization; a machine that lacks it can do the others. None wants Ray.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from methods.errors import UsageError
 from methods.space import Choice, Domain, Integer, Real
 
 if TYPE_CHECKING:
-    from search.bayes import BayesSearch
+    from search.gaussian import Proposer
 
 GRIDS = ("grid", "grid-shuffled", "grid-offset", "grid-centred")
 SEARCHERS = (*GRIDS, "random", "bo")
@@ -162,41 +161,22 @@ def random_point(space: Space, seed: int, number: int) -> Settings:
     return {name: at(domain, float(share)) for (name, domain), share in zip(space.items(), draws, strict=True)}
 
 
-def tune_space(space: Space) -> dict[str, Any]:
-    """The ranges as Ray Tune writes them."""
-    from ray import tune
-
-    def one(domain: Domain) -> Any:
-        match domain:
-            case Real(low, high, log):
-                return tune.loguniform(low, high) if log else tune.uniform(low, high)
-            case Integer(low, high, log):
-                return tune.lograndint(low, high + 1) if log else tune.randint(low, high + 1)
-            case Choice(options):
-                return tune.choice(list(options))
-            case _:
-                raise AssertionError(domain)
-
-    return {name: one(domain) for name, domain in space.items()}
-
-
 def lacking(name: str) -> list[str]:
     """Packages that a searcher wants and this machine does not have."""
-    wanted = {"ray": "ray", "bayes_opt": "bayesian-optimization"} if name == "bo" else {}
+    wanted = {"bayes_opt": "bayesian-optimization"} if name == "bo" else {}
     return [package for module, package in wanted.items() if importlib.util.find_spec(module) is None]
 
 
 def make_searcher(
     name: str, space: Space, seed: int, trials: int | None, first: Sequence[Settings] = ()
-) -> IndexedSearch | BayesSearch:
+) -> IndexedSearch | Proposer:
     """A fresh searcher, one of `SEARCHERS`; a Bayesian one suggests the points `first` before its own."""
     if name in GRIDS:
         points = arranged(name, space, trials, seed)
         return IndexedSearch(lambda number: points[number] if number < len(points) else None)
     if name == "random":
         return IndexedSearch(lambda number: random_point(space, seed, number))
-    from search.bayes import BayesSearch
+    from search.gaussian import Cube, Proposer, axis_of
 
-    return BayesSearch(
-        metric="val_accuracy", mode="max", space=tune_space(space), seed=seed, points_to_evaluate=list(first) or None
-    )
+    cube = Cube({field: axis_of(field, domain) for field, domain in space.items()})
+    return Proposer(cube, "val_accuracy", "max", seed=seed, points_to_evaluate=first)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from ray import tune
 from ray.tune.search import Searcher
 
-from search.bayes import BayesSearch, _Cube, _Matern52
+from search.bayes import BayesSearch, _TuneCube
+from search.gaussian import Matern52
 
 ROOT = Path(__file__).resolve().parent.parent
 PLANE = {"x": tune.uniform(0, 1), "y": tune.uniform(0, 1)}
@@ -71,7 +72,7 @@ def test_domain(kind: str) -> None:
 def test_every_value_of_a_discrete_domain_is_reached_and_comes_back() -> None:
     sizes = {"quniform": 11, "qloguniform": 16, "randint": 6, "qrandint": 8, "lograndint": 999, "words": 5}
     for kind, size in sizes.items():
-        cube = _Cube({"p": DOMAINS[kind][0]})
+        cube = _TuneCube({"p": DOMAINS[kind][0]})
         values = [cube.decode(point)["p"] for point in cube.draw(np.random.RandomState(0), set())]
         assert len(values) == size == len({repr(value) for value in values})
         back = [cube.decode(np.array(cube.encode({"p": value})))["p"] for value in values]
@@ -81,7 +82,7 @@ def test_every_value_of_a_discrete_domain_is_reached_and_comes_back() -> None:
 @given(st.tuples(*[st.floats(0, 1)] * 5))
 @settings(max_examples=200, deadline=None)
 def test_coordinates_round_trip(units: tuple[float, ...]) -> None:
-    cube = _Cube(
+    cube = _TuneCube(
         {
             "a": tune.uniform(-5, 10),
             "b": tune.loguniform(1e-6, 1),
@@ -108,7 +109,7 @@ def test_a_value_of_twelve_digits_comes_back_as_it_was_given(value: float) -> No
 
 
 def test_the_kernel_sees_one_point_per_value() -> None:
-    axes = _Cube({"n": tune.randint(0, 4), "c": tune.choice("abc"), "k": tune.choice([1, 4, 2])}).axes
+    axes = _TuneCube({"n": tune.randint(0, 4), "c": tune.choice("abc"), "k": tune.choice([1, 4, 2])}).axes
     cell = np.array([[0.26], [0.3], [0.49]])
     assert len(np.unique(axes["n"].kernel_transform(cell))) == 1
     options = axes["c"].kernel_transform(np.array([[0.1], [0.5], [0.9]]))
@@ -120,7 +121,7 @@ def test_the_kernel_sees_one_point_per_value() -> None:
 
 def test_kernel_gradient() -> None:
     points = np.random.default_rng(0).random((6, 4))
-    kernel = _Matern52(np.array([0.4, 1.3]), columns=(1, 3))
+    kernel = Matern52(np.array([0.4, 1.3]), columns=(1, 3))
     gradient = kernel(points, eval_gradient=True)[1]
     assert kernel.theta.shape == (2,)
     for i, step in enumerate(np.eye(2) * 1e-6):
