@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import tempfile
 import time
 from typing import Any, TextIO
 
-from ray import cloudpickle, tune
+from ray import cloudpickle, get_runtime_context, tune
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from distributed.cluster import Layout, free_orphans, node_lost
+from distributed.cluster import Layout, alive, free_orphans, node_lost
 from methods.data.dataset import Info
 from methods.errors import UsageError
 from methods.method import Method
@@ -77,10 +78,14 @@ class StudySearch(Searcher):
 
 
 class Losses(tune.Callback):
-    """Tells the search what was lost, and frees what it held."""
+    """Tells the search what was lost, and frees what it held.
 
-    def __init__(self, search: StudySearch) -> None:
-        self.search = search
+    Args:
+        home: Ray's id of the node that the search itself runs on.
+    """
+
+    def __init__(self, search: StudySearch, home: str) -> None:
+        self.search, self.home = search, home
         self.looked = 0.0
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -92,6 +97,12 @@ class Losses(tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
         if time.monotonic() - self.looked > 1:
+            if self.home not in alive():  # Tune would wait for ever for somewhere to run the next trial
+                task = self.search.conductor.study.plan.task
+                sys.exit(
+                    "error: the node of Ray that this search runs on is gone; go on with "
+                    f"--resume {task.study} --storage {task.storage}"
+                )
             free_orphans()
             self.looked = time.monotonic()
 
@@ -161,7 +172,7 @@ def run_study(study: Study, method: Method, info: Info, layout: Layout, terminal
                     name=task.study,
                     storage_path=scratch,
                     verbose=0,
-                    callbacks=[progress, Losses(search)],
+                    callbacks=[progress, Losses(search, get_runtime_context().get_node_id())],
                 ),
             ).fit()
         finally:

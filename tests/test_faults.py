@@ -217,8 +217,23 @@ def test_a_storage_that_fails_ends_the_search_and_not_the_trial(
         search.on_trial_complete("two's", {"outcome": json.dumps(dataclasses.asdict(Outcome()))})
     # Tune catches that and calls it the trial's error.
     with pytest.raises(UsageError, match="full for the driver"):
-        Losses(search).on_trial_error(0, [], None)
+        Losses(search, "here").on_trial_error(0, [], None)
     assert not any(trial.finished for trial in Study.open(storage, "s").trials)
+
+
+def test_a_search_whose_node_is_gone_ends(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray mostly ends the search itself. Where it does not, Tune would wait for ever for a place for the next trial."""
+    search = StudySearch(Conductor(begin(storage, "random", 2), METHOD, tiny_images().info))
+    freed: list[int] = []
+    monkeypatch.setattr("search.driver.free_orphans", lambda: freed.append(1))
+    monkeypatch.setattr("search.driver.alive", lambda: {"here": {}})
+    Losses(search, "here").on_step_begin(0, [])
+    assert freed == [1]
+    monkeypatch.setattr("search.driver.alive", lambda: {"elsewhere": {}})
+    with pytest.raises(SystemExit, match="is gone; go on with --resume s --storage"):
+        Losses(search, "here").on_step_begin(0, [])
 
 
 def test_trials_that_fail_are_rows_with_their_reasons(tmp_path: Path) -> None:
