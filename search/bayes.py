@@ -128,11 +128,7 @@ class BayesSearch(Proposer, Searcher):
         space: nested dict of constants and Tune domains: uniform, loguniform, randint, lograndint, their quantised
             forms, and choice, whose options are ordered if all are numbers and unordered otherwise. Configurations
             come back in the same shape. None: taken from `tune.Tuner(param_space=...)`.
-        seed: non-negative integer.
-        points_to_evaluate: configurations to try first, in this order, also where they repeat; a parameter that one
-            leaves out is filled in from the Sobol sequence.
-        n_initial: trials before the model takes over, `points_to_evaluate` and observed points included. None: three
-            more than there are parameters. With 0 or 1 the model still waits for a first finite value.
+        seed, points_to_evaluate, n_initial: as for `Proposer`.
 
     Raises:
         ValueError: naming the parameter, if a domain cannot be searched or holds no value, or a point to evaluate is
@@ -228,9 +224,10 @@ class BayesSearch(Proposer, Searcher):
             ValueError: the state is of another space. Where the space is not known yet, it is raised once it is.
         """
         if self._cube is not None:
-            check_same(state["space"], self._cube.describe())
-        self._restored_space = state["space"]
-        self._take(state)
+            super().restore_state(state)
+        else:
+            self._restored_space = state["space"]
+            self._take(state)
 
     def save(self, checkpoint_path: str) -> None:
         """Write the state to a file as JSON; the file is whole or not there. Tune calls this at its checkpoints."""

@@ -15,6 +15,7 @@ command with the same storage on a machine that has them adds those.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import multiprocessing
 import os
 import sys
@@ -141,10 +142,9 @@ def _line(study: Study, trial: Trial) -> str:
 
 def left_out(study: Study) -> str:
     """Why a study cannot be carried through on this machine; empty where it can."""
-    from search.searchers import lacking
-
-    wanted = [] if study.complete else lacking(study.plan.searcher)
-    return f"{study.plan.task.study} is left out: {' and '.join(wanted)} not installed here" if wanted else ""
+    if study.complete or study.plan.searcher != "bo" or importlib.util.find_spec("bayes_opt"):
+        return ""
+    return f"{study.plan.task.study} is left out: bayesian-optimization not installed here"
 
 
 def missing(one: Reproduction, storage: Storage, precision: str, processes: int) -> Iterator[str]:

@@ -143,10 +143,11 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
         raise UsageError(f"--resume {args.resume} --{searcher}: the grid set no budget; give --trials +N")
     if args.confirm and searcher == "grid":
         raise UsageError(f"--resume {args.resume} --confirm: a grid has the trials that it has; start a new study")
-    if args.confirm and args.confirm * CONFIRM_SEEDS + begun > (trials or plan.trials or 0):
+    spent, whole = args.confirm * CONFIRM_SEEDS, trials or plan.trials or 0
+    if spent and spent + begun > whole:
         raise UsageError(
-            f"--confirm {args.confirm}: takes {args.confirm * CONFIRM_SEEDS} of the study's {trials or plan.trials} "
-            f"trials, and {begun} were asked already; give more --trials"
+            f"--confirm {args.confirm}: takes {spent} of the study's {whole} trials, and {begun} were asked already; "
+            "give more --trials"
         )
     if searcher != plan.searcher:
         study.searcher_state = None

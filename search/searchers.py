@@ -5,7 +5,6 @@ The Bayesian one wants bayesian-optimization; a machine that lacks it can do the
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -159,12 +158,6 @@ def random_point(space: Space, seed: int, number: int) -> Settings:
     """The number-th independent draw from the ranges, each on its own scale."""
     draws = np.random.default_rng([seed, number]).random(len(space))
     return {name: at(domain, float(share)) for (name, domain), share in zip(space.items(), draws, strict=True)}
-
-
-def lacking(name: str) -> list[str]:
-    """Packages that a searcher wants and this machine does not have."""
-    wanted = {"bayes_opt": "bayesian-optimization"} if name == "bo" else {}
-    return [package for module, package in wanted.items() if importlib.util.find_spec(module) is None]
 
 
 def make_searcher(

@@ -65,6 +65,8 @@ def training(trained: Trained) -> Figure:
 @torch.no_grad()
 def flow(trained: Trained) -> Figure:
     """The three mean FSP matrices of teacher and student over images of the split."""
+    from matplotlib.figure import Figure
+
     worker, x = trained.worker, trained.split.x[:256]
     teacher = teacher_net(trained.states["teacher"].spec["arch"], worker.data.info)
     teacher.load_state_dict(dict(trained.states["teacher"].tensors))
@@ -76,8 +78,6 @@ def flow(trained: Trained) -> Figure:
         return [fsp_matrix(first, last).cpu() for first, last in maps]
 
     theirs, mine = matrices(teacher.eval()), matrices(student.eval())
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots(2, 3)
     for column, (t, s) in enumerate(zip(theirs, mine, strict=True)):
