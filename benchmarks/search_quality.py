@@ -4,7 +4,8 @@
     python -m benchmarks.search_quality --only hartmann6 --seeds 5
 
 Simple regret is the best value found less the optimum. The searcher is driven as Tune drives it, by `suggest` and
-`on_trial_complete`, without a cluster in between. Exit status 1 if a gate is missed.
+`on_trial_complete`, without a cluster in between: when one trial ends the next is asked for, while the others are still
+under way. Exit status 1 if a gate is missed.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Problem:
     space: Config
     regret: Callable[..., float]
     gates: dict[int, float]  # trials -> the largest median regret that passes
-    batch: int = 1  # trials under way at a time; the next batch waits for all of them
+    in_flight: int = 1  # trials under way whenever one is asked for, itself included
+    shuffled: bool = False  # any of them may end next; otherwise the oldest does
 
 
 UNIT6 = {f"x{i}": tune.uniform(0, 1) for i in range(1, 7)}
@@ -52,7 +54,13 @@ PROBLEMS = {
         {"lr": tune.loguniform(1e-5, 1), "decay": tune.loguniform(1e-6, 1e-1)}, branin_log, {25: 0.05, 50: 0.001}
     ),
     "hartmann6": Problem(UNIT6, hartmann6, {50: 0.15}),
-    "hartmann6_batch4": Problem(UNIT6, hartmann6, {50: 0.2}, batch=4),
+    "hartmann6_2": Problem(UNIT6, hartmann6, {50: 0.15}, in_flight=2),
+    "hartmann6_4": Problem(UNIT6, hartmann6, {50: 0.15}, in_flight=4),
+    "hartmann6_4_any": Problem(UNIT6, hartmann6, {50: 0.15}, in_flight=4, shuffled=True),
+    "hartmann6_8": Problem(UNIT6, hartmann6, {50: 0.3}, in_flight=8),
+    "hartmann6_8_any": Problem(UNIT6, hartmann6, {50: 0.3}, in_flight=8, shuffled=True),
+    "hartmann6_16": Problem(UNIT6, hartmann6, {50: 1.0}, in_flight=16),
+    "hartmann6_16_any": Problem(UNIT6, hartmann6, {50: 1.0}, in_flight=16, shuffled=True),
 }
 
 
@@ -70,14 +78,19 @@ def at(problem: Problem, shares: Sequence[float]) -> list[float]:
 def bayes(name: str, trials: int, seed: int) -> list[float]:
     problem = PROBLEMS[name]  # its functions would not travel to another process
     searcher = BayesSearch("regret", "min", space=problem.space, seed=seed)
+    order = np.random.default_rng(seed)
+    running: dict[int, Config] = {}
     regrets: list[float] = []
+    asked = 0
     while len(regrets) < trials:
-        batch = range(len(regrets), min(len(regrets) + problem.batch, trials))
-        configs = [searcher.suggest(str(number)) for number in batch]
-        for number, config in zip(batch, configs, strict=True):
+        while asked < trials and len(running) < problem.in_flight:
+            config = searcher.suggest(str(asked))
             assert config is not None
-            regrets.append(problem.regret(*config.values()))
-            searcher.on_trial_complete(str(number), {"regret": regrets[-1]})
+            running[asked] = config
+            asked += 1
+        ended = list(running)[order.integers(len(running)) if problem.shuffled else 0]
+        regrets.append(problem.regret(*running.pop(ended).values()))
+        searcher.on_trial_complete(str(ended), {"regret": regrets[-1]})
     return regrets
 
 

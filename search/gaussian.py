@@ -3,14 +3,15 @@ Tune's searchers are, but without Ray. `search.bayes` makes it one of those.
 
 A Gaussian process is fitted to the trials seen so far, and the next trial goes where the expected improvement is
 largest (Jones, Schonlau, Welch 1998, "Efficient global optimization of expensive black-box functions"). Trials under
-way enter with a constant lie (Ginsbourger, Le Riche, Carraro 2010, "Kriging is well-suited to parallelize
-optimization"). The kernel is Matern-5/2 with a length scale per parameter, as in Snoek, Larochelle, Adams 2012,
-"Practical Bayesian optimization of machine learning algorithms", and rounds integers and categories inside, as in
-Garrido-Merchan, Hernandez-Lobato 2020, "Dealing with categorical and integer-valued variables".
+way enter with their predicted mean, the "kriging believer" (Ginsbourger, Le Riche, Carraro 2010, "Kriging is
+well-suited to parallelize optimization"). The kernel is Matern-5/2 with a length scale per parameter, as in Snoek,
+Larochelle, Adams 2012, "Practical Bayesian optimization of machine learning algorithms", and rounds integers and
+categories inside, as in Garrido-Merchan, Hernandez-Lobato 2020, "Dealing with categorical and integer-valued
+variables".
 
 Division of labour: bayes_opt holds the parameters, the observations and the Gaussian process, wraps its kernel so that
 it sees rounded points, and has the formula of expected improvement. Ours are the coordinates (log scales, levels), the
-fit with priors and noise, the lies and the search for the best candidate.
+fit with priors and noise, the pending points and the search for the best candidate.
 """
 
 from __future__ import annotations
@@ -277,8 +278,8 @@ def _fit_with_priors(objective: Callable[[Array], Any], start: Array, bounds: Ar
     return found.x, found.fun
 
 
-class _LiarEI(ExpectedImprovement):
-    """Expected improvement on the best posterior mean, with a constant lie for each pending point."""
+class _BelieverEI(ExpectedImprovement):
+    """Expected improvement on the best posterior mean, where each pending point has the value that is predicted."""
 
     def __init__(self, cube: Cube, pending: Sequence[Row], known: Set[Row]) -> None:
         super().__init__(xi=0.0)
@@ -321,9 +322,10 @@ class _LiarEI(ExpectedImprovement):
         mean = gp.predict(points)
         self.y_max = mean.max()
         if self.pending:
-            # The lie is the best mean: a pending point then offers no improvement, and its neighbours hardly any.
-            lies = np.full(len(self.pending), self.y_max)
-            gp.fit(np.vstack([points, self.pending]), np.concatenate([targets, lies]))
+            # The model is believed where trials are under way: there nothing is left to learn, and elsewhere its mean
+            # stays as the observations have it. A lie of the best mean would make the neighbourhood look good.
+            believed = gp.predict(np.array(self.pending))
+            gp.fit(np.vstack([points, self.pending]), np.concatenate([targets, believed]))
         acquire = self._get_acq(gp)
 
         best = points[np.argsort(-mean)[:5]]
@@ -448,7 +450,7 @@ class Proposer:
         return sobol.random(1)
 
     def _propose(self, cube: Cube, known: Set[Row], rng: np.random.RandomState) -> Array:
-        acquisition = _LiarEI(cube, list(self._pending.values()), known)
+        acquisition = _BelieverEI(cube, list(self._pending.values()), known)
         axes: Any = cube.axes  # which bayes_opt takes, though its annotation knows of bounds only
         optimizer = BayesianOptimization(None, axes, acquisition, random_state=rng, verbose=0)
         optimizer.set_gp_params(
