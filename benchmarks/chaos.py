@@ -2,9 +2,10 @@
 
     python -m benchmarks.chaos [--searches 100] [--seed 0] [--minutes M]
 
-Each search has four trials of `tests/trivial.py`, whose accuracy is a formula, and one retraining; every tenth search
-shares each trial between two Ray Train workers. A SIGKILL meets one process of its family, Ray's included: the search's
-own, the head's, a node's, a trial's or a worker's. A search that did not end by itself is resumed until it is complete.
+Each search has four trials of a method whose accuracy is a formula (`tests/helpers/trivial.py`), and one retraining;
+every tenth search shares each trial between two Ray Train workers. A SIGKILL meets one process of its family, Ray's
+included: the search's own, the head's, a node's, a trial's or a worker's. A search that did not end by itself is
+resumed until it is complete.
 Then
 
     lost      trials that were finished before the kill, or planned, and are not on the leaderboard
@@ -27,9 +28,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from methods import get
-from search.searchers import random_point
-from tests.running import TRIVIAL, family, rows_of, run, start, study_of
-from tests.trivial import accuracy
+from search.searchers.random import random_point
+from tests.helpers.running import TRIVIAL, family, rows_of, run, start, study_of
+from tests.helpers.trivial import accuracy
 
 TRIALS = 4
 PATIENCE = 300.0  # seconds

@@ -23,8 +23,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from distributed.storage import Storage
-from search import leaderboard, rows
-from search.rows import Row, compact, read, verify, write_row
+from search import leaderboard
+from search.rows.files import ROWS_PER_FILE, compact, verify, write_row
+from search.rows.row import COMPACTED, ROWS, Row, _encoded, _name, _record, schema
+from search.rows.sql import read
 
 METHODS = ("center_loss", "fsp", "label_embedding", "max_entropy", "res_ic")
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -63,7 +65,7 @@ def make(study: str, trial: int) -> Row:
 
 
 def _write(storage: Storage, together: Any, process: int, count: int) -> None:
-    rows.schema()  # loads Arrow before the race, not in it
+    schema()  # loads Arrow before the race, not in it
     together.wait()
     for trial in range(count):
         write_row(storage, make("many", process * count + trial))
@@ -78,7 +80,7 @@ def _compact(storage: Storage, together: Any, done: Any) -> None:
 
 def concurrent(processes: int, count: int) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["search.leaderboard", "search.rows", "pyarrow.parquet", "duckdb"])
+    context.set_forkserver_preload(["search.leaderboard", "search.rows.sql", "pyarrow.parquet", "duckdb"])
     together, done = context.Barrier(processes + 2), context.Event()
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(folder)
@@ -95,7 +97,7 @@ def concurrent(processes: int, count: int) -> None:
         compactor.join()
         kept = len(read(storage, columns=("trial",)))
         problems = len(verify(storage))
-        loose = len(storage.list(rows.ROWS))
+        loose = len(storage.list(ROWS))
     print(
         f"{processes} processes x {count} rows: {kept} kept, {problems} problems, {seconds:.1f} s; "
         f"{loose} still loose, the rest compacted meanwhile"
@@ -106,10 +108,10 @@ def write_million(storage: Storage, count: int) -> None:
     """`count` rows in files of ROWS_PER_FILE, each with its own configuration, accuracy and time."""
     import pyarrow as pa
 
-    for first in range(0, count, rows.ROWS_PER_FILE):
-        trials = range(first, min(first + rows.ROWS_PER_FILE, count))
+    for first in range(0, count, ROWS_PER_FILE):
+        trials = range(first, min(first + ROWS_PER_FILE, count))
         pattern = make("pattern", 0)
-        record = rows._record(pattern)
+        record = _record(pattern)
         head, tail = record["config"].split('"joint.lr":0.0')
         own = {
             "study": [f"study-{trial // 1000:04d}" for trial in trials],
@@ -124,10 +126,10 @@ def write_million(storage: Storage, count: int) -> None:
             pa.array(own[field.name], field.type)
             if field.name in own
             else pa.repeat(pa.scalar(record[field.name], field.type), len(trials))
-            for field in rows.schema()
+            for field in schema()
         ]
-        data = rows._encoded(pa.table(columns, schema=rows.schema()))
-        storage.write_bytes(rows._name(rows.COMPACTED, f"{len(trials):06d}", data), data)
+        data = _encoded(pa.table(columns, schema=schema()))
+        storage.write_bytes(_name(COMPACTED, f"{len(trials):06d}", data), data)
 
 
 def output(words: Sequence[str]) -> bytes:
@@ -156,7 +158,7 @@ def million(count: int) -> None:
         write_million(storage, count)
         for trial in range(100):
             write_row(storage, make("loose", trial))
-        size = sum(storage.local_path(name).stat().st_size for name in storage.list(rows.COMPACTED))
+        size = sum(storage.local_path(name).stat().st_size for name in storage.list(COMPACTED))
         print(f"{count} compacted rows ({size / 1e6:.0f} MB) and 100 loose ones")
         for words in (
             ["show", "--method", "fsp", "--sort", "-val_accuracy", "--top", "20"],

@@ -17,9 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from methods import get
-from search.searchers import make_searcher
-from tests.running import TRIVIAL, family, start, study_of
-from tests.trivial import accuracy
+from search.searchers.registry import make_searcher
+from tests.helpers.running import TRIVIAL, family, start, study_of
+from tests.helpers.trivial import accuracy
 
 KINDS = {"search": (), "Ray": ("gcs_server", "raylet"), "trials": ("ray::ImplicitFunc",)}
 

@@ -16,13 +16,14 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from distributed.cluster import chatter_to, connected, layout
+from distributed.ray.cluster import chatter_to, connected, layout
 from distributed.storage import Storage
 from methods import get
 from methods.data import DataSpec, load
-from search.conductor import Conductor, Finished
-from search.study import Plan, Study
-from search.trial import Task, perform
+from search.execution.trial import perform
+from search.study.conductor import Conductor, Finished
+from search.study.ledger import Study
+from search.study.records import Plan, Task
 
 
 def study_in(folder: str, trials: int) -> Study:
@@ -53,7 +54,7 @@ def on_ray(study: Study) -> tuple[list[float], float]:
         chatter_to(Path(scratch) / "ray.log") as terminal,
         connected(None, terminal) as resources,
     ):
-        from search.driver import run_study
+        from search.execution.tune import run_study
 
         place = layout(resources, workers=1, concurrency=1)
         study.plan = dataclasses.replace(study.plan, task=dataclasses.replace(study.plan.task, cpus=1))

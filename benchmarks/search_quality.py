@@ -28,7 +28,7 @@ import numpy as np
 from ray import tune
 
 from search.bayes import BayesSearch
-from search.replay import branin, hartmann6
+from search.simulation.problems import branin, hartmann6
 
 Config = dict[str, Any]
 

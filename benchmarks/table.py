@@ -28,9 +28,10 @@ from distributed.storage import Storage
 from distributed.worker import LocalWorker, best_runtime
 from methods.data import load
 from methods.space import Domain
-from search.command import OK, Parser, carry_out, make_task, positive, task_options
-from search.conductor import provenance
-from search.searchers import axis
+from search.command.options import make_task, task_options
+from search.command.shell import OK, Parser, carry_out, positive
+from search.rows.provenance import provenance
+from search.searchers.grid import axis
 
 
 def parser() -> Parser:

@@ -22,9 +22,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from scipy import stats
 
-from search.replay import Table, winners_curse
-from search.searchers import at
-from search.statistics import ALPHA, Array, holm, paired_test, repeats_needed
+from search.evidence.statistics import ALPHA, Array, holm, paired_test, repeats_needed
+from search.searchers.grid import at
+from search.simulation.curse import winners_curse
+from search.simulation.recorded import Table
 
 FLIPS = 999  # of the sign-flip test, fewer than in a real verdict; the level is the same
 

@@ -1,4 +1,4 @@
-"""`search.gaussian` as a Ray Tune searcher, over any space that Tune can describe."""
+"""`search.searchers` as a Ray Tune searcher, over any space that Tune can describe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ray.tune.search import UNDEFINED_METRIC_MODE, UNDEFINED_SEARCH_SPACE, Searc
 from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUniform, Quantized, Uniform
 from ray.tune.search.variant_generator import assign_value, parse_spec_vars
 
-from search.gaussian import Array, Axis, Category, Config, Cube, Number, Proposer, check_same, same
+from search.searchers.bayesian import Proposer
+from search.searchers.cube import Array, Axis, Category, Config, Cube, Number, check_same, same
 
 __all__ = ["BayesSearch"]
 

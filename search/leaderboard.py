@@ -35,12 +35,12 @@ FILTERS = ("method", "study", "data", "phase")
 
 def show(storage: Storage, arguments: argparse.Namespace) -> int:
     """The best trials as a table."""
-    from search import rows
+    from search.rows.sql import read
 
     # One row more than is shown tells whether there are more.
     limit = arguments.top + 1 if arguments.top else 0
     columns = () if arguments.json else SHOWN
-    table = rows.read(storage, columns=columns, sort=arguments.sort, top=limit, **_where(arguments))
+    table = read(storage, columns=columns, sort=arguments.sort, top=limit, **_where(arguments))
     shown = table.slice(0, arguments.top or len(table))
     if arguments.json:
         print(json.dumps(_plain(shown), indent=2))
@@ -56,10 +56,10 @@ def show(storage: Storage, arguments: argparse.Namespace) -> int:
 def export(storage: Storage, arguments: argparse.Namespace) -> int:
     """All columns of all rows that match; Markdown has the columns that `show` has."""
     from methods.errors import UsageError
-    from search import rows
+    from search.rows.sql import read
 
     columns = SHOWN if arguments.format == "md" else ()
-    table = rows.read(storage, columns=columns, sort=arguments.sort, **_where(arguments))
+    table = read(storage, columns=columns, sort=arguments.sort, **_where(arguments))
     if arguments.out:
         try:
             with open(arguments.out, "wb") as file:
@@ -94,9 +94,9 @@ def diff(storage: Storage, arguments: argparse.Namespace) -> int:
 
 def query(storage: Storage, arguments: argparse.Namespace) -> int:
     """Any SELECT over the table `leaderboard`."""
-    from search import rows
+    from search.rows.sql import query
 
-    table = rows.query(storage, arguments.sql)
+    table = query(storage, arguments.sql)
     if arguments.json:
         print(json.dumps(_plain(table), indent=2))
     elif len(table):
@@ -109,10 +109,10 @@ def query(storage: Storage, arguments: argparse.Namespace) -> int:
 def reproduce(storage: Storage, arguments: argparse.Namespace) -> int:
     """Train a row again and say whether its accuracy comes back; 1 where it does not."""
     from methods.errors import UsageError
-    from search import rows
-    from search.rerun import rerun
+    from search.execution.rerun import rerun
+    from search.rows.row import from_table
 
-    found = rows.from_table(_trial(storage, arguments.id))
+    found = from_table(_trial(storage, arguments.id))
     if not found:
         raise UsageError(f"{arguments.id}: no such trial (study/phase/trial); `show` lists them")
     summary = rerun(storage, found[0], arguments.data_dir)
@@ -132,18 +132,18 @@ def reproduce(storage: Storage, arguments: argparse.Namespace) -> int:
 
 def compact(storage: Storage, arguments: argparse.Namespace) -> int:
     """Merge the rows' files into few large ones."""
-    from search import rows
+    from search.rows.files import compact
 
-    before, after = rows.compact(storage)
+    before, after = compact(storage)
     print(f"{before} files before, {after} after")
     return 0
 
 
 def verify(storage: Storage, arguments: argparse.Namespace) -> int:
     """Say what is wrong with the stored rows; changes nothing."""
-    from search import rows
+    from search.rows.files import verify
 
-    problems = rows.verify(storage)
+    problems = verify(storage)
     print("\n".join(problems) if problems else "nothing is wrong")
     return 1 if problems else 0
 
@@ -154,9 +154,9 @@ def _where(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _plain(table: pa.Table) -> list[dict[str, Any]]:
     """Records as JSON can hold them: our mappings as objects, times as text."""
-    from search import rows
+    from search.rows.row import schema
 
-    mappings = {f.name for f in rows.schema() if b"json" in f.metadata}
+    mappings = {f.name for f in schema() if b"json" in f.metadata}
     records: list[dict[str, Any]] = table.to_pylist()
     for record in records:
         for name, value in record.items():
@@ -169,23 +169,24 @@ def _plain(table: pa.Table) -> list[dict[str, Any]]:
 
 def _trial(storage: Storage, name: str) -> pa.Table:
     """The row that study/phase/trial names; empty where there is none."""
-    from search import rows
+    from search.rows.row import schema
+    from search.rows.sql import read
 
     study, phase, trial = ["", "", *name.rsplit("/", 2)][-3:]
     if not (study and trial.isdecimal()):
-        return rows.schema().empty_table()
-    return rows.read(storage, study=study, phase=phase, trial=int(trial))
+        return schema().empty_table()
+    return read(storage, study=study, phase=phase, trial=int(trial))
 
 
 def _facts(storage: Storage, name: str) -> dict[str, Any]:
     """What `diff` says of a trial (study/phase/trial), or of a study: its totals and its best trial."""
     from methods.errors import UsageError
-    from search import rows
+    from search.rows.sql import read
 
     facts: dict[str, Any] = {}
     records = _plain(_trial(storage, name))
     if not records:
-        records = _plain(rows.read(storage, sort="-val_accuracy", study=name))
+        records = _plain(read(storage, sort="-val_accuracy", study=name))
         tested = [r["test_accuracy"] for r in records if r["phase"] == "final" and r["test_accuracy"] is not None]
         facts["trials of the study"] = len(records)
         facts["failed trials"] = sum(r["status"] == "failed" for r in records)
@@ -338,11 +339,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from distributed.storage import Storage
     from methods.errors import UsageError
-    from search import rows
+    from search.rows.row import LEADERBOARD
 
     try:
         storage = Storage(arguments.storage)
-        if not storage.exists(rows.LEADERBOARD):
+        if not storage.exists(LEADERBOARD):
             raise UsageError(f"--storage {arguments.storage} has no leaderboard; run a study there or name another")
         return int(arguments.run(storage, arguments))
     except UsageError as error:

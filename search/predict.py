@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from methods.errors import UsageError
-from search.command import FAILED, OK, Parser, carry_out
+from search.command.shell import FAILED, OK, Parser, carry_out
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from search.model import Deployed
+    from search.study.winner import Deployed
 
 ROWS = 256  # that are held and answered at once
 TOLERANCE = 1e-4  # of an exported network's logits, times the largest of them where that is above 1
@@ -51,7 +51,7 @@ def open_model(name: str, storage_uri: str) -> Deployed:
         UsageError: there is none.
     """
     from distributed.storage import Storage
-    from search.model import load_model
+    from search.study.winner import load_model
 
     here = Storage(name) if "://" in name or Path(name).expanduser().is_dir() else None
     if here and here.exists("model.json"):

@@ -16,24 +16,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from methods.errors import UsageError
-from search.command import (
-    FAILED,
-    INTERRUPTED,
-    OK,
-    SOME_FAILED,
-    Parser,
-    carry_out,
-    check_place,
-    make_task,
-    on_ray,
-    positive,
-    study_options,
-)
+from search.command.options import make_task, study_options
+from search.command.shell import FAILED, INTERRUPTED, OK, SOME_FAILED, Parser, carry_out, positive
+from search.execution.place import check_place, on_ray
 
 if TYPE_CHECKING:
     from methods.data.dataset import Info
     from methods.method import Method
-    from search.study import Plan, Study
+    from search.study.ledger import Study
+    from search.study.records import Plan
 
 
 # What a study's trials have in common, which --resume therefore cannot change.
@@ -86,7 +77,8 @@ def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
     """
     import dataclasses
 
-    from search.study import CONFIRM_SEEDS, Plan, new_name
+    from search.study.ledger import new_name
+    from search.study.records import CONFIRM_SEEDS, Plan
 
     task, space, method = make_task(args)
     searcher = args.searcher or "bo"
@@ -114,7 +106,7 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
     """The study's plan with what this command changes of it."""
     import dataclasses
 
-    from search.study import CONFIRM_SEEDS
+    from search.study.records import CONFIRM_SEEDS
 
     known = parser()
     for option in FIXED:
@@ -179,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
     args.storage = storage.uri
     if args.resume:
         from methods import get
-        from search.study import Study
+        from search.study.ledger import Study
 
         study = Study.open(storage, args.resume)
         plan = resumed(args, study)
@@ -187,11 +179,11 @@ def run(args: argparse.Namespace) -> int:
         method = get(plan.task.method)
     else:
         plan, method = make_plan(args)
-        from search.study import Study
+        from search.study.ledger import Study
 
         study = Study(storage, plan)
     if plan.searcher == "grid":
-        from search.searchers import grid
+        from search.searchers.grid import grid
 
         grid({name: method.fields()[name][0] for name in plan.space}, plan.searched)
     from methods.data import load
@@ -203,8 +195,8 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         from contextlib import nullcontext
 
-        from distributed.cluster import connected, layout, machine
-        from search.plan import describe
+        from distributed.ray.cluster import connected, layout, machine
+        from search.execution.forecast import describe
 
         with connected(args.address, sys.stderr) if args.address else nullcontext(machine()) as nodes:
             place = layout(nodes, workers=plan.task.workers, concurrency=args.concurrency)
@@ -212,7 +204,7 @@ def run(args: argparse.Namespace) -> int:
         return OK
     storage.check_writable()
     for name in trackers(args):
-        from search.tracking import check
+        from search.execution.tracking import check
 
         check(storage, name)
     return search(args, study, method, info)
@@ -227,19 +219,19 @@ def search(args: argparse.Namespace, study: Study, method: Method, info: Info) -
 
     started, task = time.monotonic(), study.plan.task
     with study.locked(), on_ray(args, task.workers, study.storage, f"{study.folder}/ray.log") as (place, terminal):
-        from search.driver import run_study
+        from search.execution.tune import run_study
 
         task = dataclasses.replace(task, cpus=place.cpus, gpus=place.gpus)
         study.plan = dataclasses.replace(study.plan, task=task)
         study.save_plan()
         for name in trackers(args):
-            from search.tracking import track
+            from search.execution.tracking import track
 
             track(study, method, name)
         run_study(study, method, info, place, terminal)
-    from search.model import save_winner
-    from search.report import write
-    from search.result import print_result, result
+    from search.pages.study import write
+    from search.study.summary import print_result, result
+    from search.study.winner import save_winner
 
     summary = result(study, method, info, time.monotonic() - started)
     if args.json:

@@ -1,4 +1,4 @@
-"""What several tests share: a tiny made-up data set of each kind, and a storage."""
+"""What pytest finds for every test: a storage, and the same examples every time."""
 
 from __future__ import annotations
 
@@ -9,53 +9,11 @@ import torch
 from hypothesis import settings
 
 from distributed.storage import Storage
-from methods.data.dataset import Data, Info, Split
 
 torch.set_num_threads(1)
 # The same examples every time: a test that fails tells of the change. `--hypothesis-profile=default` draws new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
-
-
-def tiny_images(train: int = 96, val: int = 40) -> Data:
-    """Four classes of 3x16x16 images that differ in brightness and in where a bright square stands."""
-    generator = torch.Generator().manual_seed(0)
-
-    def split(rows: int) -> Split:
-        y = torch.arange(rows) % 4
-        x = torch.randint(0, 80, (rows, 3, 16, 16), generator=generator)
-        for label in range(4):
-            top, left = 8 * (label // 2), 8 * (label % 2)
-            x[y == label, :, top : top + 8, left : left + 8] += 120
-        return Split(x.to(torch.uint8), y)
-
-    classes = ("a", "b", "c", "d")
-    info = Info("tiny", "image", classes, (3, 16, 16), "tiny-images", train, val, 40, mean=(0.27,) * 3, std=(0.24,) * 3)
-    return Data(info, split(train), split(val))
-
-
-def tiny_sentences(train: int = 96, val: int = 40) -> Data:
-    """Sentences of 24 characters in which one character tells the first label and another the second."""
-    generator = torch.Generator().manual_seed(0)
-
-    def split(rows: int) -> Split:
-        y = torch.stack([torch.arange(rows) % 4, torch.arange(rows) // 4 % 2], 1)
-        x = torch.randint(10, 30, (rows, 24), generator=generator)
-        lengths = torch.randint(8, 25, (rows,), generator=generator)
-        x[torch.arange(24) >= lengths[:, None]] = 0
-        x[:, 2], x[:, 5] = 2 + y[:, 0], 6 + y[:, 1]
-        texts = tuple("".join(chr(95 + int(c)) for c in row if c) for row in x)
-        return Split(x.to(torch.int32), y, texts)
-
-    classes = ("a", "b", "c", "d")
-    info = Info(
-        "tiny", "text", classes, (24,), "tiny-text", train, val, 40,
-        vocabulary=tuple(chr(95 + c) for c in range(2, 30)), tasks=(("kind", classes), ("tone", ("x", "y"))),
-    )  # fmt: skip
-    return Data(info, split(train), split(val))
-
-
-TINY = {"image": tiny_images, "text": tiny_sentences}
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from conftest import tiny_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from distributed.worker import LocalWorker
+from helpers.tiny import tiny_images
 from methods.cost import count
 from methods.data.dataset import Info
 from methods.fsp.paper import fsp_loss, fsp_matrix, soft_target_loss

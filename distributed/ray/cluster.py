@@ -1,0 +1,285 @@
+"""Ray on a laptop or at an address, and how much of it one trial may take."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+from urllib.parse import urlparse
+
+from methods.errors import UsageError
+
+# Must be set before Ray is imported anywhere in the process.
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # `uv run` would upload the folder and build an environment of its own
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # is also how long a report is under way to Tune
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process to start for every trial
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    # Workers that Ray starts ahead lack our environment and are never used; and should one of them die, Ray's start
+    # waits for it for ever.
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # a job that was submitted with a working folder has one already
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # epochs of stages that see no labels report no accuracy
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
+
+
+NOTICED = 30.0
+
+
+START_SECONDS = 300.0  # on a quiet laptop Ray takes two
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one trial takes of the cluster, and how many run side by side.
+
+    Attributes:
+        workers: processes that share one trial's batches. 1 trains in the trial's own process.
+        cpus: cores of each worker, and the threads that it may use.
+        gpus: of each worker.
+        concurrency: trials at once.
+    """
+
+    workers: int
+    cpus: int
+    gpus: float
+    concurrency: int
+
+
+Node = Mapping[str, float]
+"""What a node has: "CPU", "GPU"."""
+
+
+def machine() -> list[Node]:
+    """The node that a Ray of this process would have."""
+    import torch
+
+    return [{"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}]
+
+
+def layout(nodes: Sequence[Node], *, workers: int, concurrency: int | None) -> Layout:
+    """How trials fit on `nodes`.
+
+    Raises:
+        UsageError: more workers or trials than can ever run; a search would wait for ever.
+    """
+    cpus, gpus = sum(int(node.get("CPU", 0)) for node in nodes), sum(node.get("GPU", 0.0) for node in nodes)
+    if workers > cpus:
+        raise UsageError(f"--workers {workers}: there are {cpus} CPUs; give at most {cpus}")
+    if gpus and workers > gpus:
+        raise UsageError(
+            f"--workers {workers}: there are {gpus:g} GPUs and each worker takes one; give at most {gpus:g}"
+        )
+    most = cpus // workers
+    if concurrency is not None and concurrency > most:
+        raise UsageError(
+            f"--concurrency {concurrency} trials of {workers} workers: {cpus} CPUs hold {most}; give at most {most}"
+        )
+    at_once = concurrency or (max(1, min(most, int(gpus) // workers)) if gpus else most)
+    gpu_share = (1.0 if workers > 1 else min(1.0, gpus / at_once)) if gpus else 0.0
+    # A worker lies on one node: it may have that node's cores, or those beside one of its GPUs, and no more.
+    fit = [(node.get("CPU", 0), node.get("GPU", 0) / gpu_share if gpus else 1) for node in nodes]
+    widest = max(int(cores / max(1, places)) for cores, places in fit if places)
+    return Layout(workers, max(1, min(widest, cpus // (at_once * workers))), gpu_share, at_once)
+
+
+def check_address(address: str, seconds: float = 10.0) -> None:
+    """Find out in seconds whether anything answers at host:port or ray://host:port.
+
+    Raises:
+        UsageError: nothing does.
+    """
+    parsed = urlparse(address if "://" in address else f"ray://{address}")
+    try:
+        if not parsed.hostname or not parsed.port:
+            raise ValueError("not host:port")
+        with socket.create_connection((parsed.hostname, parsed.port), timeout=seconds):
+            pass
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--address {address}: {error}; give auto on the head node, host:port or ray://host:port"
+        ) from None
+
+
+def alive() -> dict[str, Node]:
+    """The cluster's nodes, by Ray's ids."""
+    import ray
+
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+def reach() -> list[Node]:
+    """The nodes that there are, or those that the cluster may grow to, where it has an autoscaler and they are more.
+
+    Ray tells its nodes nothing of the second, but `ray up` leaves its file with the head.
+    """
+    import yaml
+
+    now, grown = list(alive().values()), []
+    if BOOTSTRAP.expanduser().exists():
+        config = yaml.safe_load(BOOTSTRAP.expanduser().read_text(encoding="utf-8"))
+        for kind in config.get("available_node_types", {}).values():
+            grown += [kind.get("resources", {})] * kind.get("max_workers", 0)
+        grown = grown[: config.get("max_workers")]
+    return max(now, grown, key=lambda nodes: sum(node.get("CPU", 0) + node.get("GPU", 0) for node in nodes))
+
+
+class NodeLost(Exception):
+    """A node went, such as a spot instance that was taken, and what ran there went with it."""
+
+
+def node_lost(error: BaseException) -> bool:
+    """Whether what `error` tells of is the loss of a node.
+
+    Ray says so in words, and by a flag only where a drain was announced; its actor table has the reason.
+    """
+    import ray
+
+    def with_node(death: Any) -> bool:
+        cause = ray._private.state.actors(death.actor_id).get("DeathCause") if death.actor_id else None
+        context = cause and cause.actor_died_error_context
+        return death.preempted or bool(context and context.reason == context.NODE_DIED)
+
+    return isinstance(error, NodeLost) or any(map(with_node, dead_actors(error)))
+
+
+def dead_actors(error: BaseException) -> list[Any]:
+    """The deaths that an error tells of; Ray Train's holds one of each worker."""
+    from ray.exceptions import RayActorError
+
+    errors = (error, *getattr(error, "worker_failures", {}).values())
+    return [each for each in errors if isinstance(each, RayActorError)]
+
+
+def await_loss(nodes: Collection[str]) -> bool:
+    """Whether one of these nodes turns out to be gone. The errors of workers that lost their partner come at once, but
+    Ray takes up to `NOTICED` seconds to notice that the partner's node went."""
+    deadline = time.monotonic() + NOTICED
+    while not set(nodes) - alive().keys():
+        if len(nodes) == 1 or time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def free_orphans() -> None:
+    """Give back what Ray Train's workers held in trials that died.
+
+    Ray keeps an actor's placement groups until the whole job ends, and Ray Train's own cleaner asks a dashboard that a
+    laptop does not run. The next trial would wait for ever.
+    """
+    import ray
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData as Group  # type: ignore[attr-defined]
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    for content in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        group = Group.FromString(content)
+        orphaned = group.creator_actor_id.strip(b"\xff") and group.creator_actor_dead and group.state != Group.REMOVED
+        if orphaned and group.creator_job_id.hex() == job:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+
+
+@contextlib.contextmanager
+def connected(address: str | None, terminal: TextIO) -> Iterator[list[Node]]:
+    """A Ray to run on: the one at `address`, or a one-node Ray of this process that ends with it. Yields its nodes, or
+    those that the one at `address` may grow to.
+
+    A Ray that takes longer than `START_SECONDS` ends the process with one line on `terminal`.
+
+    Raises:
+        UsageError: no Ray answers at `address`.
+        SystemExit: with one line, Ray failed to start.
+    """
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    import logging
+
+    import ray
+
+    # Ray's workers look for modules where this process finds them; `distributed` is also a public package's name.
+    root = str(Path(__file__).resolve().parents[2])
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        excludes = [".git", ".venv*", "/data", "/docs", "/results", "*.parquet", "*.safetensors"]
+        options |= {"address": address, "runtime_env": {"working_dir": root, "excludes": excludes}}
+    else:
+        environment = {"env_vars": {"PYTHONPATH": root}}
+        options |= {"address": "local", "include_dashboard": False, "runtime_env": environment}
+    watchdog = threading.Timer(START_SECONDS, _give_up, [terminal])
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise UsageError(
+            f"--address {address}: no Ray answers ({str(error).splitlines()[0]}); start one first"
+        ) from None
+    except Exception as error:  # Ray raises a bare one when its own processes are slow
+        ray.shutdown()
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        sys.exit(f"error: Ray did not start: {lines[0]} Try again when the machine is less busy")
+    finally:
+        watchdog.cancel()
+    heed_sigterm()
+    try:
+        yield reach() if address else list(alive().values())
+    finally:
+        ray.shutdown()
+
+
+def heed_sigterm() -> None:
+    """Let SIGTERM, a scheduler's way of asking, do what Ctrl-C does. Ray sets a handler of its own when it starts."""
+
+    def handler(number: int, frame: Any) -> None:
+        interrupt = signal.getsignal(signal.SIGINT)
+        (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _give_up(terminal: TextIO) -> None:
+    """End the process: while it waits, Ray is deaf to signals and exceptions. What it started ends with it."""
+    words = f"error: Ray did not start: it took more than {START_SECONDS:g} s. Try again when the machine is less busy"
+    print(words, file=terminal, flush=True)
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def chatter_to(path: Path) -> Iterator[TextIO]:
+    """Send all that this process writes to stdout and stderr, C++ code included, to a file. Yields the real stderr."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    out, err = os.dup(1), os.dup(2)
+    with open(path, "ab", buffering=0) as file, os.fdopen(os.dup(err), "w", buffering=1) as terminal:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield terminal
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(out, 1)
+            os.dup2(err, 2)
+            os.close(out)
+            os.close(err)

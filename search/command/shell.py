@@ -1,0 +1,38 @@
+"""What every command shares: exit codes, one-line errors, signals."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from distributed.ray.cluster import heed_sigterm
+from methods.errors import UsageError
+
+OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message}; see --help")
+
+
+def carry_out(words: Parser, act: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
+    """Do what the words of a command ask for; returns its exit code. Bad usage is one line on stderr."""
+    heed_sigterm()
+    try:
+        return act(words.parse_args(argv))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def positive(name: str, value: int | None, least: int = 1) -> None:
+    if value is not None and value < least:
+        raise UsageError(f"{name} {value}: give at least {least}")

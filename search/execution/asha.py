@@ -1,0 +1,31 @@
+"""Ray's ASHA scheduler, whose verdict reaches a trial as a sign that it reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler
+
+from search.execution.trial import stop_sign
+from search.study.ledger import Study
+
+
+class GracefulStop(ASHAScheduler):
+    """ASHA whose verdict reaches a trial as a sign that it reads after its next epoch.
+
+    Tune would kill the trial. Ray Train's workers, nested in it, would then keep their placement group for ever and the
+    next trial would wait for it; and a trial that ends by itself can say what it had reached.
+    """
+
+    def __init__(self, study: Study, **options: Any) -> None:
+        super().__init__(**options)
+        self.study = study
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if trial.config["job"]["phase"] != "search":  # what was chosen is trained to its end
+            return str(self.CONTINUE)
+        decision = super().on_trial_result(tune_controller, trial, result)
+        if decision == self.STOP and "outcome" not in result:
+            self.study.storage.write_bytes(stop_sign(self.study.plan.task, trial.config["job"]["number"]), b"")
+            return str(self.CONTINUE)
+        return str(decision)

@@ -1,0 +1,169 @@
+"""Searchers at equal budget: studies that share what they charge."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from methods.errors import UsageError
+from search.execution.place import on_ray
+
+if TYPE_CHECKING:
+    from distributed.ray.cluster import Layout
+    from distributed.storage import Storage
+    from methods.data.dataset import Info
+    from methods.method import Method
+    from search.evidence.statistics import Course
+    from search.study.ledger import Study
+    from search.study.records import Plan
+
+FIRST = 3  # trials of a study whose budget is time or work, before it is known what a trial costs
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What each study may spend; two of the three are infinite."""
+
+    trials: float = math.inf
+    seconds: float = math.inf
+    macs: float = math.inf
+
+    def more(self, course: Course) -> int:
+        """Trials that what is left will pay for, at the mean cost so far."""
+        left = self.trials - len(course.values)
+        for limit, spent in ((self.seconds, course.seconds), (self.macs, course.macs)):
+            if limit < math.inf:
+                left = min(left, (limit - sum(spent)) // max(sum(spent) / len(spent), 1e-9) if spent else FIRST)
+        return max(0, int(left))
+
+
+def course(study: Study, method: Method, info: Info) -> Course:
+    """What a study's search had spent and seen after each of its trials, in the order in which they ended.
+
+    The seconds are those that its epochs took when they were trained, found or not. A trial that failed is charged
+    what it took from start to finish, or the shared stages of the others where that is more.
+    """
+    from search.evidence.statistics import Course
+
+    ended = [(trial, study.outcome(trial.job.number)) for trial in study.of_phase("search") if trial.finished]
+    ended.sort(key=lambda pair: pair[1].started + pair[1].seconds)
+    shared = {stage.name for stage in method.stages if stage.shared}
+    found = max((sum(r["seconds"] for r in o.history if r["stage"] in shared) for _, o in ended), default=0.0)
+    seconds = [found + sum(r["seconds"] for r in o.history if r["stage"] not in shared) for _, o in ended]
+    # What a failed trial trained is not known; its time is.
+    seconds = [max(s, o.seconds) if o.status == "failed" else s for s, (_, o) in zip(seconds, ended, strict=True)]
+    values, macs = [], []
+    for trial, _ in ended:
+        chosen = trial.status == "done" and trial.val_accuracy is not None
+        values.append(float(trial.val_accuracy or 0.0) if chosen else math.nan)
+        configs = method.configure(study.plan.task.recipe, trial.job.settings)
+        macs.append(float(sum(stage.macs(configs, info) for stage in method.stages)))
+    return Course(tuple(values), tuple(seconds), tuple(macs))
+
+
+def begun(storage: Storage, plan: Plan) -> Study:
+    """The study of this plan, from where it was left. Its number of trials may differ, and where it lies and runs."""
+    from search.study.ledger import Study
+
+    if not storage.exists(f"studies/{plan.task.study}/study.json"):
+        return Study(storage, plan)
+    study = Study.open(storage, plan.task.study)
+    same = dataclasses.replace(
+        study.plan,
+        trials=plan.trials,
+        task=dataclasses.replace(
+            study.plan.task,
+            storage=plan.task.storage,
+            workers=plan.task.workers,
+            cpus=plan.task.cpus,
+            gpus=plan.task.gpus,
+        ),
+    )
+    if json.dumps(dataclasses.asdict(same)) != json.dumps(dataclasses.asdict(plan)):
+        raise UsageError(f"--name: study {plan.task.study} was another comparison's; give another --name")
+    study.plan = dataclasses.replace(plan, trials=study.plan.trials)
+    return study
+
+
+def spend(
+    study: Study, budget: Budget, trials: int, method: Method, info: Info, place: Layout, terminal: TextIO
+) -> Course | None:
+    """Run a study until its budget is spent or its searcher has no more; None when it was interrupted.
+
+    Args:
+        trials: to begin with.
+    """
+    from search.execution.tune import run_study
+
+    grid = study.plan.searcher.startswith("grid")
+    # A grid's points hang on their number, so a grid that was begun keeps its own.
+    goal = study.plan.trials or trials if grid else trials
+    exhausted = False
+    with study.locked():
+        while True:
+            complete, asked = study.complete, len(study.of_phase("search"))
+            if not complete or asked < goal:
+                task = dataclasses.replace(study.plan.task, cpus=place.cpus, gpus=place.gpus)
+                study.plan = dataclasses.replace(study.plan, task=task, trials=goal)
+                study.save_plan()
+                run_study(study, method, info, place, terminal)
+                if not study.complete:
+                    return None
+                exhausted = complete and len(study.of_phase("search")) == asked
+            done = course(study, method, info)
+            more = budget.more(done)
+            tried = done.values[asked:]
+            futile = bool(tried) and all(value != value for value in tried)  # a round in which nothing was finished
+            if grid or exhausted or futile or not more:
+                return done.within(budget.seconds, budget.macs)
+            goal = len(done.values) + more
+
+
+def keep_question(storage: Storage, folder: str, what: Mapping[str, Any]) -> None:
+    """Write down what a comparison asks, or see that it still asks the same: only then are its studies comparable.
+
+    Raises:
+        UsageError: a comparison of this name asks something else.
+    """
+    file, asked = f"{folder}/question.json", json.loads(json.dumps(what))
+    if not storage.exists(file):
+        storage.write_bytes(file, json.dumps(asked, indent=1).encode())
+        return
+    kept = json.loads(storage.read_bytes(file))
+    for name, value in asked.items():
+        if kept.get(name) != value:
+            raise UsageError(f"--name: that comparison's {name} is {kept.get(name)}, not {value}; give another --name")
+
+
+def run_all(
+    args: argparse.Namespace,
+    storage: Storage,
+    names: Sequence[str],
+    planned: Callable[[str, int], Plan],
+    budget: Budget,
+    method: Method,
+    info: Info,
+    folder: str,
+) -> dict[str, list[Course]] | None:
+    """All studies, repeat by repeat, so that what is there when time runs out is paired. None when interrupted."""
+    courses: dict[str, list[Course]] = {name: [] for name in names}
+    with on_ray(args, args.workers or 1, storage, f"{folder}/ray.log") as (place, terminal):
+        for repeat in range(args.repeats):
+            # Grids last: where the budget is time or work, the others tell how many trials it pays for.
+            for name in sorted(names, key=lambda name: name.startswith("grid")):
+                if budget.trials < math.inf:
+                    trials = int(budget.trials)
+                elif name.startswith("grid"):
+                    trials = max(len(runs[repeat].values) for runs in courses.values() if len(runs) > repeat)
+                else:
+                    trials = FIRST
+                study = begun(storage, planned(name, repeat))
+                done = spend(study, budget, trials, method, info, place, terminal)
+                if done is None:
+                    return None
+                courses[name].append(done)
+    return courses

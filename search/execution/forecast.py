@@ -1,0 +1,285 @@
+"""What a search would do, before it does it."""
+
+from __future__ import annotations
+
+import heapq
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from distributed.cache import StageCache
+from distributed.loop import seed_of
+from distributed.pipeline import stage_keys, unmade
+from distributed.ray.cluster import Layout
+from distributed.worker import LocalWorker, Runtime, best_runtime
+from methods import get
+from methods.cost import count
+from methods.data import load, stage_running
+from methods.data.dataset import Data, Info, Split
+from methods.data.source import sample
+from methods.method import Configs, Method, State, flatten
+from methods.training import Training
+from search.execution.trial import peak_memory
+from search.searchers.grid import grid
+from search.searchers.random import random_point
+from search.study.ledger import Study
+from search.study.records import CONFIRM_SEEDS, Task
+
+# Seconds on two cores; see docs/LOG.md.
+RAY = 6.0  # to bring Ray up and down
+
+
+TRIAL = 1.0  # of Ray, the ledger, the searcher and idle cores at a phase's end, for each trial
+
+
+TRAIN = 6.3  # of Ray Train, for each trial of several workers
+
+
+PAGE = 8.0  # the report and the winner's model
+
+
+REHEARSAL = 5.0  # what its measured part takes where a network is small
+
+
+def probe(method: Method, configs: Configs, info: Info, runtime: Runtime, threads: int) -> float:
+    """Multiply-adds a second of training the deployed network, from a few steps on made-up rows."""
+    torch.set_num_threads(threads)
+    net = method.costs(configs, info)["model"]
+    cost = count(net, info)
+    net.to(runtime.device).train()
+    rows = min(getattr(configs[method.stages[-1].name], "batch_size", 64), info.train_size)
+    if info.kind == "image":
+        x = torch.rand(rows, *info.shape, device=runtime.device).contiguous(memory_format=torch.channels_last)
+        net.to(memory_format=torch.channels_last)
+    else:
+        x = torch.randint(0, 2 + len(info.vocabulary), (rows, *info.shape), device=runtime.device)
+    times = []
+    for _ in range(4):
+        started = time.perf_counter()
+        with torch.autocast(runtime.device, torch.bfloat16, enabled=runtime.precision == "bfloat16"):
+            out = net(x)
+        out.float().logsumexp(1).mean().backward()
+        if runtime.device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return 3 * cost.macs * rows / sorted(times)[1]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a stage trains: seconds = fixed + multiply-adds * pace."""
+
+    fixed: float
+    pace: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What one process found out.
+
+    Attributes:
+        start: seconds until it could train: to start, to import, to load the data.
+        stages: stage -> its speed.
+        memory: bytes that it held at most.
+    """
+
+    start: float
+    stages: Mapping[str, Speed]
+    memory: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a study has left to run.
+
+    Attributes:
+        trials: of the search, still to come.
+        confirm: runs of the best again over fresh seeds.
+        final: retrainings of the winner and its controls.
+        epochs: of one trial, over all stages.
+        cached: stages of a trial with default settings that are there already.
+        macs: multiply-adds of all that is left, forward and backward.
+        seconds: until all is done.
+        memory: bytes that a rehearsal's process held; a trial's process holds about as much.
+    """
+
+    trials: int
+    confirm: int
+    final: int
+    epochs: int
+    cached: tuple[str, ...]
+    macs: int
+    seconds: float
+    memory: int
+
+
+def rehearse(task: Task, asked: float) -> Rehearsal:
+    """Run all stages of a trial with default settings, all of their networks, on a few rows for a few epochs.
+
+    Args:
+        asked: the time at which this process was asked for.
+    """
+    torch.set_num_threads(task.cpus)
+    method, whole = get(task.method), load(task.data)
+    start = time.time() - asked
+    configs = method.configure(task.recipe, task.settings)
+    batch = max(getattr(config, "batch_size", 1) for config in configs.values())
+    runtime = best_runtime(task.precision)
+
+    def run(rows: int, epochs: int) -> dict[str, tuple[float, int, list[float]]]:
+        """Seconds, multiply-adds and seconds of the epochs of each stage."""
+        data = few(whole, rows)
+        # A rate of zero costs as much as any other, and a few rows cannot make it diverge.
+        short = {
+            name: replace(config, epochs=min(config.epochs, epochs), lr=0.0) if isinstance(config, Training) else config
+            for name, config in configs.items()
+        }
+        worker = LocalWorker(data, seed=task.seed, runtime=runtime)
+        states: dict[str, State] = {}
+        found = {}
+        for stage in method.stages:
+            before = time.perf_counter()
+            own = worker.for_stage(seed_of(task.seed, stage.name), None, None)
+            with stage_running():
+                states[stage.name] = stage.run(own, short[stage.name], {need: states[need] for need in stage.needs})
+            wall = time.perf_counter() - before
+            found[stage.name] = wall, stage.macs(short, data.info), [row["seconds"] for row in own.history]
+        return found
+
+    rows = max(batch, 2 * len(whole.info.classes))
+    found = run(rows, 1)  # pays for imports and for what a network sets up with its first batch
+    if sum(wall for wall, _, _ in found.values()) < REHEARSAL:  # else it is slow enough for that not to matter
+        spent = sum(wall for wall, _, _ in run(rows, 1).values())
+        rows = int(min(max(rows, rows * REHEARSAL / (3 * spent)), 8 * batch, len(whole.train)))
+        found = run(rows, 3)
+    stages = {}
+    for name, (wall, macs, epochs) in found.items():
+        if macs and epochs:
+            stages[name] = Speed(max(0.0, wall - sum(epochs)), statistics.median(epochs) * len(epochs) / macs)
+        else:  # it trains nothing, or does not say what it costs; what it does grows with rows and epochs
+            longer = configs[name].epochs / len(epochs) if epochs else 1.0
+            stages[name] = Speed(wall * longer * len(whole.train) / rows)
+    return Rehearsal(start, stages, peak_memory())
+
+
+def few(data: Data, rows: int) -> Data:
+    """A stratified subset of the training rows, and as large a share of the validation rows."""
+
+    def part(split: Split, size: int) -> Split:
+        if size >= len(split):
+            return split
+        labels = split.y if split.y.dim() == 1 else split.y[:, 0]
+        index = torch.from_numpy(sample(labels.numpy(), size))
+        return Split(split.x[index], split.y[index], tuple(split.texts[i] for i in index) if split.texts else ())
+
+    classes = len(data.info.classes)
+    train = part(data.train, rows)
+    val = part(data.val, max(2 * classes, len(data.val) * len(train) // len(data.train)))
+    return Data(replace(data.info, train_size=len(train), val_size=len(val)), train, val)
+
+
+def rehearsals(task: Task, place: Layout) -> Rehearsal:
+    """The mean of as many rehearsals side by side as trials will be: they share caches and memory as trials do."""
+    many = min(place.concurrency, len(os.sched_getaffinity(0)))
+    asked, task = time.time(), replace(task, cpus=place.cpus)
+    with ProcessPoolExecutor(many, multiprocessing.get_context("spawn")) as pool:
+        found = list(pool.map(rehearse, [task] * many, [asked] * many))
+    stages = {
+        name: Speed(
+            statistics.fmean(one.stages[name].fixed for one in found),
+            statistics.fmean(one.stages[name].pace for one in found),
+        )
+        for name in found[0].stages
+    }
+    return Rehearsal(statistics.fmean(one.start for one in found), stages, max(one.memory for one in found))
+
+
+def makespan(durations: Sequence[float], workers: int) -> float:
+    """Seconds until the last of these is done, each taken by the first worker that is free."""
+    free = [0.0] * workers
+    for seconds in durations:
+        heapq.heappush(free, heapq.heappop(free) + seconds)
+    return max(free)
+
+
+def forecast(study: Study, method: Method, info: Info, place: Layout) -> Forecast:
+    """Look at what is cached, count what is not, and rehearse on this machine how long it takes in such a layout."""
+    plan, task = study.plan, study.plan.task
+    precision, cache = best_runtime(task.precision).precision, StageCache(study.storage)
+    configs = method.configure(task.recipe, task.settings)
+    space = {name: method.fields()[name][0] for name in plan.space}
+    if plan.searcher == "grid":
+        points = grid(space, plan.searched)
+    else:  # which points a searcher will ask for is not known; in the mean they cost what others do
+        points = [random_point(space, task.seed, number) for number in range(plan.searched or 0)]
+    variants: list[Mapping[str, Any]] = [{}]
+    if plan.controls:
+        variants += [change(flatten(configs)) for change in method.controls.values()]
+
+    def left(phase: str, planned: int) -> int:
+        return max(0, planned - sum(trial.finished for trial in study.of_phase(phase)))
+
+    trials, confirm = left("search", len(points)), left("confirm", plan.confirmations)
+    final = left("final", plan.seeds) + left("control", plan.seeds * (len(variants) - 1))
+    found, made = rehearsals(task, place), set[str]()
+
+    def price(settings: Mapping[str, Any], seed: int) -> tuple[int, float]:
+        """Multiply-adds and seconds of a run's stages that neither the cache nor an earlier run has."""
+        changed = method.configure(task.recipe, {**task.settings, **settings})
+        keys = stage_keys(method, changed, info.fingerprint, seed, task.seed, precision)
+        macs, seconds = 0, TRIAL + TRAIN * (task.workers > 1)
+        for stage in unmade(method, keys, cache, made):
+            speed, work = found.stages[stage.name], stage.macs(changed, info)
+            macs += work
+            seconds += (speed.fixed + work * speed.pace) / task.workers
+        return macs, seconds
+
+    own = stage_keys(method, configs, info.fingerprint, task.seed, task.seed, precision)
+    lacking = unmade(method, own, cache, set())
+    fresh = range(task.seed + 1, task.seed + 1 + plan.seeds)
+    again = range(fresh.stop, fresh.stop + CONFIRM_SEEDS)
+    search = [price(point, task.seed) for point in points[len(points) - trials :]]
+    best = [price(point, seed) for seed in again for point in points[: plan.confirm]]
+    last = [price(change, seed) for change in variants for seed in fresh]
+    phases = [search, best[len(best) - confirm :], last[len(last) - final :]]
+    # The first trial makes what all share, and the others wait for it.
+    shared = search[0][1] - min(seconds for _, seconds in search) if search else 0.0
+    wait = shared * (1 - 1 / place.concurrency)
+    seconds = sum(makespan([s for _, s in phase], place.concurrency) for phase in phases) + wait
+    return Forecast(
+        trials=trials,
+        confirm=confirm,
+        final=final,
+        epochs=sum(getattr(config, "epochs", 0) for config in configs.values()),
+        cached=tuple(stage.name for stage in method.stages if stage not in lacking),
+        macs=sum(macs for phase in phases for macs, _ in phase),
+        seconds=RAY + found.start + seconds + PAGE,
+        memory=found.memory,
+    )
+
+
+def describe(study: Study, method: Method, info: Info, place: Layout) -> str:
+    """A forecast in words."""
+    plan, seen = study.plan, forecast(study, method, info, place)
+    ranges = [f"  {name}: {method.fields()[name][0]}" for name in plan.space]
+    confirm = f"{seen.confirm} runs of the best {plan.confirm} over fresh seeds, " if plan.confirm else ""
+    lines = [
+        f"{method.name} on {info.name} ({info.train_size} rows), recipe {plan.task.recipe}, searcher {plan.searcher}",
+        *ranges,
+        f"trials      {seen.trials} of the search, {confirm}then {seen.final} retrainings (winner, controls)",
+        f"stages      {', '.join(s.name for s in method.stages)}; cached: {', '.join(seen.cached) or 'none'}",
+        f"epochs      {seen.epochs} a trial, over all stages",
+        f"MACs        {seen.macs:.3g} to train",
+        f"time        about {seen.seconds:.0f} s, as this machine rehearsed every stage with default settings",
+        f"memory      about {seen.memory / 2**30:.1f} GiB a process",
+        f"layout      {place.concurrency} trials at once, {place.workers} workers each, "
+        f"{place.cpus} CPUs and {place.gpus:g} GPUs a worker: fits",
+    ]
+    return "\n".join(lines)

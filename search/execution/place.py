@@ -1,0 +1,53 @@
+"""Where trials run: this machine or a Ray at an address, found out before anything is written."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from distributed.ray.cluster import Layout
+    from distributed.storage import Storage
+
+
+def check_place(args: argparse.Namespace, workers: int) -> None:
+    """Find out, before anything is started or written, that trials of so many workers cannot run where they are to.
+
+    Raises:
+        UsageError: they do not fit on this machine, or nothing answers at --address. What a Ray there has is found out
+            when it is asked.
+    """
+    from distributed.ray.cluster import check_address, layout, machine
+
+    if not args.address:
+        layout(machine(), workers=workers, concurrency=args.concurrency)
+    elif args.address != "auto":
+        check_address(args.address)
+
+
+@contextmanager
+def on_ray(args: argparse.Namespace, workers: int, storage: Storage, log: str) -> Iterator[tuple[Layout, TextIO]]:
+    """Ray, as the command's --address and --concurrency ask; what it says is kept in the storage as `log`.
+
+    Yields:
+        where trials of so many workers run, and the terminal, as stderr is Ray's in here.
+
+    Raises:
+        UsageError: no Ray answers, or the trials do not fit on it. Nothing is kept then.
+    """
+    from distributed.ray.cluster import chatter_to, connected, layout
+
+    with tempfile.TemporaryDirectory() as folder:
+        said, fits = Path(folder) / "ray.log", False
+        try:
+            with chatter_to(said) as terminal, connected(args.address, terminal) as nodes:
+                place = layout(nodes, workers=workers, concurrency=args.concurrency)
+                fits = True
+                yield place, terminal
+        finally:
+            if fits:
+                storage.write_bytes(log, said.read_bytes())

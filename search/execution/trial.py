@@ -1,0 +1,109 @@
+"""One trial: the method's stages for one configuration, in this process or on Ray Train's workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from methods.errors import UsageError
+from search.study.records import Job, Outcome, Task, failed
+
+
+def stop_sign(task: Task, number: int) -> str:
+    """The file whose presence tells a trial to end early."""
+    return f"studies/{task.study}/stop/{number}"
+
+
+def perform(
+    task: Task, job: Job, report: Callable[[Mapping[str, Any]], None], *, rank: int = 0, world_size: int = 1
+) -> Outcome:
+    """Run a trial on this rank. `report` is called with each epoch's row.
+
+    A pruned or diverged trial is an outcome; other errors are raised.
+    """
+    import torch
+
+    from distributed.cache import StageCache
+    from distributed.loop import Stopped
+    from distributed.pipeline import run_stages
+    from distributed.storage import Storage
+    from distributed.worker import LocalWorker, best_runtime
+    from methods import get
+    from methods.data import load
+
+    torch.set_num_threads(task.cpus)
+    started, outcome = time.monotonic(), Outcome(started=time.time(), nodes=[socket.gethostname()])
+    storage = Storage(task.storage)
+    method = get(task.method)
+    configs = method.configure(task.recipe, {**task.settings, **job.settings})
+    runtime = best_runtime(task.precision)
+    outcome.device = torch.cuda.get_device_name() if runtime.device == "cuda" else "cpu"
+    outcome.precision = runtime.precision
+    worker = LocalWorker(load(task.data), seed=job.seed, runtime=runtime, rank=rank, world_size=world_size)
+
+    def on_epoch(row: Mapping[str, Any]) -> bool:
+        outcome.history.append(dict(row))
+        report(row)
+        return task.stoppable and rank == 0 and storage.exists(stop_sign(task, job.number))
+
+    try:
+        run = run_stages(worker, method, configs, StageCache(storage), shared_seed=task.seed, on_epoch=on_epoch)
+    except Stopped:
+        outcome.status, outcome.reason = "pruned", "stopped by the scheduler"
+        seen = [row for row in outcome.history if "val_accuracy" in row]
+        outcome.val = {name: value for name, value in seen[-1].items() if name.startswith("val_")} if seen else {}
+    except FloatingPointError as error:
+        outcome.status, outcome.reason = "failed", f"diverged: {error}"
+    else:
+        outcome.val = dict(run.states[method.stages[-1].name].metrics)
+        outcome.stage_seconds, outcome.stage_keys, outcome.cached = run.seconds, run.keys, run.cached
+        outcome.epochs = run.epochs
+        outcome.history = [{"stage": name, **row} for name, state in run.states.items() for row in state.history]
+        if job.phase in ("final", "control"):
+            score(outcome, task, job, worker, method, configs, run.states)
+    outcome.seconds = time.monotonic() - started
+    outcome.memory = peak_memory()
+    return outcome
+
+
+def peak_memory() -> int:
+    """Bytes that this process has held at most."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def score(outcome: Outcome, task: Task, job: Job, worker: Any, method: Any, configs: Any, states: Any) -> None:
+    """Read the test split, once, for a configuration that was chosen without it."""
+    from methods.data import load_test
+    from methods.method import Trained
+    from methods.metrics import classification
+
+    test = load_test(task.data)
+    net = worker.place(method.model(configs, states, worker.data.info))
+    labels = test.y if test.y.dim() == 1 else test.y[:, 0]
+    trained = Trained(worker, configs, states, test)
+    outcome.test = {**classification(worker.predict(net, test.x), labels), **method.metrics(trained)}
+    if method.figures and worker.rank == 0 and worker.world_size == 1:
+        evidence = importlib.import_module(method.figures)
+        outcome.tables = {name: dataclasses.asdict(table) for name, table in evidence.tables(trained).items()}
+
+
+def attempt(task: Task, job: Job, report: Callable[[Mapping[str, Any]], None]) -> Outcome:
+    """A trial in this process. One that fails is a result; only the death of a process is not.
+
+    Raises:
+        UsageError: the storage cannot be written, or what else the user can mend.
+    """
+    started = time.time()
+    try:
+        return perform(task, job, report)
+    except UsageError:
+        raise
+    except Exception as error:
+        return failed(error, started)

@@ -1,0 +1,161 @@
+"""Runs a study's trials on Ray Tune."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from typing import Any, TextIO
+
+from ray import cloudpickle, get_runtime_context, tune
+from ray.exceptions import RayActorError, RayTaskError
+from ray.tune.search import Searcher
+
+from distributed.ray.cluster import Layout, alive, free_orphans, node_lost
+from methods.data.dataset import Info
+from methods.errors import UsageError
+from methods.method import Method
+from search.execution.asha import GracefulStop
+from search.execution.progress import Progress
+from search.execution.trainable import in_process, on_workers
+from search.study.conductor import Conductor, Finished
+from search.study.ledger import Study
+from search.study.records import Outcome, Trial
+
+
+class StudySearch(Searcher):
+    """A study's conductor, as Tune asks for trials and tells what came of them."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__(metric="val_accuracy", mode="max")
+        self.conductor = conductor
+        self.running: dict[str, Trial] = {}
+        self.problem: Exception | None = None
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        try:
+            trial = self.conductor.ask()
+        except Finished:
+            return Searcher.FINISHED
+        if trial is None:
+            return None if self.running else Searcher.FINISHED
+        self.running[trial_id] = trial
+        return {"job": dataclasses.asdict(trial.job)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if error:
+            return  # see `lost`, which is told what the error is
+        trial = self.running.pop(trial_id, None)
+        if trial and result and "outcome" in result:
+            try:
+                self.conductor.settle(trial, Outcome(**json.loads(result["outcome"])))
+            except Exception as problem:  # Tune would take it for the trial's
+                self.problem = problem
+                raise
+        # Else it was interrupted: it stays in the ledger as running, and is run again by --resume.
+
+    def lost(self, trial_id: str, error: Exception) -> None:
+        """A trial's process, or one of its workers, is gone. It is run again, so often as that is not its own fault.
+
+        Raises:
+            UsageError: it could not write to the storage, and nor could another trial.
+        """
+        trial = self.running.pop(trial_id)
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, UsageError):
+            raise cause
+        self.conductor.lost(trial, cause, blamed=not node_lost(cause), killed=isinstance(cause, RayActorError))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is written after every event, and Tune's own copy would only grow old."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""
+
+
+class Losses(tune.Callback):
+    """Tells the search what was lost, and frees what it held.
+
+    Args:
+        home: Ray's id of the node that the search itself runs on.
+    """
+
+    def __init__(self, search: StudySearch, home: str) -> None:
+        self.search, self.home = search, home
+        self.looked = 0.0
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        if self.search.problem:
+            raise self.search.problem
+        # Tune's own `get_pickled_error` looks where the file will have been copied to, later.
+        with open(trial.pickled_error_file, "rb") as file:
+            self.search.lost(trial.trial_id, cloudpickle.load(file))
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        if time.monotonic() - self.looked > 1:
+            if self.home not in alive():  # Tune would wait for ever for somewhere to run the next trial
+                task = self.search.conductor.study.plan.task
+                sys.exit(
+                    "error: the node of Ray that this search runs on is gone; go on with "
+                    f"--resume {task.study} --storage {task.storage}"
+                )
+            free_orphans()
+            self.looked = time.monotonic()
+
+
+def run_study(study: Study, method: Method, info: Info, layout: Layout, terminal: TextIO) -> None:
+    """Run a study to its end, or until it is interrupted. What is finished is in its folder and on the leaderboard.
+
+    Ray must be up.
+    """
+    plan, task = study.plan, study.plan.task
+    search = StudySearch(Conductor(study, method, info))
+    if layout.workers == 1:
+        trainable = tune.with_resources(
+            tune.with_parameters(in_process, task=task),
+            {"CPU": layout.cpus, **({"GPU": layout.gpus} if layout.gpus else {})},
+        )
+    else:
+        # The trial itself only waits for its workers. A sliver of the head costs no CPU that they would need.
+        trainable = tune.with_resources(
+            tune.with_parameters(on_workers, task=task),
+            tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}]),
+        )
+    scheduler = None
+    if plan.asha:
+        longest = sum(getattr(config, "epochs", 0) for config in method.configure(task.recipe, task.settings).values())
+        scheduler = GracefulStop(
+            study, time_attr="epoch", max_t=max(longest, 2) + 1, grace_period=1, reduction_factor=3
+        )
+    later = plan.confirmations + plan.seeds * (1 + plan.controls * len(method.controls))
+    progress = Progress(study, terminal, later)
+    with tempfile.TemporaryDirectory(prefix="search-") as scratch:
+        try:
+            tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    metric="val_accuracy",
+                    mode="max",
+                    search_alg=search,
+                    scheduler=scheduler,
+                    num_samples=-1,
+                    max_concurrent_trials=layout.concurrency,
+                    reuse_actors=True,
+                    trial_dirname_creator=lambda trial: str(trial.trial_id),
+                ),
+                run_config=tune.RunConfig(
+                    name=task.study,
+                    storage_path=scratch,
+                    verbose=0,
+                    callbacks=[progress, Losses(search, get_runtime_context().get_node_id())],
+                ),
+            ).fit()
+        finally:
+            progress.close()
+    for name in study.storage.list(f"{study.folder}/stop"):
+        study.storage.delete(name)

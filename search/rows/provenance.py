@@ -1,0 +1,40 @@
+"""Which code and which releases a row was made with."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+
+@cache
+def provenance() -> dict[str, Any]:
+    """Commit and versions, as the leaderboard's columns name them."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str | None:
+        try:
+            return subprocess.run(
+                ["git", "-C", root, *words], capture_output=True, text=True, check=True
+            ).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    def release(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:  # run from a checkout that is not installed
+            return "0"
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "python": platform.python_version(),
+        "torch": release("torch"),
+        "ray": release("ray"),
+        "version": release("bo-distill-search"),
+    }

@@ -1,0 +1,213 @@
+"""The leaderboard's row and its Parquet schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA_VERSION = 2
+
+
+LEADERBOARD, ROWS, COMPACTED, QUARANTINE = (
+    "leaderboard",
+    "leaderboard/rows",
+    "leaderboard/compacted",
+    "leaderboard/quarantine",
+)
+
+
+KEY = ("study", "phase", "trial")
+
+
+IDENTITY = (*KEY, "control", "seed", "config_hash")  # what all rows of one trial have in common
+
+
+def _column(help: str, **options: Any) -> Any:
+    return field(metadata={"help": help}, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One trial. The Parquet schema is derived from these fields, in this order.
+
+    A value is held as the file holds it: a figure that is not finite becomes None (status and reason say what
+    happened), mappings become plain JSON (tuples are lists, keys are text), times become UTC.
+
+    To change the table: add a field with a default of None and raise SCHEMA_VERSION. Never rename a field or change its
+    type; older files are read beside newer ones, with null where they have no such column.
+    """
+
+    schema_version: int = _column("version of this list of columns", init=False, default=SCHEMA_VERSION)
+    study: str = _column("name of the study")
+    trial: int = _column("number of the trial, unique within study and phase")
+    phase: Literal["search", "confirm", "final", "control"] = _column(
+        "searching; the best again over fresh seeds; the winner over seeds; a control over seeds"
+    )
+    control: str | None = _column("name of the control", default=None)
+    method: str = _column("name of the method")
+    searcher: str = _column("what proposed the configuration")
+    data: str = _column("name of the data set")
+    data_fingerprint: str = _column("hash of the data as trained on")
+    data_spec: Mapping[str, Any] = _column("what to read it by: subset, folder, columns", default_factory=dict)
+    recipe: str = _column("name of the recipe")
+    seed: int = _column("seed of the trial")
+    shared_seed: int | None = _column("seed of the stages that all trials of the study share", default=None)
+    config: Mapping[str, Any] = _column('"stage.field" -> value, all of them')
+    config_hash: str = _column("hash of config", init=False)
+    stage_seconds: Mapping[str, float] = _column("stage -> seconds", default_factory=dict)
+    val_accuracy: float | None = _column("share of validation rows that are right, 0 to 1", default=None)
+    val_loss: float | None = _column("mean cross-entropy on validation", default=None)
+    val_metrics: Mapping[str, float] = _column("further scalars on validation", default_factory=dict)
+    test_accuracy: float | None = _column("as val_accuracy, of winners and controls only", default=None)
+    test_loss: float | None = _column("as val_loss, of winners and controls only", default=None)
+    test_metrics: Mapping[str, float] = _column("as val_metrics, of winners and controls only", default_factory=dict)
+    status: Literal["done", "failed", "pruned", "interrupted"] = _column("how the trial ended")
+    reason: str | None = _column("why it ended, if not done", default=None)
+    epochs: int = _column("epochs trained, over all stages", default=0)
+    macs_forward: int | None = _column("multiply-adds of the deployed network for one input", default=None)
+    macs_train: int | None = _column("multiply-adds of the whole training", default=None)
+    params: int | None = _column("parameters of the deployed network", default=None)
+    seconds: float = _column("wall-clock time from start to finish")
+    queue_seconds: float = _column("time waited for resources", default=0.0)
+    cached_stages: int = _column("stages taken from the cache", default=0)
+    workers: int = _column("data-parallel workers", default=1)
+    threads: int | None = _column("CPU threads of each worker", default=None)
+    memory: int | None = _column("bytes that the trial's process had held at most when it ended", default=None)
+    device: str = _column("cpu, or the name of the GPU")
+    precision: str = _column("float32 or bf16")
+    nodes: tuple[str, ...] = _column(
+        "Ray's ids of the nodes that the workers ran on, by rank; the host's name without Ray", default=()
+    )
+    commit: str | None = _column("git commit of the code", default=None)
+    dirty: bool | None = _column("whether the code differed from the commit", default=None)
+    python: str = _column("version of Python")
+    torch: str = _column("version of PyTorch")
+    ray: str | None = _column("version of Ray", default=None)
+    started: datetime = field(metadata={"help": "start, UTC"})
+    finished: datetime = field(metadata={"help": "end, UTC"})
+    version: str = _column("version of this package")
+
+    def __post_init__(self) -> None:
+        hold = object.__setattr__
+        hold(self, "config_hash", config_hash(self.config))
+        for name, kind in _kinds().items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if kind is float:
+                hold(self, name, float(value) if math.isfinite(value) else None)
+            elif kind is Mapping:
+                hold(self, name, json.loads(_json(value)))
+            elif kind is tuple:
+                hold(self, name, tuple(value))
+            elif kind is datetime:
+                if value.tzinfo is None:
+                    raise ValueError(f"{name}={value}: give a time with a time zone")
+                hold(self, name, value.astimezone(UTC))
+
+    @property
+    def id(self) -> str:
+        """study/phase/trial, what `diff` and `reproduce` take."""
+        return f"{self.study}/{self.phase}/{self.trial}"
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    """Column -> what decides how it is stored: str, int, float, bool, Mapping, tuple or datetime."""
+
+    def kind(hint: Any) -> Any:
+        origin = typing.get_origin(hint)
+        if origin is Literal:
+            return str
+        if origin is types.UnionType:
+            return kind(typing.get_args(hint)[0])
+        return origin or hint
+
+    return {name: kind(hint) for name, hint in typing.get_type_hints(Row).items()}
+
+
+@cache
+def schema() -> pa.Schema:
+    """The Arrow schema of the table. Mappings are JSON text, marked so in the field's metadata."""
+    import pyarrow as pa
+
+    storage_types = {
+        str: pa.string(),
+        int: pa.int64(),
+        float: pa.float64(),
+        bool: pa.bool_(),
+        Mapping: pa.string(),
+        tuple: pa.list_(pa.string()),
+        datetime: pa.timestamp("us", tz="UTC"),
+    }
+    return pa.schema(
+        [
+            pa.field(f.name, storage_types[kind], metadata={**f.metadata, **({"json": "1"} if kind is Mapping else {})})
+            for f, kind in zip(dataclasses.fields(Row), _kinds().values(), strict=True)
+        ]
+    )
+
+
+def _json(value: Any) -> str:
+    """One text for equal values: sorted keys, no spaces, null for what is not finite. Takes NumPy and torch scalars."""
+    plain = json.loads(json.dumps(value, default=lambda scalar: scalar.item()), parse_constant=lambda name: None)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits; equal for equal configurations, whatever their order."""
+    return _digest(_json(config).encode())
+
+
+def from_table(table: pa.Table) -> list[Row]:
+    """The rows of a table that has all columns."""
+    kinds = _kinds()
+    given = [f.name for f in dataclasses.fields(Row) if f.init]
+    rows = []
+    for record in table.select(given).to_pylist():
+        # None for a mapping only where a file is older than the column.
+        rows.append(Row(**{n: json.loads(v or "{}") if kinds[n] is Mapping else v for n, v in record.items()}))
+    return rows
+
+
+def _name(folder: str, label: str, data: bytes) -> str:
+    """A file's name carries the hash of its content: the same content is never stored twice, no file ever changes."""
+    return f"{folder}/{label}-{_digest(data)}.parquet"
+
+
+def _encoded(table: pa.Table) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    many = len(table) > 1  # what makes many rows small makes a single one large, and three times slower to read
+    buffer = pa.BufferOutputStream()
+    parquet.write_table(
+        table,
+        buffer,
+        compression="zstd" if many else "none",
+        use_dictionary=many,
+        write_statistics=many,
+        row_group_size=50_000,
+    )
+    return bytes(buffer.getvalue())
+
+
+def _record(row: Row) -> dict[str, Any]:
+    values = dataclasses.asdict(row)
+    return values | {name: _json(values[name]) for name, kind in _kinds().items() if kind is Mapping}

@@ -1,0 +1,234 @@
+"""Bayesian optimisation over typed ranges, on bayesian-optimization 3.x over the unit cube; asked and told as Ray
+Tune's searchers are, but without Ray. `search.bayes` makes it one of those.
+
+A Gaussian process is fitted to the trials seen so far, and the next trial goes where the expected improvement is
+largest (Jones, Schonlau, Welch 1998, "Efficient global optimization of expensive black-box functions"). Trials under
+way enter with their predicted mean, the "kriging believer" (Ginsbourger, Le Riche, Carraro 2010, "Kriging is
+well-suited to parallelize optimization"). The kernel is Matern-5/2 with a length scale per parameter, as in Snoek,
+Larochelle, Adams 2012, "Practical Bayesian optimization of machine learning algorithms", and rounds integers and
+categories inside, as in Garrido-Merchan, Hernandez-Lobato 2020, "Dealing with categorical and integer-valued
+variables".
+
+Division of labour: bayes_opt holds the parameters, the observations and the Gaussian process, wraps its kernel so that
+it sees rounded points, and has the formula of expected improvement. Ours are the coordinates (log scales, levels), the
+fit with priors and noise, the pending points and the search for the best candidate.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence, Set
+from typing import Any
+
+import numpy as np
+from bayes_opt import BayesianOptimization
+from scipy.stats import qmc
+from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
+from threadpoolctl import threadpool_limits
+
+from search.searchers.acquisition import JITTER, Matern52, _BelieverEI, _fit_with_priors
+from search.searchers.cube import Array, Config, Cube, Row, check_same
+
+
+class Proposer:
+    """Propose trials by expected improvement under a Gaussian process.
+
+    The first `n_initial` trials are a scrambled Sobol sequence, the others come from the model. What is proposed
+    follows from the seed, the number of the proposal and what was observed and is pending until then, and from nothing
+    else, so a restored search goes on as the saved one would have.
+
+    A trial that failed, or reported NaN or infinity (or a number beyond 1e100), counts as the worst value seen. Values
+    far below the others (three times the interquartile range under the lower quartile) count as that fence, so that
+    one divergence does not drown the differences between good trials. A trial that ended without a value tells nothing.
+    In a finite space no configuration is proposed twice, and when all were, `suggest` returns `FINISHED`.
+
+    Args:
+        cube: what is searched.
+        metric: name of the reported value.
+        mode: "min" or "max".
+        seed: non-negative integer.
+        points_to_evaluate: configurations to try first, in this order, also where they repeat; a parameter that one
+            leaves out is filled in from the Sobol sequence.
+        n_initial: trials before the model takes over, `points_to_evaluate` and observed points included. None: three
+            more than there are parameters. With 0 or 1 the model still waits for a first finite value.
+
+    Raises:
+        ValueError: naming the parameter, if a point to evaluate is not in the space.
+    """
+
+    FINISHED = "FINISHED"  # as Tune's searchers have it
+
+    def __init__(
+        self,
+        cube: Cube,
+        metric: str,
+        mode: str,
+        *,
+        seed: int = 0,
+        points_to_evaluate: Sequence[Config] = (),
+        n_initial: int | None = None,
+    ) -> None:
+        self._metric: str | None = metric
+        self._mode: str | None = mode
+        self._begin(seed, n_initial)
+        self._cube: Cube | None = cube
+        self._queue += [cube.encode(point, partial=True) for point in points_to_evaluate]
+
+    def _begin(self, seed: int, n_initial: int | None) -> None:
+        self._seed = seed
+        self._n_initial = n_initial
+        self._queue: list[list[float | None]] = []
+        self._count = 0  # of proposals
+        self._pending: dict[str, Row] = {}
+        self._observed: list[tuple[Row, float | None]] = []  # None: failed
+        self._silent: list[Row] = []  # ended without a value
+
+    def _known_cube(self) -> Cube:
+        assert self._cube
+        return self._cube
+
+    def suggest(self, trial_id: str) -> Any:
+        """The configuration to try next.
+
+        Args:
+            trial_id: what `on_trial_complete` will call it; until then it is pending.
+
+        Returns:
+            A configuration; `FINISHED` once every configuration of a finite space was proposed or observed.
+        """
+        cube = self._known_cube()
+        rows = [*self._pending.values(), *(row for row, _ in self._observed), *self._silent]
+        known = set(cube.cells(np.array(rows))) if rows and cube.size < math.inf else set()
+        rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence((self._seed, self._count))))
+        n_initial = len(cube.axes) + 3 if self._n_initial is None else self._n_initial
+        if self._count < len(self._queue):
+            asked = np.array(self._queue[self._count], dtype=float)  # None, left out, becomes NaN
+            point = np.where(np.isnan(asked), self._sobol(cube)[0], asked)
+        elif len(known) >= cube.size:
+            return self.FINISHED
+        elif len(rows) < n_initial or all(value is None for _, value in self._observed):
+            design = cube.unseen(self._sobol(cube), known)
+            point = (design if len(design) else cube.draw(rng, known))[0]
+        else:
+            point = self._propose(cube, known, rng)
+        config = cube.decode(point)
+        self._count += 1
+        # Encoded again, because a decoded float has twelve digits.
+        self._pending[trial_id] = tuple(cube.encode(config))
+        return config
+
+    def _sobol(self, cube: Cube) -> Array:
+        """The point of the sequence that has this proposal's number, as the only row."""
+        sobol = qmc.Sobol(len(cube.axes), rng=np.random.default_rng(self._seed))
+        if self._count:
+            sobol.fast_forward(self._count)
+        return sobol.random(1)
+
+    def _propose(self, cube: Cube, known: Set[Row], rng: np.random.RandomState) -> Array:
+        acquisition = _BelieverEI(cube, list(self._pending.values()), known)
+        axes: Any = cube.axes  # which bayes_opt takes, though its annotation knows of bounds only
+        optimizer = BayesianOptimization(None, axes, acquisition, random_state=rng, verbose=0)
+        optimizer.set_gp_params(
+            kernel=ConstantKernel(1.0, (1e-2, 1e2))
+            * Matern52(np.ones(len(axes)), columns=tuple(axis.columns for axis in axes.values()))
+            + WhiteKernel(1e-4, (1e-8, 1.0)),
+            alpha=JITTER,
+            normalize_y=False,
+            n_restarts_optimizer=0,
+            optimizer=_fit_with_priors,
+        )
+        for row, target in self._targets().items():
+            optimizer.space.register(np.array(row), target)
+        # One thread: these matrices are small, the cores are the trials', and their number must not change a sum.
+        with warnings.catch_warnings(), threadpool_limits(1):
+            warnings.simplefilter("ignore")  # scikit-learn remarks on every length scale that ends at a bound
+            return optimizer.space.params_to_array(optimizer.suggest())
+
+    def _targets(self) -> dict[Row, float]:
+        """What the model is to make large at each point observed: the mean of its values, after fence and penalty."""
+        sign = 1.0 if self._mode == "max" else -1.0
+        values = [sign * value for _, value in self._observed if value is not None]
+        lower, upper = np.quantile(values, (0.25, 0.75))
+        fence = lower - 3 * (upper - lower) if upper > lower else -math.inf
+        worst = max(min(values), fence)
+        at: dict[Row, list[float]] = {}
+        for row, value in self._observed:
+            at.setdefault(row, []).append(worst if value is None else max(sign * value, fence))
+        return {row: float(np.mean(several)) for row, several in at.items()}
+
+    def on_trial_complete(self, trial_id: str, result: Config | None = None, error: bool = False) -> None:
+        """Take the outcome of a trial, also of one that a scheduler stopped early.
+
+        Args:
+            trial_id: as given to `suggest`; an unknown one is passed over.
+            result: its last report. Without one, or without the metric in it, the trial is forgotten, though in a
+                finite space its configuration is not proposed again.
+            error: the trial failed and counts as the worst value seen, whatever it reported.
+        """
+        row = self._pending.pop(trial_id, None)
+        if row is None:
+            return
+        if error:
+            self._observed.append((row, None))
+        elif result and self._metric in result:
+            self._tell(row, result[self._metric])
+        else:
+            self._silent.append(row)
+
+    def add_evaluated_point(
+        self,
+        parameters: Config,
+        value: float | None,
+        error: bool = False,
+        pruned: bool = False,
+        intermediate_values: list[float] | None = None,
+    ) -> None:
+        """Take a result from elsewhere, such as an earlier search; `add_evaluated_trials` comes here too.
+
+        It counts towards `n_initial`, and a finite space does not propose it again.
+
+        Args:
+            parameters: a value for every searched parameter, nested as the space is; other entries are passed over.
+            value: of the metric. None, NaN, infinite: the trial failed.
+            error: the trial failed, whatever its value.
+            pruned: not looked at; the value of a trial stopped early is a value.
+            intermediate_values: not looked at.
+
+        Raises:
+            ValueError: naming the parameter, if one is missing or outside its domain.
+        """
+        self._tell(tuple(self._known_cube().encode(parameters)), None if error else value)
+
+    def _tell(self, row: Row, value: float | None) -> None:
+        number = math.nan if value is None else float(value)
+        self._observed.append((row, number if abs(number) < 1e100 else None))  # beyond it, squares overflow
+
+    def save_state(self) -> Config:
+        """All that later proposals follow from, as JSON can hold it: all but the space, the metric and the mode."""
+        return {
+            "space": self._known_cube().describe(),
+            "seed": self._seed,
+            "n_initial": self._n_initial,
+            "queue": list(self._queue),
+            "count": self._count,
+            "pending": dict(self._pending),
+            "observed": list(self._observed),
+            "silent": list(self._silent),
+        }
+
+    def restore_state(self, state: Config) -> None:
+        """Go on where `save_state` was called: seed, points to evaluate and the rest are as they were there.
+
+        Raises:
+            ValueError: the state is of another space.
+        """
+        check_same(state["space"], self._known_cube().describe())
+        self._take(state)
+
+    def _take(self, state: Config) -> None:
+        self._seed, self._n_initial, self._count = state["seed"], state["n_initial"], state["count"]
+        self._queue = [list(row) for row in state["queue"]]
+        self._pending = {trial: tuple(row) for trial, row in state["pending"].items()}
+        self._observed = [(tuple(row), value) for row, value in state["observed"]]
+        self._silent = [tuple(row) for row in state["silent"]]

@@ -1,0 +1,111 @@
+"""Grid search."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+
+from methods.errors import UsageError
+from methods.space import Choice, Domain, Integer, Real
+from search.searchers.base import Settings, Space
+
+GRIDS = ("grid", "grid-shuffled", "grid-offset", "grid-centred")
+
+
+def natural_points(domain: Domain) -> int:
+    """Points that a grid gives a parameter of its own accord: one a decade where it is log, five where it is linear."""
+    match domain:
+        case Choice(options):
+            return len(options)
+        case Real(low, high, True):
+            return round(math.log10(high / low)) + 1
+        case Integer(low, high, log):
+            return min(high - low + 1, round(math.log2(high / low)) + 1 if log else 5)
+        case _:
+            return 5
+
+
+def axis(domain: Domain, points: int) -> list[Any]:
+    """`points` values from one end of the range to the other, evenly on its own scale; the middle where it is one."""
+    if isinstance(domain, Choice):
+        return list(domain.options)
+    assert isinstance(domain, Real | Integer)
+    shares = [0.5] if points == 1 else [i / (points - 1) for i in range(points)]
+    return list(dict.fromkeys(at(domain, share) for share in shares))
+
+
+def at(domain: Domain, share: float) -> Any:
+    """The value at a share of the range, from 0 to 1, on the range's own scale."""
+    match domain:
+        case Real(low, high, log):
+            value = math.exp(math.log(low) + share * math.log(high / low)) if log else low + share * (high - low)
+            # Six digits are enough to name a rate, except at the ends, which are the range's own.
+            return low if share == 0 else high if share == 1 else min(max(float(f"{value:.6g}"), low), high)
+        case Integer(low, high, log):
+            # Each whole number owns an equal piece of the (log) range.
+            first, last = low - 0.5, high + 0.5
+            value = (
+                math.exp(math.log(first) + share * math.log(last / first)) if log else first + share * (last - first)
+            )
+            return min(max(round(value), low), high)
+        case Choice(options):
+            return options[min(int(share * len(options)), len(options) - 1)]
+        case _:
+            raise AssertionError(domain)
+
+
+def grid(space: Space, trials: int | None) -> list[Settings]:
+    """Every combination, the last field moving fastest.
+
+    Args:
+        space: searched fields.
+        trials: None for each parameter's natural number of points; otherwise the most combinations that there may be,
+            and points are added where the range is worst covered for its size.
+
+    Raises:
+        UsageError: `trials` does not hold two points of every parameter.
+    """
+    points = {name: natural_points(domain) for name, domain in space.items()}
+    if trials is not None:
+        most = points
+        points = {name: len(d.options) if isinstance(d, Choice) else min(2, most[name]) for name, d in space.items()}
+        if math.prod(points.values()) > trials:
+            least = math.prod(points.values())
+            raise UsageError(f"--trials {trials}: a grid over {', '.join(space)} has at least {least} combinations")
+        while True:
+            grown = [
+                name
+                for name, domain in space.items()
+                if not isinstance(domain, Choice)
+                and not (isinstance(domain, Integer) and points[name] > domain.high - domain.low)
+                and math.prod(points.values()) // points[name] * (points[name] + 1) <= trials
+            ]
+            if not grown:
+                break
+            points[max(grown, key=lambda name: (most[name] - 1) / (points[name] - 1) if points[name] > 1 else 9.9)] += 1
+    axes = [axis(domain, points[name]) for name, domain in space.items()]
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*axes)]
+
+
+def arranged(form: str, space: Space, trials: int | None, seed: int) -> list[Settings]:
+    """The grid under one of `GRIDS`, for a comparison that neither its corners nor its order should flatter.
+
+    "grid-shuffled" takes the same points in random order. "grid-centred" and "grid-offset" cut each range into as many
+    cells as it had points, and take the middle of every cell, or the same random place in all of them.
+    """
+    points = grid(space, trials)
+    rng = np.random.default_rng(seed)
+    if form == "grid":
+        return points
+    if form == "grid-shuffled":
+        return [points[number] for number in rng.permutation(len(points))]
+    axes: list[list[Any]] = []
+    for name, domain in space.items():
+        count, place = len({point[name] for point in points}), 0.5 if form == "grid-centred" else float(rng.random())
+        shares = [(cell + place) / count for cell in range(count)]
+        options = isinstance(domain, Choice)
+        axes.append(axis(domain, count) if options else list(dict.fromkeys(at(domain, share) for share in shares)))
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*axes)]

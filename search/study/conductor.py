@@ -1,0 +1,230 @@
+"""Decides what a study runs next, and keeps what came of it; who runs it, on Ray or here, is no matter to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from methods.cost import Cost, count
+from methods.data.dataset import Info
+from methods.method import Method, flatten
+from methods.space import Real
+from search.rows.files import write_row
+from search.rows.provenance import provenance
+from search.rows.row import Row
+from search.study.ledger import Study
+from search.study.records import CONFIRM_SEEDS, Job, Outcome, Phase, Trial, failed
+
+RETRIES = 2  # of a trial whose process died
+
+
+class Finished(Exception):
+    """The study has nothing more to run."""
+
+
+class Conductor:
+    """Hands out a study's trials and keeps its ledger.
+
+    First the trials that an interrupted run left unfinished, then the searcher's, then, chosen on validation alone,
+    the winner and the controls over fresh seeds. The ledger is written before a trial starts and after it ends, the
+    leaderboard's row before the ledger says that the trial is finished.
+    """
+
+    def __init__(self, study: Study, method: Method, info: Info) -> None:
+        self.study, self.method, self.info = study, method, info
+        plan = study.plan
+        self.inner = self._searcher() if plan.searched != 0 else None
+        self.waiting = [trial for trial in study.trials if not trial.finished]
+        self.exhausted = False
+        self.costs: dict[str, Cost] = {}
+
+    def _searcher(self) -> Any:
+        """The study's searcher as it was left, or another one that is told what the earlier one's trials found."""
+        from search.searchers.registry import make_searcher
+
+        plan, asked = self.study.plan, self.study.of_phase("search")
+        space = {name: self.method.fields()[name][0] for name in plan.space}
+
+        def point(trial: Trial) -> dict[str, Any]:
+            return {name: trial.job.settings[name] for name in space}
+
+        if self.study.searcher_state is not None:
+            searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched)
+            searcher.restore_state(self.study.searcher_state)
+            return searcher
+        running = [trial for trial in asked if not trial.finished]
+        searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched, [*map(point, running)])
+        for trial in asked:
+            if trial.finished:
+                searcher.add_evaluated_point(point(trial), trial.val_accuracy, error=trial.status == "failed")
+        for trial in running:
+            searcher.suggest(str(trial.job.number))
+        return searcher
+
+    def ask(self) -> Trial | None:
+        """The next trial to run; None when there is none until another has ended.
+
+        Raises:
+            Finished: there are no more.
+        """
+        if not self.waiting and self.inner and not self._searched():
+            settings = self.inner.suggest(str(len(self.study.trials)))
+            if settings is None:
+                return None
+            if settings == self.inner.FINISHED:
+                self.exhausted = True
+            else:
+                self._queue("search", settings, self.study.plan.task.seed)
+        if not self.waiting:
+            if any(not trial.finished for trial in self.study.trials):
+                return None  # the winner is not known yet, or a trial may yet be lost
+            confirming = not self.study.of_phase("confirm") and self._plan_confirm()
+            if not confirming and (self.study.of_phase("final") or not self._plan_final()):
+                raise Finished
+        trial = self.waiting.pop(0)
+        self._save()
+        return trial
+
+    def _searched(self) -> bool:
+        plan, asked = self.study.plan, len(self.study.of_phase("search"))
+        return (
+            self.exhausted
+            or bool(self.study.of_phase("confirm") or self.study.of_phase("final"))
+            or (plan.searched is not None and plan.searcher != "grid" and asked >= plan.searched)
+            or (plan.patience is not None and self.study.stale() >= plan.patience)
+        )
+
+    def _queue(self, phase: Phase, settings: dict[str, Any], seed: int, control: str | None = None) -> None:
+        settings = {**self.study.plan.task.settings, **settings}
+        trial = Trial(Job(len(self.study.trials), phase, self.method.check(settings), seed, control), time.time())
+        self.study.trials.append(trial)
+        self.waiting.append(trial)
+
+    def _plan_confirm(self) -> bool:
+        """Put the best of the search, each over the same fresh seeds, in the queue."""
+        plan, best = self.study.plan, self.study.ranked()[: self.study.plan.confirm]
+        # Not the seeds of the final runs: those are to be fresh too.
+        first = plan.task.seed + 1 + plan.seeds
+        for seed in range(first, first + CONFIRM_SEEDS):
+            for trial in best:
+                self._queue("confirm", dict(trial.job.settings), seed)
+        return bool(best)
+
+    def _plan_final(self) -> bool:
+        """Put the winner and the controls, each over the same fresh seeds, in the queue."""
+        plan, best = self.study.plan, self.study.best()
+        if best is None or not plan.seeds:
+            return False
+        winner = dict(best.job.settings)
+        complete = flatten(self.method.configure(plan.task.recipe, winner))
+        controls = self.method.controls if plan.controls else {}
+        seeds = range(plan.task.seed + 1, plan.task.seed + 1 + plan.seeds)
+        what = [f"trial {best.job.number}", *(name.replace("_", " ") for name in controls)]
+        self.study.note_test("opened", f"{', '.join(what)}; seeds {', '.join(map(str, seeds))}")
+        # Seeds side by side: runs of one seed would wait for one another's stages.
+        for seed in seeds:
+            self._queue("final", winner, seed)
+        for name, change in controls.items():
+            for seed in seeds:
+                self._queue("control", {**winner, **change(complete)}, seed, name)
+        return True
+
+    def lost(self, trial: Trial, error: Exception, *, blamed: bool = True, killed: bool = True) -> None:
+        """A trial's process is gone. The trial runs again, next and from its last checkpoint, unless it died too often.
+
+        Args:
+            blamed: whether it may be the trial's own fault.
+            killed: whether `error` says no more than that the process is gone.
+        """
+        trial.deaths += blamed
+        if trial.deaths <= RETRIES:
+            self.waiting.insert(0, trial)
+            self._save()
+            return
+        outcome = failed(error, trial.asked)
+        if killed:
+            outcome.reason = f"its process died {trial.deaths} times: killed, or out of memory"
+        self.settle(trial, outcome)
+
+    def settle(self, trial: Trial, outcome: Outcome) -> None:
+        """Keep what came of a trial: details, row, then ledger. Cut short in between, the trial simply runs again."""
+        trial.status, trial.reason, trial.seconds = outcome.status, outcome.reason, outcome.seconds
+        trial.val_accuracy = outcome.val.get("val_accuracy")
+        number = trial.job.number
+        self.study.save_outcome(number, outcome)
+        write_row(self.study.storage, self.row(trial, outcome))
+        if self.inner and trial.job.phase == "search":
+            self.inner.on_trial_complete(
+                str(number),
+                {"val_accuracy": trial.val_accuracy} if trial.val_accuracy is not None else None,
+                error=trial.status == "failed",
+            )
+        self._save()
+        for tell in self.study.listeners:
+            tell(trial, outcome)
+
+    def _save(self) -> None:
+        if self.inner:
+            self.study.searcher_state = self.inner.save_state()
+        self.study.save()
+
+    def row(self, trial: Trial, outcome: Outcome) -> Row:
+        """The leaderboard's row of a trial."""
+        plan, job = self.study.plan, trial.job
+        configs = self.method.configure(plan.task.recipe, job.settings)
+        cost = self.cost(job.settings)
+        started = datetime.fromtimestamp(outcome.started, UTC)
+        val = {name.removeprefix("val_"): value for name, value in outcome.val.items()}
+        test = dict(outcome.test)
+        return Row(
+            study=plan.task.study,
+            trial=job.number,
+            phase=job.phase,
+            control=job.control,
+            method=self.method.name,
+            searcher=plan.searcher,
+            data=self.info.name,
+            data_fingerprint=self.info.fingerprint,
+            data_spec=dataclasses.asdict(plan.task.data),
+            recipe=plan.task.recipe,
+            seed=job.seed,
+            shared_seed=plan.task.seed,
+            config=flatten(configs),
+            stage_seconds=outcome.stage_seconds,
+            val_accuracy=val.pop("accuracy", None),
+            val_loss=val.pop("loss", None),
+            val_metrics=val,
+            test_accuracy=test.pop("accuracy", None),
+            test_loss=test.pop("loss", None),
+            test_metrics=test,
+            status=outcome.status,
+            reason=outcome.reason,
+            epochs=outcome.epochs,
+            macs_forward=cost.macs,
+            macs_train=sum(stage.macs(configs, self.info) for stage in self.method.stages),
+            params=cost.params,
+            seconds=outcome.seconds,
+            queue_seconds=max(0.0, outcome.started - trial.asked),
+            cached_stages=len(outcome.cached),
+            workers=plan.task.workers,
+            threads=plan.task.cpus,
+            memory=outcome.memory,
+            device=outcome.device,
+            precision=outcome.precision,
+            nodes=tuple(outcome.nodes),
+            started=started,
+            finished=datetime.fromtimestamp(outcome.started + outcome.seconds, UTC),
+            **provenance(),
+        )
+
+    def cost(self, settings: Any) -> Cost:
+        """Of one inference by the deployed network. Counted once for all that differ in real-valued settings only."""
+        configs = self.method.configure(self.study.plan.task.recipe, settings)
+        fields = self.method.fields()
+        shape = json.dumps({k: v for k, v in flatten(configs).items() if not isinstance(fields[k][0], Real)})
+        if shape not in self.costs:
+            self.costs[shape] = count(self.method.costs(configs, self.info)["model"], self.info)
+        return self.costs[shape]

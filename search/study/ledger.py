@@ -1,0 +1,190 @@
+"""A study: one search from its first trial to the winner's score on test, kept so that nothing finished is lost.
+
+    studies/NAME/study.json     what was asked for
+    studies/NAME/ledger.json    every trial and the searcher's state, replaced whole after each event
+    studies/NAME/ledger.previous.json  the one before, should the last be damaged
+    studies/NAME/trials/N.json  what came of trial N: metrics, epochs, times
+    studies/NAME/test/*.json    when the test split was opened and what for, and each second look that was refused
+    studies/NAME/ray.log        Ray's own words
+
+A search that was cut short goes on from the ledger: finished trials stay, those under way run again and find their
+finished stages in the cache and their last epoch in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from statistics import fmean
+from typing import Any, Literal
+
+from distributed.storage import Storage, Taken
+from methods.errors import UsageError
+from search.study.records import Job, Outcome, Plan, Trial
+
+LEDGERS = ("ledger.json", "ledger.previous.json")
+
+
+@dataclass
+class Study:
+    """A study's folder.
+
+    Attributes:
+        listeners: told of each trial that ends, once it is kept.
+
+    Raises (`open`):
+        UsageError: there is no such study, or its files cannot be read.
+    """
+
+    storage: Storage
+    plan: Plan
+    trials: list[Trial] = field(default_factory=list)
+    searcher_state: dict[str, Any] | None = None
+    listeners: list[Callable[[Trial, Outcome], None]] = field(default_factory=list, repr=False, compare=False)
+    _lines: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def folder(self) -> str:
+        return f"studies/{self.plan.task.study}"
+
+    @classmethod
+    def open(cls, storage: Storage, name: str) -> Study:
+        """A study that was begun before."""
+        try:
+            plan = Plan.from_json(json.loads(storage.read_bytes(f"studies/{name}/study.json")))
+        except FileNotFoundError:
+            known = sorted({entry.split("/")[1] for entry in storage.list("studies")})
+            raise UsageError(
+                f"study {name}: none of this name under {storage.uri}; there are {', '.join(known[-5:]) or 'none'}"
+            ) from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"study {name}: study.json cannot be read ({error}); restore it from a copy") from None
+        study = cls(storage, plan)
+        study._read_ledger()
+        return study
+
+    def _read_ledger(self) -> None:
+        """The last ledger; the one before it where a crash or a damaged disk left no whole one."""
+        problem = None
+        for name in LEDGERS:
+            try:
+                content = json.loads(self.storage.read_bytes(f"{self.folder}/{name}"))
+                self.trials = [Trial(**{**line, "job": Job(**line["job"])}) for line in content["trials"]]
+            except FileNotFoundError:
+                continue
+            except (ValueError, TypeError, KeyError) as error:
+                problem = problem or f"study {self.plan.task.study}: {name} cannot be read ({error})"
+                continue
+            if content.get("of", self.plan.searcher) == self.plan.searcher:
+                self.searcher_state = content["searcher"]
+            if problem:
+                print(f"{problem}; going on from {name}, which lacks the last event", file=sys.stderr)
+            return
+        if problem:
+            raise UsageError(f"{problem}; restore it from a copy")
+
+    def save_plan(self) -> None:
+        self._write("study.json", dataclasses.asdict(self.plan))
+
+    def save(self) -> None:
+        """Write the ledger, whole."""
+        last, previous = (f"{self.folder}/{name}" for name in LEDGERS)
+        with contextlib.suppress(FileNotFoundError):
+            self.storage.move(last, previous)
+        lines = ",\n".join(self._lines.get(trial.job.number) or self._line(trial) for trial in self.trials)
+        rest = json.dumps({"searcher": self.searcher_state, "of": self.plan.searcher})
+        self.storage.write_bytes(last, f'{{"trials": [\n{lines}\n],\n{rest[1:]}\n'.encode())
+
+    def _line(self, trial: Trial) -> str:
+        line = json.dumps(dataclasses.asdict(trial))
+        if trial.finished:  # it will not change: with a thousand of them, writing all anew would take most of the time
+            self._lines[trial.job.number] = line
+        return line
+
+    def save_outcome(self, number: int, outcome: Outcome) -> None:
+        self._write(f"trials/{number}.json", dataclasses.asdict(outcome))
+
+    def outcome(self, number: int) -> Outcome:
+        return Outcome(**json.loads(self.storage.read_bytes(f"{self.folder}/trials/{number}.json")))
+
+    def note_test(self, event: Literal["opened", "refused"], what: str) -> None:
+        """Keep that the test split is opened now, or that a second look was refused. A file for each: no lock is
+        needed, and nothing is overwritten."""
+        now = datetime.now(UTC)
+        self._write(f"test/{now:%Y%m%dT%H%M%S.%f}.json", {"time": now.isoformat(), "event": event, "what": what})
+
+    def test_notes(self) -> list[dict[str, str]]:
+        """What `note_test` kept ("time", "event", "what"), the oldest first."""
+        return [json.loads(self.storage.read_bytes(name)) for name in self.storage.list(f"{self.folder}/test")]
+
+    def of_phase(self, phase: str) -> list[Trial]:
+        return [trial for trial in self.trials if trial.job.phase == phase]
+
+    def ranked(self) -> list[Trial]:
+        """The search trials that are done, the highest validation accuracy first; the earlier where two are equal."""
+        done = [t for t in self.of_phase("search") if t.status == "done" and t.val_accuracy is not None]
+        return sorted(done, key=lambda t: (-(t.val_accuracy or 0.0), t.job.number))
+
+    def confirmed(self, trial: Trial) -> list[float]:
+        """Validation accuracies of a search trial's settings over fresh seeds."""
+
+        def same(other: Trial) -> bool:  # as JSON, which does not tell a list that was read from a tuple
+            return json.dumps(other.job.settings, sort_keys=True) == json.dumps(trial.job.settings, sort_keys=True)
+
+        again = [t for t in self.of_phase("confirm") if t.status == "done" and same(t)]
+        return [t.val_accuracy for t in again if t.val_accuracy is not None]
+
+    def best(self) -> Trial | None:
+        """The winner: by the mean over fresh seeds where the best were run again, else by the search's own accuracy."""
+        ranked = self.ranked()
+        again = [trial for trial in ranked if self.confirmed(trial)]
+        return max(again, key=lambda t: fmean(self.confirmed(t)), default=ranked[0] if ranked else None)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to run."""
+        if self.plan.confirm and self.ranked() and not self.of_phase("confirm"):
+            return False
+        planned = bool(self.of_phase("final")) or not self.plan.seeds or self.best() is None
+        return bool(self.trials) and planned and all(trial.finished for trial in self.trials)
+
+    def stale(self) -> int:
+        """Finished search trials in a row, up to the last, that brought no better accuracy."""
+        best, since = float("-inf"), 0
+        for trial in self.of_phase("search"):
+            if trial.finished:
+                since += 1
+                if trial.val_accuracy is not None and trial.val_accuracy > best:
+                    best, since = trial.val_accuracy, 0
+        return since
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one process may run a study. What another one added before is read again.
+
+        Raises:
+            UsageError: another one does.
+        """
+        try:
+            with self.storage.exclusive(f"{self.folder}/.lock"):
+                self._read_ledger()
+                yield
+        except Taken:
+            name = self.plan.task.study
+            raise UsageError(f"study {name}: another process is running it; wait for it or end it first") from None
+
+    def _write(self, name: str, content: Any) -> None:
+        self.storage.write_bytes(f"{self.folder}/{name}", json.dumps(content, indent=1).encode())
+
+
+def new_name(method: str, searcher: str) -> str:
+    """A name that sorts by time and does not meet another."""
+    import secrets
+
+    return f"{method}-{searcher}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

@@ -1,0 +1,165 @@
+"""What a study is asked, and what came of it: plain records that travel as JSON."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from methods.data.dataset import DataSpec
+
+Phase = Literal["search", "confirm", "final", "control"]
+
+
+Status = Literal["done", "failed", "pruned", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all trials of a study have in common; travels to the workers.
+
+    Attributes:
+        study: its name, which is also its folder under `studies/`.
+        method, recipe, data: as on the command line.
+        settings: fixed for all trials ("stage.field" -> value).
+        storage: URI.
+        seed: of the shared stages.
+        precision: "auto", "float32" or "bfloat16".
+        workers, cpus, gpus: as in `distributed.cluster.Layout`.
+        stoppable: look for a scheduler's stop sign after every epoch.
+    """
+
+    study: str
+    method: str
+    recipe: str
+    data: DataSpec
+    settings: Mapping[str, Any]
+    storage: str
+    seed: int
+    precision: str = "auto"
+    workers: int = 1
+    cpus: int = 1
+    gpus: float = 0.0
+    stoppable: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one trial does.
+
+    Attributes:
+        number: unique in the study.
+        phase: "search" and "confirm" choose on validation; "final" and "control" are also scored on test.
+        settings: beside the task's.
+        seed: of the stages that are not shared.
+        control: name of the control, or None.
+    """
+
+    number: int
+    phase: Phase
+    settings: Mapping[str, Any]
+    seed: int
+    control: str | None = None
+
+
+@dataclass
+class Outcome:
+    """What came of a trial; plain JSON."""
+
+    status: Status = "done"
+    reason: str | None = None
+    val: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, Any] = field(default_factory=dict)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    stage_keys: dict[str, str] = field(default_factory=dict)
+    cached: list[str] = field(default_factory=list)
+    epochs: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    started: float = 0.0
+    device: str = "cpu"
+    precision: str = "float32"
+    nodes: list[str] = field(default_factory=list)
+    memory: int | None = None
+
+
+def failed(error: BaseException, started: float) -> Outcome:
+    """An error as a trial's outcome: its last line says what, the log of Ray's worker says where."""
+    traceback.print_exception(error)
+    lines = str(error).strip().splitlines() or [""]
+    reason = f"{type(error).__name__}: {lines[-1]}"[:300]
+    seconds = max(0.0, time.time() - started)  # a clock may have been set back
+    return Outcome(status="failed", reason=reason, started=started, seconds=seconds)
+
+
+CONFIRM_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for.
+
+    Attributes:
+        task: what all trials share.
+        searcher: "grid", "random", "bo", or "none" where the ledger holds all trials from the start.
+        space: searched fields, in order.
+        trials: budget of the search; for a grid, None means its natural size.
+        patience: stop after so many trials in a row without a better accuracy, or None.
+        seeds: of the winner's and each control's final retraining; 0 leaves the test split unread.
+        controls: run the method's controls beside the winner.
+        asha: let a scheduler stop trials that fall behind.
+        confirm: so many of the best are run again over `CONFIRM_SEEDS` fresh seeds, within the budget, and the one with
+            the highest mean over those wins (the highest of many noisy values is too high: the winner's curse).
+    """
+
+    task: Task
+    searcher: str
+    space: tuple[str, ...]
+    trials: int | None
+    patience: int | None = None
+    seeds: int = 3
+    controls: bool = True
+    asha: bool = False
+    confirm: int = 0
+
+    @property
+    def searched(self) -> int | None:
+        """Trials of the budget that propose something new."""
+        return self.trials and self.trials - self.confirmations
+
+    @property
+    def confirmations(self) -> int:
+        """Runs of the best again."""
+        return self.confirm * CONFIRM_SEEDS
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Plan:
+        task = dict(content["task"])
+        data = dict(task["data"])
+        data["label_columns"] = tuple(data["label_columns"])
+        task["data"] = DataSpec(**data)
+        return Plan(**{**content, "task": Task(**task), "space": tuple(content["space"])})
+
+
+@dataclass
+class Trial:
+    """A line of the ledger: what was asked of a trial, and in short what came of it.
+
+    Attributes:
+        deaths: how often its process died; nodes that were lost with it do not count.
+    """
+
+    job: Job
+    asked: float
+    status: Status | Literal["running"] = "running"
+    val_accuracy: float | None = None
+    reason: str | None = None
+    seconds: float = 0.0
+    deaths: int = 0
+
+    @property
+    def finished(self) -> bool:
+        return self.status != "running"

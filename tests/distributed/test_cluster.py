@@ -1,0 +1,176 @@
+"""The cluster's file by Ray's own rules, and what fits where."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distributed.ray import cluster
+from distributed.ray.cluster import layout
+from methods.errors import UsageError
+from search.run import parser
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def config() -> Any:
+    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
+
+
+def test_ray_accepts_the_file(config: Any) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    assert prepared["head_node_type"] == "head"
+    assert prepared["available_node_types"]["gpu"]["resources"] == {"CPU": 8, "GPU": 1}
+
+
+def test_a_search_reckons_with_the_nodes_that_may_come(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """At first there is the head alone, which offers no CPU."""
+    monkeypatch.setattr(cluster, "alive", lambda: {"head": {"memory": 1.0}})
+    monkeypatch.setattr(cluster, "BOOTSTRAP", ROOT / "cluster.yaml")
+    assert cluster.reach() == [{"CPU": 8, "GPU": 1}] * 4
+    place = layout(cluster.reach(), workers=4, concurrency=None)
+    assert (place.cpus, place.gpus, place.concurrency) == (8, 1.0, 1)
+    monkeypatch.setattr(cluster, "BOOTSTRAP", tmp_path / "none")
+    assert cluster.reach() == [{"memory": 1.0}]
+
+
+def test_the_file_is_safe_to_share(config: Any) -> None:
+    text = (ROOT / "cluster.yaml").read_text()
+    assert not re.search(r"AKIA[0-9A-Z]{16}|aws_secret|aws_access_key|password|token", text, re.IGNORECASE)
+    assert "--dashboard-host=127.0.0.1" in text and "0.0.0.0" not in text
+    assert "SecurityGroup" not in text, "Ray's own group opens ssh only"
+    assert config["available_node_types"]["gpu"]["min_workers"] == 0
+    assert len(re.findall("# EDIT [123] of 3", text)) == 3
+
+
+def test_the_nodes_install_from_the_lock(config: Any) -> None:
+    assert any("-c requirements.lock" in line for line in config["setup_commands"])
+    lock = (ROOT / "requirements.lock").read_text()
+    assert re.search(r"^ray==\d", lock, re.MULTILINE)
+    assert "://" not in lock, "the lock names no registry"
+
+
+def test_ray_accepts_machines_of_our_own() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load((ROOT / "docs/cluster/onprem.yaml").read_text())
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    (kind,) = prepared["available_node_types"].values()
+    assert kind["min_workers"] == kind["max_workers"] == len(config["provider"]["worker_ips"])
+    aws = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    assert "RAY_enable_autoscaler_v2=0 " in config["head_start_ray_commands"][1], "the other does not know the provider"
+    config["head_start_ray_commands"][1] = config["head_start_ray_commands"][1].replace(
+        "RAY_enable_autoscaler_v2=0 ", ""
+    )
+    for same in ("head_start_ray_commands", "worker_start_ray_commands", "file_mounts", "rsync_exclude"):
+        assert config[same] == aws[same]
+
+
+def test_every_file_of_the_project_reaches_the_nodes(config: Any) -> None:
+    """As rsync reads its patterns: one that begins with a slash holds at the top only, others at any depth."""
+
+    def left_out(path: Path) -> bool:
+        top = [pattern[1:] for pattern in config["rsync_exclude"] if pattern.startswith("/")]
+        deep = [pattern.removeprefix("**/") for pattern in config["rsync_exclude"] if not pattern.startswith("/")]
+        return any(fnmatch(path.parts[0], pattern) for pattern in top) or any(
+            fnmatch(part, pattern) for part in path.parts for pattern in deep
+        )
+
+    folders = ("methods", "distributed", "search", "tests", "benchmarks", "docs")
+    files = [
+        file.relative_to(ROOT) for folder in folders for file in (ROOT / folder).rglob("*.*") if file.suffix != ".pyc"
+    ]
+    assert Path("methods/data/text.py") in files and not [file for file in files if left_out(file)]
+    assert left_out(Path("results/stages/some")) and left_out(Path("search/__pycache__/run.pyc"))
+
+
+def test_the_job_for_kubernetes() -> None:
+    """What its custom resource definition asks for; the operator alone can say more."""
+    job = yaml.safe_load((ROOT / "docs/cluster/kuberay.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    spec = job["spec"]
+    assert spec["entrypoint"].startswith("python -m search.run fsp") and "--address auto" in spec["entrypoint"]
+    parser().parse_args(spec["entrypoint"].split()[3:])
+    assert spec["shutdownAfterJobFinishes"] and spec["backoffLimit"] == 0
+    ray = re.search(r"^ray==(.+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    kube = spec["rayClusterSpec"]
+    assert ray and kube["rayVersion"] == ray[1]
+    assert f"rayproject/ray:{ray[1]}-py311" in (ROOT / "docs/cluster/Dockerfile").read_text()
+    head, (gpu,) = kube["headGroupSpec"], kube["workerGroupSpecs"]
+    assert head["rayStartParams"]["num-cpus"] == "0" and head["serviceType"] == "ClusterIP"
+    assert f"--workers {gpu['replicas']} " in spec["entrypoint"] and gpu["minReplicas"] == gpu["maxReplicas"]
+    containers = [group["template"]["spec"]["containers"][0] for group in (head, gpu)]
+    assert [container["name"] for container in containers] == ["ray-head", "ray-worker"]
+    assert len({container["image"] for container in containers}) == 1
+    for container in containers:
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+    assert containers[1]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "concurrency", "expected"),
+    [
+        ([{"CPU": 2.0}], 1, None, (1, 0.0, 2)),
+        ([{"CPU": 2.0}], 2, None, (1, 0.0, 1)),
+        ([{"CPU": 8.0}], 1, 2, (4, 0.0, 2)),
+        ([{"CPU": 16.0, "GPU": 2.0}], 1, None, (8, 1.0, 2)),
+        ([{"CPU": 16.0, "GPU": 1.0}], 1, 4, (4, 0.25, 4)),
+        ([{"CPU": 16.0, "GPU": 4.0}], 2, None, (4, 1.0, 2)),
+        # A head without cores, and workers that no single node could hold together.
+        ([{}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}], 2, None, (8, 1.0, 1)),
+        ([{"CPU": 2.0}, {"CPU": 3.0}], 1, 1, (3, 0.0, 1)),
+        ([{"CPU": 1.0}] * 4, 1, 2, (1, 0.0, 2)),
+        ([{"CPU": 16.0}, {"CPU": 8.0, "GPU": 1.0}], 1, None, (8, 1.0, 1)),
+    ],
+)
+def test_trials_fit(
+    nodes: list[dict[str, float]], workers: int, concurrency: int | None, expected: tuple[Any, ...]
+) -> None:
+    place = layout(nodes, workers=workers, concurrency=concurrency)
+    assert (place.cpus, place.gpus, place.concurrency) == expected
+    assert place.cpus * place.workers * place.concurrency <= sum(node.get("CPU", 0.0) for node in nodes)
+    assert place.gpus * place.workers * place.concurrency <= sum(node.get("GPU", 0.0) for node in nodes)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "concurrency"),
+    [([{"CPU": 2.0}], 3, None), ([{"CPU": 2.0}], 1, 3), ([{"CPU": 8.0, "GPU": 1.0}], 2, None), ([{}], 1, None)],
+)
+def test_what_can_never_run_is_refused(nodes: list[dict[str, float]], workers: int, concurrency: int | None) -> None:
+    with pytest.raises(UsageError, match="at most"):
+        layout(nodes, workers=workers, concurrency=concurrency)
+
+
+def test_the_searches_in_the_words_of_the_docs_can_be_understood() -> None:
+    found = []
+    for line in (ROOT / "docs/cluster.md").read_text().splitlines():
+        if line.startswith("    ") and "-m search.run " in line:
+            found.append(line.split("-m search.run ")[1].split("'")[0].split())
+            parser().parse_args(found[-1])
+    assert len(found) == 3
+
+
+def test_a_ray_that_does_not_start_is_one_line(tmp_path: Path) -> None:
+    """Something listens at the address and never answers."""
+    script = (
+        "import distributed.ray.cluster as c, search.run as r, sys; c.START_SECONDS = 3; sys.exit(r.main(sys.argv[1:]))"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        words = [sys.executable, "-c", script, "fsp", f"--address={address}", f"--storage={tmp_path / 'results'}"]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and done.stderr.startswith("error: Ray did not start: ")
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "results" / "leaderboard").exists()

@@ -1,0 +1,94 @@
+"""Running the best again over fresh seeds before one of them wins."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pytest
+from torch import nn
+
+from distributed.storage import Storage
+from helpers.tiny import tiny_images
+from methods.data.dataset import DataSpec
+from methods.method import Method, Recipe, Stage, State
+from methods.space import real
+from methods.training import Training
+from search.run import main
+from search.searchers.grid import GRIDS, arranged
+from search.study.conductor import Conductor, Finished
+from search.study.ledger import Study
+from search.study.records import Job, Outcome, Plan, Task
+
+
+@dataclass(frozen=True)
+class Head(Training):
+    weight: float = real(1.0, 0.0, 10.0, search=True)
+
+
+NET = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4))
+STAGES = (Stage("head", Head, lambda worker, config, needs: State({})),)
+ONE = Method(
+    "one", "none", "image", STAGES, {"quick": Recipe("digits")},
+    model=lambda configs, states, info: NET, costs=lambda configs, info: {"model": NET},
+)  # fmt: skip
+
+
+def accuracy(job: Job) -> float:
+    """One seed flatters small weights; the others show that large ones are better."""
+    return 0.9 - 0.01 * job.settings["head.weight"] if job.seed == 0 else 0.5 + 0.01 * job.settings["head.weight"]
+
+
+def test_the_winner_is_chosen_by_its_mean_within_the_budget(
+    storage: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = Task("s", "one", "quick", DataSpec("digits"), {}, storage.uri, 0)
+    plan = Plan(task, "random", ("head.weight",), 10, seeds=2, controls=False, confirm=2)
+    study, jobs = Study(storage, plan), []
+    study.save_plan()
+    for number in range(99):
+        # A fresh object each time, as after an interruption.
+        conductor = Conductor(Study.open(storage, "s") if number else study, ONE, tiny_images().info)
+        try:
+            trial = conductor.ask()
+        except Finished:
+            break
+        assert trial is not None
+        jobs.append(trial.job)
+        conductor.settle(trial, Outcome(val={"val_accuracy": accuracy(trial.job)}))
+    assert [job.phase for job in jobs] == ["search"] * 4 + ["confirm"] * 6 + ["final"] * 2
+    seeds = [{job.seed for job in jobs if job.phase == phase} for phase in ("search", "confirm", "final")]
+    assert seeds == [{0}, {3, 4, 5}, {1, 2}]
+    weights = sorted(job.settings["head.weight"] for job in jobs[:4])
+    assert {job.settings["head.weight"] for job in jobs[4:10]} == set(weights[:2])
+    assert {job.settings["head.weight"] for job in jobs[10:]} == {weights[1]}
+    done = Study.open(storage, "s")
+    assert done.complete and (best := done.best()) is not None and len(done.confirmed(best)) == 3
+
+    # The test split was opened once, and whoever asks for more of it is refused and noted.
+    (opened,) = done.test_notes()
+    assert opened["event"] == "opened" and opened["what"] == f"trial {best.job.number}; seeds 1, 2"
+    for words in (["--trials=+5"], ["--seeds=4"], ["--confirm=3"]):
+        assert main(["--resume=s", *words, f"--storage={storage.uri}"]) == 2
+        assert "test split has been read" in capsys.readouterr().err
+    assert [(note["event"], note["what"]) for note in done.test_notes()[1:]] == [
+        ("refused", "--trials +5"),
+        ("refused", "--seeds 4"),
+        ("refused", "--confirm 3"),
+    ]
+    assert Study.open(storage, "s").trials == done.trials
+
+
+def test_the_forms_of_a_grid() -> None:
+    from methods.space import Choice, Integer, Real
+
+    space = {"a": Real(0.0, 1.0), "b": Choice(("x", "y")), "c": Integer(1, 9)}
+    plain, shuffled, offset, centred = (arranged(form, space, 18, 4) for form in GRIDS)
+    key = lambda point: json.dumps(point)  # noqa: E731
+    assert sorted(map(key, plain)) == sorted(map(key, shuffled)) and plain != shuffled
+    assert len(plain) == len(offset) == len(centred) == 18
+    assert {p["a"] for p in plain} == {0.0, 0.5, 1.0} and {p["b"] for p in centred} == {"x", "y"}
+    assert sorted({p["a"] for p in centred}) == [0.166667, 0.5, 0.833333]
+    low, middle, high = sorted({p["a"] for p in offset})
+    assert 0 < low < 1 / 3 and abs(middle - low - 1 / 3) < 1e-5 and abs(high - middle - 1 / 3) < 1e-5
+    assert arranged("grid-offset", space, 18, 5) != offset == arranged("grid-offset", space, 18, 4)

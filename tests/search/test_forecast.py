@@ -1,0 +1,81 @@
+"""What a dry run counts and forecasts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from distributed.ray.cluster import Layout
+from distributed.storage import Storage
+from helpers.tiny import TINY_SETTINGS
+from methods import METHODS, get
+from methods.data import load
+from methods.data.dataset import DataSpec
+from search.execution import forecast as planning
+from search.execution.forecast import PAGE, RAY, TRIAL, Rehearsal, Speed, describe, few, forecast, makespan, rehearse
+from search.study.ledger import Study
+from search.study.records import Job, Plan, Task, Trial
+
+ALONE = Layout(workers=1, cpus=1, gpus=0.0, concurrency=1)
+SPEEDS = {"teacher": Speed(1.0, 1e-9), "transfer": Speed(2.0, 0.5e-9), "finetune": Speed(0.5, 0.25e-9)}
+
+
+def test_each_is_taken_by_the_first_that_is_free() -> None:
+    assert makespan([], 2) == 0 and makespan([3, 1, 1, 1], 2) == 3 and makespan([1, 1, 3], 2) == 4
+    assert makespan([1.0] * 9, 2) == 5 and makespan([1.0] * 9, 1) == 9
+
+
+@pytest.fixture
+def study(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Study:
+    monkeypatch.setattr(planning, "rehearsals", lambda task, place: Rehearsal(3.0, SPEEDS, 2**30))
+    task = Task("s", "fsp", "quick", DataSpec("digits", train_size=600), {"transfer.depth": 8}, storage.uri, 0)
+    return Study(storage, Plan(task, "random", ("transfer.lr",), 11, seeds=2, controls=True, confirm=2))
+
+
+def test_the_runs_that_are_left_and_their_time(study: Study) -> None:
+    method, info = get("fsp"), load(study.plan.task.data).info
+    configs = method.configure("quick", study.plan.task.settings)
+    macs = {stage.name: stage.macs(configs, info) for stage in method.stages}
+    once = 1.0 + macs["teacher"] / 1e9
+    trial = 2.5 + macs["transfer"] / 2e9 + macs["finetune"] / 4e9
+    seen = forecast(
+        dataclasses.replace(study, plan=dataclasses.replace(study.plan, controls=False)), method, info, ALONE
+    )
+    assert (seen.trials, seen.confirm, seen.final) == (5, 6, 2)
+    assert seen.seconds == pytest.approx(RAY + 3 + once + (5 + 6 + 2) * (TRIAL + trial) + PAGE)
+    assert seen.macs == macs["teacher"] + 13 * (macs["transfer"] + macs["finetune"])
+    # A control that trains as many epochs on labels alone costs what the method says it does.
+    longer = forecast(study, method, info, ALONE)
+    assert longer.final == 2 * (1 + len(method.controls))
+    words = describe(study, method, info, ALONE)
+    assert "5 of the search, 6 runs of the best 2 over fresh seeds, then 6 retrainings" in words
+    # What is finished is not run again.
+    study.trials = [Trial(Job(n, "search", {}, 0), 0.0, "done", 0.5) for n in range(3)]
+    assert forecast(study, method, info, ALONE).trials == 2
+    study.plan = dataclasses.replace(study.plan, searcher="grid", trials=4, confirm=0)
+    assert forecast(study, method, info, ALONE).trials == 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_rehearsed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "REHEARSAL", 1.0)
+    method = get(name)
+    data = DataSpec("digits" if method.kind == "image" else "docstrings", train_size=200)
+    threads = torch.get_num_threads()
+    found = rehearse(Task("s", name, "quick", data, TINY_SETTINGS[name], "/nowhere", 0, "float32"), 0.0)
+    torch.set_num_threads(threads)
+    configs, info = method.configure("quick", TINY_SETTINGS[name]), load(data).info
+    assert list(found.stages) == [stage.name for stage in method.stages] and found.memory > 2**20
+    for stage in method.stages:
+        trains = stage.macs(configs, info) > 0
+        assert (found.stages[stage.name].pace > 0) == trains and found.stages[stage.name].fixed >= 0
+
+
+def test_few_rows_are_of_all_classes() -> None:
+    data = load(DataSpec("docstrings"))
+    part = few(data, 120)
+    assert len(part.train) == 120 == part.info.train_size == len(part.train.texts) and len(part.val) < len(data.val)
+    assert set(part.train.y[:, 0].tolist()) == set(range(len(data.info.classes)))
+    assert few(data, 10**9).train is data.train

@@ -1,0 +1,184 @@
+"""The winner's package: what comes out of it is what the network said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distributed.storage import Storage
+from helpers.made_up import made_up
+from helpers.tiny import tiny_sentences
+from methods import get
+from methods.data import load
+from methods.errors import UsageError
+from search import predict
+from search.study.ledger import Study
+from search.study.winner import Deployed, load_model, save_winner, trained, winner
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    study = made_up(Storage(tmp_path_factory.mktemp("predict")))
+    assert save_winner(study) == f"{study.folder}/model"
+    return study
+
+
+@pytest.fixture
+def pictures(study: Study, tmp_path: Path) -> Path:
+    """The first validation images as files."""
+    from PIL import Image
+
+    for row, image in enumerate(load(study.plan.task.data).val.x[:5]):
+        Image.fromarray(image.squeeze(0).numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()).save(
+            tmp_path / f"{row}.png"
+        )
+    return tmp_path
+
+
+def direct(study: Study) -> torch.Tensor:
+    """Probabilities of the first validation images by the method's own model."""
+    trial, data = winner(study), load(study.plan.task.data)
+    assert trial is not None and trial.job.phase == "final"
+    configs, states = trained(study, trial)
+    net = get("fsp").model(configs, states, data.info).eval()
+    with torch.no_grad():
+        return net(data.val.x[:5].float() / 255).softmax(1)
+
+
+def test_only_what_the_network_needs_is_kept(study: Study) -> None:
+    card = json.loads(study.storage.read_bytes(f"{study.folder}/model/model.json"))
+    assert list(card["stages"]) == ["finetune"]
+    assert card["info"]["classes"] == list(load(study.plan.task.data).info.classes)
+
+
+def test_saved_twice_is_the_same(study: Study) -> None:
+    names = [f"{study.folder}/model/{name}" for name in ("model.json", "model.safetensors")]
+    before = [study.storage.read_bytes(name) for name in names]
+    save_winner(study)
+    assert [study.storage.read_bytes(name) for name in names] == before
+
+
+def test_round_trip_by_folder_and_by_name(study: Study, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = direct(study)
+    for model in (study.storage.path(study.folder), study.storage.path(study.folder, "model"), study.plan.task.study):
+        assert predict.main([model, str(pictures), "--json", "--storage", study.storage.uri]) == 0
+        answers = json.loads(capsys.readouterr().out)
+        assert [Path(a["input"]).name for a in answers] == [f"{n}.png" for n in range(5)]
+        classes = load(study.plan.task.data).info.classes
+        told = torch.tensor([[a["probabilities"][c] for c in classes] for a in answers])
+        torch.testing.assert_close(told, expected)
+        assert [a["label"] for a in answers] == [classes[k] for k in expected.argmax(1)]
+
+
+def test_words_for_a_person(study: Study, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict.main([study.storage.path(study.folder), str(pictures / "0.png"), "--top", "3"]) == 0
+    name, *labels = capsys.readouterr().out.strip().split("\t")
+    assert name.endswith("0.png") and len(labels) == 3
+    shares = [float(label.split()[-1]) for label in labels]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_sentences_are_read_as_in_training(tmp_path: Path) -> None:
+    class First(torch.nn.Module):
+        """The logits of a sentence are a function of its third character."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.one_hot(x[:, 2] - 2, 28)[:, :4].float() * 9
+
+    data = tiny_sentences()
+    deployed = Deployed(First().eval(), data.info, {"method": "made up"})
+    file = tmp_path / "some.txt"
+    file.write_text("\n".join(data.val.texts[:6]) + "\n\n   \n", encoding="utf-8")
+    ((names, x),) = predict.rows_of([str(file)], deployed)
+    assert [name.rsplit(":", 1)[1] for name in names] == list("123456")
+    assert torch.equal(x, data.val.x[:6])
+    assert torch.equal(predict.probabilities(deployed, x).argmax(1), data.val.y[:6, 0])
+
+
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+def test_exports_answer_as_the_original(
+    form: str, study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if form == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    file = tmp_path / f"model.{form}"
+    assert predict.main([study.storage.path(study.folder), "--export", form, str(file)]) == 0
+    assert file.stat().st_size > 10_000
+    assert "tolerance" in capsys.readouterr().err
+
+
+def test_an_export_that_differs_is_refused(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(predict, "TOLERANCE", -1.0)
+    file = tmp_path / "model.pt2"
+    assert predict.main([study.storage.path(study.folder), "--export", "torch", str(file)]) == 1
+    assert not file.exists() and "nothing was written" in capsys.readouterr().err
+
+
+def test_damaged_package(study: Study, tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    for name in ("model.json", "model.safetensors"):
+        storage.write_bytes(name, study.storage.read_bytes(f"{study.folder}/model/{name}"))
+    weights = storage.read_bytes("model.safetensors")
+    storage.write_bytes("model.safetensors", weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(UsageError, match=r"is not what model\.json names"):
+        load_model(storage)
+    storage.write_bytes("model.json", b"{")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_model(storage)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["MODEL"], "no INPUT"),
+        (["MODEL", "missing.png"], "missing.png: there is no such file"),
+        (["MODEL", "EMPTY"], "there is no image in this folder"),
+        (["MODEL", "BROKEN"], "this is not an image"),
+        (["MODEL", "BROKEN", "--top", "0"], "--top 0: give at least 1"),
+        (["MODEL", "--export", "keras", "out"], "--export keras: give torch or onnx"),
+        (["MODEL", "--export", "torch", "no/such/folder/out"], "there is no such folder"),
+        (["nothing", "BROKEN"], "nothing: no such folder, nor a study"),
+        (["EMPTY", "BROKEN"], "there is no model.json"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str], told: str, study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    stand_for = {
+        "MODEL": study.storage.path(study.folder),
+        "EMPTY": str(tmp_path / "empty"),
+        "BROKEN": str(tmp_path / "broken.png"),
+    }
+    command = [stand_for.get(word, word) for word in words]
+    assert predict.main([*command, "--storage", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and told in message and message.count("\n") == 1
+
+
+def test_a_study_without_a_winner(study: Study, tmp_path: Path) -> None:
+    other = Study(Storage(tmp_path), dataclasses.replace(study.plan))
+    with pytest.raises(UsageError, match="no trial was finished"):
+        save_winner(other)
+
+
+def test_no_ray() -> None:
+    """A machine that only answers needs no Ray."""
+    script = (
+        "import sys, search.predict, search.study.winner; assert not any(m.split('.')[0] == 'ray' for m in sys.modules)"
+    )
+    done: Any = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).resolve().parents[2], capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()

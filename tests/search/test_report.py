@@ -1,0 +1,252 @@
+"""The report: what it holds, that it needs nothing else, and that it leaves the test split alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distributed.storage import Storage
+from helpers.made_up import made_up
+from methods.errors import TestSplitLocked
+from search import report
+from search.evidence import importance
+from search.evidence.statistics import Course, analyse
+from search.pages.html import interval
+from search.pages.study import drawn, page_of, write
+from search.study.ledger import Study
+from search.study.records import Job, Trial
+
+VOID = {"meta", "link", "img", "br", "input", "path", "use"}
+
+
+class Reader(HTMLParser):
+    """Checks nesting, collects ids, text and whatever a browser would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.fetched: list[str] = []
+        self.targets: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self._note(tag, attributes)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self._note(tag, attributes)
+
+    def _note(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        for name, value in attributes:
+            value = value or ""
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "srcset", "action", "data") or (name == "href" and tag != "a"):
+                self.fetched.append(value)
+            if name in ("href", "xlink:href") and value.startswith("#"):
+                self.targets.append(value[1:])
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    study = made_up(Storage(tmp_path_factory.mktemp("report")))
+    study.note_test("opened", "trial 2, student alone; seeds 1, 2, 3")
+    study.note_test("refused", "--trials +5")
+    return study
+
+
+@pytest.fixture(scope="module")
+def page(study: Study) -> str:
+    name = write(Study.open(study.storage, study.plan.task.study))
+    assert name == f"{study.folder}/report.html"
+    return study.storage.read_bytes(name).decode()
+
+
+def test_page_is_whole_and_needs_nothing_else(page: str) -> None:
+    read = Reader(page)
+    assert len(read.ids) == len(set(read.ids))
+    assert set(read.targets) <= set(read.ids)
+    assert all(address.startswith(("data:", "#")) for address in read.fetched)
+    assert set(re.findall(r"url\((.)", page)) <= {"#"}
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_page_says_what_was_found(page: str, study: Study) -> None:
+    text = Reader(page).text
+    best = study.best()
+    assert best and f"{100 * (best.val_accuracy or 0):.2f}%" in text
+    scores = [0.9 + s / 100 - 0.01 * s for s in (1, 2, 3)]
+    assert f"{100 * np.mean(scores):.2f}%" in text
+    assert "student alone" in text
+    for title in ("Summary", "Search history", "What mattered", "Accuracy against cost", "Training", "Provenance"):
+        assert title in text
+    assert 'diverged: <loss> & "all"' not in page, "text from a trial must be escaped"
+    assert "1,234,567" in text
+    assert "python -m search.run fsp --bo --data digits" in text
+    assert "trial 2, student alone; seeds 1, 2, 3" in text and "test split refused" in text and "--trials +5" in text
+
+
+def test_charts_follow_the_theme_and_have_pngs(page: str, study: Study) -> None:
+    drawn = re.findall(r"<svg.*?</svg>", page, flags=re.S)
+    assert len(drawn) >= 7
+    for svg in drawn:
+        assert "var(--ink)" in svg and "<text" in svg
+        assert "width=" not in svg[: svg.index(">")]
+    assert "prefers-color-scheme: dark" in page
+    pictures = [name for name in study.storage.list(f"{study.folder}/figures") if name.endswith(".png")]
+    assert len(pictures) == len(drawn) + page.count('class="sheet"')
+    assert page.count('class="sheet"') == 2  # fsp's own
+    assert study.storage.read_bytes(pictures[0]).startswith(b"\x89PNG")
+
+
+def test_drawing_cannot_read_the_test_split(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    from methods.data import load_test
+    from methods.fsp import figures
+
+    monkeypatch.setattr(figures, "figures", lambda trained: load_test(study.plan.task.data))
+    trial = study.best()
+    assert trial is not None
+    with pytest.raises(TestSplitLocked):
+        drawn(study, trial)
+
+
+def test_points_can_be_turned(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    from methods.fsp import figures
+
+    points = {"points": [[0, 0, 1]], "labels": [0], "classes": ["</script><b>"]}
+    monkeypatch.setattr(figures, "figures", lambda trained: {})
+    monkeypatch.setattr(figures, "turnables", lambda trained: {"last layer": points}, raising=False)
+    text, _ = page_of([study])
+    Reader(text)
+    assert "<canvas" in text and "<b>" not in text
+
+
+def test_states_that_are_gone_cost_the_figures_only(tmp_path: Any, study: Study) -> None:
+    other = made_up(Storage(tmp_path), "gone")
+    for name in other.storage.list("stages"):
+        other.storage.delete(name)
+    text, _ = page_of([other])
+    assert "is no longer under" in text and "Provenance" in text
+
+
+def test_study_without_a_finished_trial(tmp_path: Any, study: Study) -> None:
+    other = Study(Storage(tmp_path), study.plan)
+    Reader(page_of([other])[0])
+    other.trials.append(Trial(Job(0, "search", {"transfer.lr": 0.1, "transfer.weight": 1.0}, 0), 0.0))
+    other.save_plan()
+    other.save()
+    assert "no winner" in page_of([other])[0]
+
+
+def test_several_studies_on_one_page(tmp_path: Any, study: Study) -> None:
+    plan = dataclasses.replace(study.plan, searcher="random", task=dataclasses.replace(study.plan.task, study="other"))
+    other = Study(study.storage, plan, study.trials)
+    other.save_plan()
+    other.save()
+    for trial in study.trials:
+        other.save_outcome(trial.job.number, study.outcome(trial.job.number))
+    out = tmp_path / "both.html"
+    words = [study.plan.task.study, "other", "--storage", study.storage.uri, "--out", str(out), "--no-figures"]
+    assert report.main(words) == 0
+    read = Reader(out.read_text(encoding="utf-8"))
+    assert len(read.ids) == len(set(read.ids))
+    assert "Side by side" in read.text and read.text.count("Provenance") == 2
+    assert (tmp_path / "figures" / "anytime.png").exists()
+
+
+def test_bad_words_are_one_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["nothing", "--storage", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: study nothing: none of this name")
+
+
+def test_interval_is_students() -> None:
+    from scipy import stats
+
+    values = [0.91, 0.94, 0.9, 0.95]
+    theirs = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert interval(values) == pytest.approx((theirs.low, theirs.high))
+    assert interval([0.9]) is None
+    assert interval([0.9, 0.9]) == (0.9, 0.9)
+
+
+def test_anova_finds_the_shares_of_a_known_function() -> None:
+    """f = 3a + b + 2(a - 1/2)(b - 1/2): variances 9/12, 1/12 and 4/144, and nothing from c."""
+    x = np.random.default_rng(0).random((400, 3))
+    found = importance.anova(x, 3 * x[:, 0] + x[:, 1] + 2 * (x[:, 0] - 0.5) * (x[:, 1] - 0.5))
+    assert found is not None and found.r2 > 0.9
+    total = 9 / 12 + 1 / 12 + 4 / 144
+    assert found.main.mean(0) == pytest.approx(np.array([9 / 12, 1 / 12, 0]) / total, abs=0.03)
+    assert found.pairs[0, 1].mean() == pytest.approx(4 / 144 / total, abs=0.03)
+
+
+def test_a_tree_s_shares_are_sums_over_its_boxes() -> None:
+    """One tree: marginals against a plain average of its prediction over a fine grid; shares add up to one."""
+    from sklearn.tree import DecisionTreeRegressor
+
+    x = np.random.default_rng(1).random((60, 2)).astype(np.float32)
+    tree = DecisionTreeRegressor(max_leaf_nodes=12, random_state=0).fit(x, np.sin(5 * x[:, 0]) * x[:, 1])
+    boxes = importance.Boxes.of(tree.tree_, 2)
+    assert boxes.volume.sum() == pytest.approx(1)
+    span = (np.arange(400) + 0.5) / 400
+    across, up = np.meshgrid(span, span, indexing="ij")
+    told = tree.predict(np.stack([across.ravel(), up.ravel()], 1)).reshape(400, 400)
+    assert boxes.marginal([0], [span]) == pytest.approx(told.mean(1), abs=0.01)
+    assert boxes.marginal([0, 1], [span, span]) == pytest.approx(told)
+    assert boxes.explained([0, 1]) == pytest.approx(boxes.variance)
+
+
+def test_front_keeps_what_nothing_beats() -> None:
+    from search.pages.charts import front
+
+    assert front([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.8), (4, 0.9), (3, 0.85)]) == [(1, 0.5), (2, 0.8), (3, 0.9)]
+
+
+def test_a_comparison_has_a_page_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage, rng = Storage(tmp_path), np.random.default_rng(0)
+    courses = {
+        name: [Course(tuple(rng.normal(level, 0.01, 6)), (2.0,) * 6, (1e9,) * 6) for _ in range(8)]
+        for name, level in (("random", 0.8), ("grid", 0.7))
+    }
+    courses["grid"][0] = Course((float("nan"),) * 6, (2.0,) * 6, (1e9,) * 6)
+    summary = {
+        "comparison": "versus", "method": "fsp", "recipe": "quick", "settings": {"transfer.depth": 8},
+        "space": ["transfer.lr"], "budget": {"trials": 6.0}, "seeds": list(range(8)), "commit": None, "dirty": None,
+        "data": {"name": "<digits>", "fingerprint": "ab12"}, "python": "3", "torch": "2", "ray": "2",
+        "studies": {name: [f"versus-{name}-{seed}" for seed in range(8)] for name in courses}, **analyse(courses),
+        "curves": {
+            name: [{"value": [None if v != v else v for v in r.values], "seconds": r.seconds, "macs": r.macs}
+                   for r in runs] for name, runs in courses.items()
+        },
+    }  # fmt: skip
+    storage.write_bytes("comparisons/versus/compare.json", json.dumps(summary).encode())
+    assert report.main(["versus", f"--storage={tmp_path}"]) == 0
+    page = Path(capsys.readouterr().out.strip())
+    assert page == tmp_path / "comparisons/versus/report.html"
+    read = Reader(page.read_text())
+    assert summary["verdict"] in read.text and "versus-random-7" in read.text and "6 trials" in read.text
+    assert len(read.ids) == len(set(read.ids)) and set(read.targets) <= set(read.ids) and "<digits>" in read.text
+    assert all(address.startswith(("data:", "#")) for address in read.fetched)
+    pictures = {path.stem for path in (page.parent / "figures").iterdir()}
+    assert pictures == {"anytime", "differences", "finals"}
+    assert report.main(["versus", "other", f"--storage={tmp_path}"]) == 2
+    assert "give it alone" in capsys.readouterr().err

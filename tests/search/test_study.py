@@ -1,0 +1,142 @@
+"""A study goes on: longer, by another searcher, in another place."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distributed.storage import Storage
+from helpers.running import TRIVIAL
+from helpers.tiny import tiny_images
+from helpers.trivial import METHOD, accuracy
+from methods.data.dataset import DataSpec
+from methods.errors import UsageError
+from search.run import parser, resumed
+from search.searchers.random import random_point
+from search.study.conductor import Conductor, Finished
+from search.study.ledger import Study
+from search.study.records import Outcome, Plan, Task
+
+SPACE = {name: METHOD.fields()[name][0] for name in ("only.x", "only.y")}
+
+
+def begin(storage: Storage, searcher: str, trials: int | None, seeds: int = 0) -> Study:
+    task = Task("s", TRIVIAL, "quick", DataSpec("digits"), {}, storage.uri, 0, "float32")
+    study = Study(storage, Plan(task, searcher, tuple(SPACE), trials, seeds=seeds))
+    study.save_plan()
+    return study
+
+
+def resume(storage: Storage, *words: str) -> Study:
+    """As the command does, up to where Ray would start."""
+    args = parser().parse_args(["--resume=s", *words, f"--storage={storage.uri}"])
+    study = Study.open(storage, "s")
+    study.plan = resumed(args, study)
+    with study.locked():
+        study.save_plan()
+    return study
+
+
+def carry_on(study: Study, stop: int = 99) -> Conductor:
+    """Run what is left, but leave trial `stop` unfinished."""
+    conductor = Conductor(study, METHOD, tiny_images().info)
+    while True:
+        try:
+            trial = conductor.ask()
+        except Finished:
+            return conductor
+        assert trial
+        if trial.job.number == stop:
+            return conductor
+        value = accuracy({"only.x": 0.5, "only.y": 0.5, **trial.job.settings})
+        found = {"accuracy": value} if trial.job.phase == "final" else {}
+        conductor.settle(trial, Outcome(val={"val_accuracy": value}, test=found, started=time.time(), seconds=1.0))
+
+
+def points(study: Study) -> list[dict[str, Any]]:
+    return [{name: trial.job.settings[name] for name in SPACE} for trial in study.of_phase("search")]
+
+
+def test_another_searcher_is_told_what_was_found(storage: Storage) -> None:
+    carry_on(begin(storage, "random", 6))
+    study = resume(storage, "--bo", "--trials=+3")
+    assert (study.plan.searcher, study.plan.trials) == ("bo", 9)
+    bayes = carry_on(study)
+    assert len(bayes.inner.save_state()["observed"]) == 9
+    assert points(study)[:6] == [random_point(SPACE, 0, number) for number in range(6)]
+    # Six points are past the Sobol start of a two-dimensional search: the model proposes, and near the best.
+    best = max(trial.val_accuracy or 0 for trial in study.trials[6:])
+    assert best > max(trial.val_accuracy or 0 for trial in study.trials[:6])
+    study = resume(storage, "--random", "--trials=+2")
+    carry_on(study)
+    assert points(study)[9:] == [random_point(SPACE, 0, number) for number in (9, 10)], "no draw comes twice"
+
+
+def test_a_trial_under_way_reports_to_the_searcher_that_follows(storage: Storage) -> None:
+    carry_on(begin(storage, "random", 5), stop=3)
+    study = resume(storage, "--bo")
+    assert [trial.finished for trial in study.trials] == [True, True, True, False]
+    bayes = carry_on(study)
+    state = bayes.inner.save_state()
+    assert len(study.trials) == 5 and study.complete and len(state["observed"]) == 5 and not state["pending"]
+    assert points(study)[3] == random_point(SPACE, 0, 3)
+
+
+def test_a_switch_that_is_cut_short_is_made_again(storage: Storage) -> None:
+    """The plan already names the new searcher; the ledger still holds the old one's state."""
+    carry_on(begin(storage, "random", 4))
+    resume(storage, "--bo", "--trials=+2")
+    again = resume(storage)
+    assert again.plan.searcher == "bo" and again.searcher_state is None
+    assert len(carry_on(again).inner.save_state()["observed"]) == 6
+
+
+def test_a_grid_is_followed_by_a_searcher_but_follows_none(storage: Storage) -> None:
+    carry_on(begin(storage, "grid", None))
+    asked = len(Study.open(storage, "s").trials)
+    with pytest.raises(UsageError, match=r"give --trials \+N"):
+        resume(storage, "--bo")
+    study = resume(storage, "--bo", "--trials=+2")
+    carry_on(study)
+    assert len(study.trials) == asked + 2
+    with pytest.raises(UsageError, match="a grid has the trials that it has"):
+        resume(storage, "--grid")
+
+
+def test_a_search_that_has_read_the_test_split_is_over(storage: Storage) -> None:
+    carry_on(begin(storage, "random", 3, seeds=1))
+    for words in (["--bo"], ["--trials=+2"]):
+        with pytest.raises(UsageError, match="test split has been read"):
+            resume(storage, *words)
+
+
+def test_a_storage_can_be_moved(tmp_path: Path) -> None:
+    carry_on(begin(Storage(tmp_path / "here"), "bo", 6), stop=4)
+    whole = Storage(tmp_path / "whole")
+    carry_on(begin(whole, "bo", 6))
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    study = resume(Storage(tmp_path / "there"), "--data-dir=/elsewhere")
+    assert study.plan.task.storage == str(tmp_path / "there") and study.plan.task.data.directory == "/elsewhere"
+    carry_on(study)
+    assert points(study) == points(Study.open(whole, "s")) and study.complete
+    assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["--seed=1"], ["--precision=bfloat16"], ["--asha"], ["--no-controls"], ["--train-size=9"], ["--set=a=1"]]
+)
+def test_what_a_study_fixes_is_not_passed_over(words: list[str], storage: Storage) -> None:
+    carry_on(begin(storage, "random", 6), stop=2)
+    with pytest.raises(UsageError, match=f"leave {words[0].partition('=')[0]} out"):
+        resume(storage, *words)
+
+
+def test_confirming_stays_within_the_budget(storage: Storage) -> None:
+    carry_on(begin(storage, "random", 12), stop=8)
+    with pytest.raises(UsageError, match="takes 6 of the study's 12 trials, and 9 were asked already"):
+        resume(storage, "--confirm=2")
+    assert resume(storage, "--confirm=2", "--trials=+3").plan.searched == 9
