@@ -45,6 +45,20 @@ def seed_of(*parts: int | str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def diverged(totals: Mapping[str, tuple[float, float]], epoch: int, players: Sequence[Player]) -> str:
+    """Which part of the losses was the first that was not finite, in words.
+
+    Args:
+        totals: part -> (its mean, the steps in which it was not finite).
+        epoch: from 0.
+    """
+    # The part that was broken for longest broke first; of several, one is the cause and "loss" their sum.
+    part = max(totals, key=lambda name: (totals[name][1], name != "loss"))
+    rates = ", ".join(f"{player.training.learning_rate(epoch):.3g}" for player in players)
+    what = "the loss" if part == "loss" else f"{part}, a part of the loss,"
+    return f"{what} is {totals[part][0]} in epoch {epoch + 1} at learning rate {rates}"
+
+
 def fit(
     worker: LocalWorker,
     players: Sequence[Player],
@@ -64,7 +78,7 @@ def fit(
 
     Raises:
         Stopped: the worker's listener said so.
-        FloatingPointError: a loss is NaN or infinite at an epoch's end.
+        FloatingPointError: a loss was NaN or infinite in an epoch; the message names its part, the epoch and the rate.
     """
     first = players[0].training
     rows = torch.arange(len(worker.data.train)) if rows is None else rows
@@ -101,7 +115,7 @@ def fit(
         order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))].to(worker.device)
         for player in players:
             player.net.train()
-        sums: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}  # of each part of the losses, and of the steps in which it was not finite
         for step in range(steps):
             index = order[step * size : (step + 1) * size][mine]
             now = epoch + step / steps
@@ -123,13 +137,17 @@ def fit(
                 gradients = torch.autograd.grad(parts["loss"] * share, own, allow_unused=True)
                 for parameter, gradient in zip(own, worker.summed(gradients), strict=True):
                     parameter.grad = gradient
+                if player.training.clip:
+                    nn.utils.clip_grad_norm_(own, player.training.clip)
                 optimizer.step()
                 for key, value in parts.items():
-                    value = value.detach().float() * (share / steps)
+                    value = value.detach().float()
+                    value = torch.stack([value * (share / steps), ~value.isfinite()])
                     sums[key] = sums[key] + value if key in sums else value
-        means = dict(zip(sums, worker.total(torch.stack(list(sums.values()))).tolist(), strict=True))
+        totals = dict(zip(sums, worker.total(torch.stack(list(sums.values()))).tolist(), strict=True))
+        means = {part: mean for part, (mean, _) in totals.items()}
         if not math.isfinite(means["loss"]):
-            raise FloatingPointError(f"the loss is {means['loss']} in epoch {epoch + 1}")
+            raise FloatingPointError(diverged(totals, epoch, players))
         for player in players:
             player.net.eval()
         row: dict[str, Any] = {"epoch": epoch + 1, **means, **(validate() if validate else {})}

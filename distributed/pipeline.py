@@ -91,6 +91,7 @@ def run_stages(
 
     Raises:
         distributed.loop.Stopped: `on_epoch` said so.
+        FloatingPointError: a training diverged; the message begins with its stage.
     """
     run = Run()
     run.keys = stage_keys(
@@ -117,8 +118,11 @@ def run_stages(
                     seed_of(seed, stage.name), listen, cache.progress(name, key), judged=not stage.shared
                 )
                 torch.manual_seed(alone.seed)
-                with stage_running():
-                    state = stage.run(alone, configs[stage.name], {need: run.states[need] for need in stage.needs})
+                try:
+                    with stage_running():
+                        state = stage.run(alone, configs[stage.name], {need: run.states[need] for need in stage.needs})
+                except FloatingPointError as error:
+                    raise FloatingPointError(f"{stage.name}: {error}") from None
                 content = encode(dataclasses.replace(state, history=tuple(alone.history)))
                 if worker.rank == 0:
                     cache.put(name, key, content)

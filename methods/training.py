@@ -45,6 +45,7 @@ class Training:
     milestones: tuple[float, ...] = numbers((), 0, 2000, help="epochs at which `step` changes the rate")
     factors: tuple[float, ...] = numbers((), 0, 1, help="the rate after each milestone, as a share of the first one")
     augment: str = choice("none", AUGMENTATIONS, help="of training images, drawn anew for each epoch")
+    clip: float = real(0.0, 0.0, 1e6, help="largest norm of the gradient of all weights together; 0 leaves it as it is")
 
     def __post_init__(self) -> None:
         if self.schedule == "step" and len(self.milestones) != len(self.factors):

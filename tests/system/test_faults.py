@@ -243,8 +243,8 @@ def test_trials_that_fail_are_rows_with_their_reasons(tmp_path: Path) -> None:
     study, rows = study_of(tmp_path), {row.config["only.fault"]: row for row in rows_of(tmp_path)[:-1]}
     found = {fault: (row.status, row.reason) for fault, row in rows.items()}
     assert found["none"] == found["killed once"] == ("done", None)
-    assert found["nan"] == ("failed", "diverged: the loss is nan in epoch 3")
-    assert found["inf"] == ("failed", "diverged: the loss is inf in epoch 3")
+    assert found["nan"] == ("failed", "diverged: only: the loss is nan in epoch 3 at learning rate 0.025")
+    assert found["inf"] == ("failed", "diverged: only: the loss is inf in epoch 3 at learning rate 0.025")
     assert found["error"] == ("failed", "RuntimeError: told to fail")
     assert found["killed"] == ("failed", "its process died 3 times: killed, or out of memory")
     assert found["memory"][0] == "failed" and "can't allocate memory" in str(found["memory"][1])
