@@ -15,14 +15,15 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import cache
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
+from distributed.locks import Lock, locked
 from distributed.storage import Storage
 from methods.method import State
 
@@ -168,22 +169,9 @@ class StageCache:
         """Where a stage that is not finished keeps its checkpoints."""
         return Progress(self.storage, f"stages/{stage}-{key}.progress")
 
-    @contextmanager
-    def lock(self, stage: str, key: str) -> Iterator[None]:
-        """One process computes, others wait for it. The system frees the lock when its holder dies.
-
-        An object store has no locks: two processes may then compute the same result, and the second overwrites the
-        first with its equal.
-        """
-        if not self.storage.is_local:
-            yield
-            return
-        from filelock import FileLock
-
-        path = self.storage.local_path(f"stages/.{stage}-{key}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path):
-            yield
+    def lock(self, stage: str, key: str) -> AbstractContextManager[Lock]:
+        """One process computes, others wait for it."""
+        return locked(self.storage, f"stages/.{stage}-{key}.lock", wait=True)
 
 
 class Progress:

@@ -9,23 +9,21 @@ flushed to disk and renamed; an object store shows an object only when its uploa
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
-import threading
-import time
 import uuid
-from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from methods.errors import UsageError
 
 OBJECT_STORES = ("s3", "gcs", "abfs")
-HEARTBEAT = 5.0  # seconds
 
 
-class Taken(Exception):
-    """Another process holds what is to be held by one alone."""
+class Conflict(Exception):
+    """Another process has written the file since it was read."""
 
 
 class Storage:
@@ -130,7 +128,7 @@ class Storage:
                 with self.fs.open_output_stream(self.path(name), compression=None) as stream:
                     stream.write(data)
         except OSError as error:
-            raise self._not_writable(error) from error
+            raise self.not_writable(error) from error
 
     def move(self, name: str, to: str) -> None:
         """Rename a file, replacing one of that name. One step on a file system; copy and delete on an object store.
@@ -146,7 +144,7 @@ class Storage:
         except OSError as error:
             if not self.exists(name):  # an object store calls that some other error
                 raise FileNotFoundError(self.path(name)) from error
-            raise self._not_writable(error) from error
+            raise self.not_writable(error) from error
 
     def delete(self, name: str) -> None:
         """Delete a file. One that is already gone is no error: another process may have been first.
@@ -159,62 +157,70 @@ class Storage:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise self._not_writable(error) from error
+            raise self.not_writable(error) from error
 
-    @contextlib.contextmanager
-    def exclusive(self, name: str) -> Iterator[None]:
-        """Hold a name alone, on whatever machine.
-
-        On a file system the system frees it when its holder dies. On an object store the holder rewrites a file every
-        `HEARTBEAT` seconds, and one that has stood still for three of them has no holder; clocks are not compared.
+    def read_versioned(self, name: str) -> tuple[bytes, str]:
+        """A whole file of an object store, and its version, which `write_versioned` takes.
 
         Raises:
-            Taken: another process holds it.
+            FileNotFoundError: there is none.
+        """
+        import obstore
+
+        try:
+            found = obstore.get(self._objects, self.path(name).partition("/")[2])
+            return bytes(found.bytes()), _version(found.meta)
+        except FileNotFoundError:
+            raise FileNotFoundError(self.path(name)) from None
+        except obstore.exceptions.BaseError as error:
+            raise OSError(_reason(error)) from error
+
+    def write_versioned(self, name: str, data: bytes, version: str) -> str:
+        """Write a file of an object store only if it is still as it was read.
+
+        Args:
+            version: as read or written last; empty where there was no such file.
+
+        Returns:
+            the new version.
+
+        Raises:
+            Conflict: another process wrote it in between.
             UsageError: the storage cannot be written.
         """
-        if self.is_local:
-            from filelock import FileLock, Timeout
+        import obstore
 
-            path = self.local_path(name)
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with FileLock(path, timeout=0):
-                    yield
-            except Timeout:
-                raise Taken from None
-            return
-        seen = self._beat(name)
-        if seen:
-            time.sleep(3 * HEARTBEAT)
-            if self._beat(name) not in (seen, b""):
-                raise Taken
-        own, ended = uuid.uuid4().hex.encode(), threading.Event()
-
-        def beat() -> None:
-            number = 0
-            while not ended.wait(HEARTBEAT):
-                number += 1
-                with contextlib.suppress(UsageError):  # a network that fails for a moment; the next may come through
-                    self.write_bytes(name, own + b" %d" % number)
-
-        self.write_bytes(name, own)
-        time.sleep(0.5)  # where two begin at once, both have written by now, and one of them last
-        if not self._beat(name).startswith(own):
-            raise Taken
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
+        kind, _, value = version.partition("=")
+        mode: Any = {kind: value} if version else "create"
         try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-            self.delete(name)
+            return _version(obstore.put(self._objects, self.path(name).partition("/")[2], data, mode=mode))
+        except (obstore.exceptions.PreconditionError, obstore.exceptions.AlreadyExistsError) as error:
+            raise Conflict(self.path(name)) from error
+        except (obstore.exceptions.BaseError, FileNotFoundError, PermissionError) as error:
+            raise self.not_writable(OSError(_reason(error))) from error
 
-    def _beat(self, name: str) -> bytes:
+    @cached_property
+    def _objects(self) -> Any:
+        """The bucket through obstore, as pyarrow has no conditional put; from the same URI and the same environment.
+
+        Raises:
+            UsageError: obstore is not installed.
+        """
         try:
-            return self.read_bytes(name)
-        except FileNotFoundError:
-            return b""
+            from obstore.store import from_url
+        except ModuleNotFoundError:
+            raise UsageError(
+                f"--storage {self.uri}: locks on an object store need obstore; pip install 'bo-distill-search[cluster]'"
+            ) from None
+        parsed = urlsplit(self.uri)
+        options = dict(parse_qsl(parsed.query))
+        endpoint = options.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL", "")
+        if endpoint and "://" not in endpoint:
+            endpoint = f"{options.get('scheme', 'https')}://{endpoint}"
+        given = {"endpoint": endpoint, "region": options.get("region")} if parsed.scheme == "s3" else {}
+        config: Any = {name: value for name, value in given.items() if value}
+        client: Any = {"allow_http": True} if endpoint.startswith("http://") else {}
+        return from_url(f"{parsed.scheme}://{self.root.partition('/')[0]}", config=config, client_options=client)
 
     def check_writable(self) -> None:
         """Find out before hours of work, not after, whether results can be kept. Leaves nothing behind
@@ -236,9 +242,13 @@ class Storage:
                 self.write_bytes(name, b"probe")
                 self.delete(name)
         except OSError as error:
-            raise self._not_writable(error) from error
+            raise self.not_writable(error) from error
 
-    def _not_writable(self, error: OSError) -> UsageError:
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_objects"}
+
+    def not_writable(self, error: OSError) -> UsageError:
+        """The one line that says why the storage cannot be written."""
         return UsageError(f"--storage {self.uri} cannot be written: {_reason(error)}; give a folder that can")
 
 
@@ -259,6 +269,11 @@ def _replace(target: Path, data: bytes) -> None:
         os.fsync(folder)  # the new name too, not only the bytes, survives a power cut
     finally:
         os.close(folder)
+
+
+def _version(meta: Any) -> str:
+    """What tells one content of an object from another: Google's generation number, others' entity tag."""
+    return f"version={meta['version']}" if meta.get("version") else f"e_tag={meta['e_tag']}"
 
 
 def _reason(error: Exception) -> str:

@@ -24,7 +24,8 @@ from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any, Literal
 
-from distributed.storage import Storage, Taken
+from distributed.locks import Taken, locked
+from distributed.storage import Storage
 from methods.errors import UsageError
 from search.study.records import Job, Outcome, Plan, Trial
 
@@ -172,12 +173,11 @@ class Study:
             UsageError: another one does.
         """
         try:
-            with self.storage.exclusive(f"{self.folder}/.lock"):
+            with locked(self.storage, f"{self.folder}/.lock"):
                 self._read_ledger()
                 yield
-        except Taken:
-            name = self.plan.task.study
-            raise UsageError(f"study {name}: another process is running it; wait for it or end it first") from None
+        except Taken as taken:
+            raise UsageError(f"study {self.plan.task.study}: another process is running it, {taken}") from None
 
     def _write(self, name: str, content: Any) -> None:
         self.storage.write_bytes(f"{self.folder}/{name}", json.dumps(content, indent=1).encode())

@@ -6,11 +6,9 @@ import multiprocessing
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 import torch
@@ -32,41 +30,6 @@ from search.run import main
 from search.study.ledger import Study
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVER = """
-import sys
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[dict[str, str]]:
-    """A fresh server; yields the environment that leads to it."""
-    process = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin and process.stdout
-    address = f"http://127.0.0.1:{process.stdout.readline().strip()}"
-    # Makes the bucket, and the first request is the slow one: it imports what answers it.
-    urlopen(Request(f"{address}/results", method="PUT"), timeout=300).close()
-    yield {
-        "AWS_ENDPOINT_URL": address,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    process.stdin.close()
-    process.wait()
-
-
-@pytest.fixture
-def bucket(server: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """URI of a folder in a bucket, this test's own."""
-    for name, value in server.items():
-        monkeypatch.setenv(name, value)
-    return f"s3://results/team/{request.node.name.replace('[', '-').rstrip(']')}"
 
 
 def row(study: str, trial: int) -> Row:
@@ -193,7 +156,14 @@ def test_a_study_is_kept_and_can_be_moved(bucket: str) -> None:
 
 
 def test_two_searches_at_once_on_one_bucket(bucket: str) -> None:
-    words = ["tests.trivial:METHOD", "--random", "--trials=2", "--seeds=1", "--concurrency=1", f"--storage={bucket}"]
+    words = [
+        "tests.helpers.trivial:METHOD",
+        "--random",
+        "--trials=2",
+        "--seeds=1",
+        "--concurrency=1",
+        f"--storage={bucket}",
+    ]
     searches = [
         subprocess.Popen(
             [sys.executable, "-m", "search.run", *words, f"--seed={seed}"], cwd=ROOT,

@@ -1,0 +1,154 @@
+"""Locks: one holder on a folder and on an object store, whether it is stopped, killed, or began at the same time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from distributed import locks
+from distributed.locks import Taken, locked
+from distributed.storage import Conflict, Storage
+
+ROOT = Path(__file__).resolve().parents[2]
+BEAT = 0.3
+HOLDER = f"""
+import sys
+import threading
+from distributed import locks
+from distributed.storage import Storage
+locks.HEARTBEAT = {BEAT}
+try:
+    with locks.locked(Storage(sys.argv[1]), ".lock") as lock:
+        print("held", lock.generation, flush=True)
+        for line in sys.stdin:
+            try:
+                lock.check()
+                print("mine", flush=True)
+            except locks.LockLost as lost:
+                print(lost, flush=True)
+except locks.Taken as taken:
+    print("taken", taken, flush=True)
+"""
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    monkeypatch.setattr(locks, "HEARTBEAT", BEAT)
+    return Storage(tmp_path if request.param == "folder" else request.getfixturevalue("bucket"))
+
+
+@contextmanager
+def holder(storage: Storage) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, storage.uri], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+def asked(process: subprocess.Popen[str]) -> str:
+    assert process.stdin
+    process.stdin.write("check\n")
+    process.stdin.flush()
+    return said(process)
+
+
+def test_the_second_is_told_who_holds_it(place: Storage) -> None:
+    with locked(place, ".lock") as lock, pytest.raises(Taken, match=rf"process {os.getpid()} on .* since .*delete"):
+        lock.check()
+        with locked(place, ".lock"):
+            raise AssertionError
+    with locked(place, ".lock"):
+        assert place.list() == []  # no listing shows it
+
+
+def test_of_two_that_begin_together_one_gets_it(place: Storage) -> None:
+    with holder(place) as one, holder(place) as other:
+        words = sorted([said(one).split()[0], said(other).split()[0]])
+    assert words == ["held", "taken"]
+
+
+def test_a_killed_holder_holds_nothing(place: Storage) -> None:
+    with holder(place) as first:
+        assert said(first).startswith("held")
+    with holder(place) as second:
+        assert said(second).startswith("held")
+
+
+def test_a_holder_that_was_stopped_on_a_folder_still_holds_it(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    with holder(storage) as first:
+        assert said(first).startswith("held")
+        os.kill(first.pid, signal.SIGSTOP)
+        with pytest.raises(Taken, match=f"process {first.pid}"), locked(storage, ".lock"):
+            raise AssertionError
+        os.kill(first.pid, signal.SIGCONT)
+        assert asked(first) == "mine"
+
+
+def test_a_holder_that_was_stopped_on_an_object_store_finds_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "HEARTBEAT", BEAT)
+    storage = Storage(bucket)
+    with holder(storage) as first:
+        assert said(first) == "held 1"
+        os.kill(first.pid, signal.SIGSTOP)
+        with locked(storage, ".lock") as lock:
+            assert lock.generation == 2
+            os.kill(first.pid, signal.SIGCONT)
+            assert "was taken over by another process" in asked(first)
+            first.stdin.close()  # type: ignore[union-attr]
+            first.wait(20)
+            lock.check()  # what the first one did when it ended took nothing away
+            with pytest.raises(Taken), locked(storage, ".lock"):
+                raise AssertionError
+    with locked(storage, ".lock") as lock:
+        assert lock.generation == 3
+
+
+def test_waiting_is_explained(
+    place: Storage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
+    with holder(place) as first:
+        assert said(first).startswith("held")
+        threading.Timer(2, first.kill).start()
+        with locked(place, ".lock", wait=True) as lock:
+            lock.check()
+    assert f"held by process {first.pid}" in caplog.text and "delete" in caplog.text
+
+
+def test_a_damaged_lock_is_taken_over(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "HEARTBEAT", 0.1)
+    storage = Storage(bucket)
+    storage.write_bytes(".lock", b"\x00garbage")
+    with locked(storage, ".lock") as lock:
+        lock.check()
+
+
+def test_a_versioned_file_is_replaced_only_by_who_read_it_last(bucket: str) -> None:
+    storage = Storage(bucket)
+    first = storage.write_versioned("a", b"1", "")
+    with pytest.raises(Conflict):
+        storage.write_versioned("a", b"2", "")
+    second = storage.write_versioned("a", b"2", first)
+    with pytest.raises(Conflict):
+        storage.write_versioned("a", b"3", first)
+    assert storage.read_versioned("a") == (b"2", second)
+    with pytest.raises(FileNotFoundError):
+        storage.read_versioned("b")
