@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from methods.training import Batch, Player, Training
+from distributed.optimizers import make_optimizer
+from methods.training import Batch, Player
 
 if TYPE_CHECKING:
     from distributed.worker import LocalWorker
@@ -19,24 +20,6 @@ if TYPE_CHECKING:
 
 class Stopped(Exception):
     """A scheduler or a person asked this training to end early. Its stage has no result."""
-
-
-def make_optimizer(net: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """The optimiser of one player. Vectors (biases, norms) are decayed as matrices are, as the papers here do."""
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    lr, decay = training.lr, training.weight_decay
-    match training.optimizer:
-        case "sgd":
-            nesterov = training.nesterov and training.momentum > 0
-            return torch.optim.SGD(parameters, lr, training.momentum, weight_decay=decay, nesterov=nesterov)
-        case "adam":
-            return torch.optim.Adam(parameters, lr, weight_decay=decay)
-        case "adamw":
-            return torch.optim.AdamW(parameters, lr, weight_decay=decay)
-        case "rmsprop":
-            return torch.optim.RMSprop(parameters, lr, alpha=0.9, weight_decay=decay, momentum=training.momentum)
-        case other:
-            raise AssertionError(other)
 
 
 def seed_of(*parts: int | str) -> int:

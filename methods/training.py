@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from methods.errors import UsageError
 from methods.space import choice, integer, numbers, real
@@ -28,6 +29,9 @@ AUGMENTATIONS = (
     "crop_flip_trivialaugment",
 )
 
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "muon")
+SCHEDULES = ("constant", "cosine", "linear", "step")
+
 
 @dataclass(frozen=True)
 class Training:
@@ -35,12 +39,18 @@ class Training:
 
     epochs: int = integer(10, 0, 2000, help="passes over the training split; 0 leaves the network as it starts")
     batch_size: int = integer(128, 2, 8192, log=True, help="images or sentences per step, over all workers together")
-    optimizer: str = choice("sgd", ("sgd", "adam", "adamw", "rmsprop"))
+    optimizer: str = choice(
+        "sgd", OPTIMIZERS, help="muon: orthogonalised momentum on convolutions (Jordan et al. 2024)"
+    )
     lr: float = real(0.1, 1e-6, 10.0, log=True, help="first learning rate")
-    momentum: float = real(0.9, 0.0, 0.999, help="of sgd and rmsprop")
-    nesterov: bool = choice(False, (True, False))
+    momentum: float = real(0.9, 0.0, 0.999, help="of sgd, muon and rmsprop")
+    nesterov: bool = choice(False, (True, False), help="of sgd and muon (Sutskever et al. 2013)")
     weight_decay: float = real(5e-4, 0.0, 0.1)
-    schedule: str = choice("cosine", ("constant", "cosine", "step"), help="of the learning rate, per step")
+    decayed: str = choice("all", ("all", "matrices"), help="matrices: neither biases nor norms (He et al. 2019)")
+    smoothing: float = real(0.0, 0.0, 0.9, help="label smoothing, epsilon of Szegedy et al. 2016")
+    schedule: str = choice(
+        "cosine", SCHEDULES, help="of the rate, per step; linear after a warm-up is triangular (Smith 2017)"
+    )
     warmup: float = real(0.0, 0.0, 100.0, help="epochs of linear warm-up")
     milestones: tuple[float, ...] = numbers((), 0, 2000, help="epochs at which `step` changes the rate")
     factors: tuple[float, ...] = numbers((), 0, 1, help="the rate after each milestone, as a share of the first one")
@@ -57,13 +67,24 @@ class Training:
         """The rate at a (fractional) epoch. A pure function of time, so that resuming needs no scheduler state."""
         if epoch < self.warmup:
             return self.lr * max(epoch, 1e-3) / self.warmup
+        done = min((epoch - self.warmup) / max(self.epochs - self.warmup, 1e-9), 1.0)
         if self.schedule == "cosine":
-            done = (epoch - self.warmup) / max(self.epochs - self.warmup, 1e-9)
-            return self.lr * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
+            return self.lr * 0.5 * (1.0 + math.cos(math.pi * done))
+        if self.schedule == "linear":
+            return self.lr * (1.0 - done)
         if self.schedule == "step":
             passed = sum(epoch >= milestone for milestone in self.milestones)
             return self.lr * (self.factors[passed - 1] if passed else 1.0)
         return self.lr
+
+    def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy with smoothed labels: a share `smoothing` is spread evenly over all classes.
+
+        Args:
+            logits: (b, classes).
+            y: (b,) int64.
+        """
+        return functional.cross_entropy(logits, y, label_smoothing=self.smoothing)
 
 
 @dataclass(frozen=True)

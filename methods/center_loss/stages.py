@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.center_loss.nets import Network
@@ -94,7 +93,7 @@ def train(worker: Worker, config: Joint, needs: States) -> State:
                 net.centres.copy_(first_centres(worker, net.network, config.start))
         f, logits = net.network.train_forward(batch)
         f, logits = (out.to(net.centres.dtype) for out in (f, logits))  # not in bf16
-        labels = F.cross_entropy(logits, batch.y)
+        labels = config.cross_entropy(logits, batch.y)
         parts = {"cross_entropy": labels, "accuracy": (logits.argmax(1) == batch.y).float().mean()}
         if config.term == "none" or batch.epoch < config.begin:
             return {"loss": labels, **parts}

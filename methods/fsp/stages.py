@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.cost import count
@@ -86,7 +85,7 @@ def train_teacher(worker: Worker, config: Teacher, needs: States) -> State:
     val = worker.data.val
 
     def loss(batch: Batch) -> dict[str, Tensor]:
-        return {"loss": F.cross_entropy(net(batch.x).float(), batch.y)}
+        return {"loss": config.cross_entropy(net(batch.x).float(), batch.y)}
 
     def validate() -> dict[str, float]:
         return validation(worker.predict(net, val.x), val.y)
@@ -109,7 +108,7 @@ def transfer(worker: Worker, config: Transfer, needs: States) -> State:
         flow = fsp_loss(theirs, mine)
         if config.mode == "two_stage":
             return {"loss": config.weight * flow, "fsp": flow}
-        labels = F.cross_entropy(logits.float(), batch.y)
+        labels = config.cross_entropy(logits.float(), batch.y)
         return {"loss": labels + config.weight * flow, "fsp": flow, "labels": labels}
 
     def validate() -> dict[str, float]:
@@ -132,7 +131,7 @@ def finetune(worker: Worker, config: Finetune, needs: States) -> State:
 
     def loss(batch: Batch) -> dict[str, Tensor]:
         logits = net(batch.x).float()
-        labels = F.cross_entropy(logits, batch.y)
+        labels = config.cross_entropy(logits, batch.y)
         if teacher is None:
             return {"loss": labels}
         with torch.no_grad():

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.cost import count
@@ -95,7 +94,7 @@ def train_base(worker: Worker, config: Base, needs: States) -> State:
     net = worker.place(WideResNet(classes=len(info.classes), **spec))
 
     def loss(batch: Batch) -> dict[str, Tensor]:
-        return {"loss": F.cross_entropy(net(batch.x).float(), batch.y)}
+        return {"loss": config.cross_entropy(net(batch.x).float(), batch.y)}
 
     worker.fit(Player(net, loss, config), validate=lambda: validation(worker.predict(net, val.x), val.y))
     logits = worker.predict(net, val.x)
@@ -159,7 +158,7 @@ def train_experts(worker: Worker, config: Experts, needs: States) -> State:
         targets, inside = number[train.y], number[val.y] >= 0
 
         def loss(batch: Batch) -> dict[str, Tensor]:
-            return {"loss": F.cross_entropy(net(batch.x).float(), batch.y)}
+            return {"loss": config.cross_entropy(net(batch.x).float(), batch.y)}
 
         def validate() -> dict[str, float]:
             # Not called val_accuracy: fewer classes compete than in the base, and a scheduler must not compare them.

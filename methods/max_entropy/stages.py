@@ -141,7 +141,7 @@ def train_classifier(worker: Worker, config: Classify, needs: States) -> State:
     val = worker.data.val
 
     def loss(batch: Batch) -> dict[str, Tensor]:
-        return {"loss": F.cross_entropy(net(batch.x).float(), batch.y)}
+        return {"loss": config.cross_entropy(net(batch.x).float(), batch.y)}
 
     def validate() -> dict[str, float]:
         return validation(worker.predict(net, val.x), val.y)
@@ -302,7 +302,7 @@ def finetune(worker: Worker, config: Finetune, needs: States) -> State:
                 x = augmenter.sometimes(x, batch.randn(augmenter.noise + 1))
         if alternate:
             student.follow(config.decay)
-        return {"loss": F.cross_entropy(student.classifier(x).float(), batch.y)}
+        return {"loss": config.cross_entropy(student.classifier(x).float(), batch.y)}
 
     def validate() -> dict[str, float]:
         return validation(worker.predict(student.classifier, val.x), val.y)
