@@ -35,7 +35,7 @@ from tests.helpers.trivial import accuracy
 TRIALS = 4
 PATIENCE = 300.0  # seconds
 WORDS = ("--random", f"--trials={TRIALS}", "--seeds=1", "--set=only.pause=0.2")
-SPACE = {name: get(TRIVIAL).fields()[name][0] for name in ("only.x", "only.y")}
+SPACE = get(TRIVIAL).space(("only.x", "only.y"))
 
 
 def ended(process: subprocess.Popen[str]) -> bool:

@@ -18,8 +18,7 @@ from pathlib import Path
 
 from distributed.ray.cluster import chatter_to, connected, layout
 from distributed.storage import Storage
-from methods import get
-from methods.data import DataSpec, load
+from methods.data import DataSpec
 from search.execution.trial import perform
 from search.study.conductor import Conductor, Finished
 from search.study.ledger import Study
@@ -34,7 +33,7 @@ def study_in(folder: str, trials: int) -> Study:
 
 def in_a_loop(study: Study) -> list[float]:
     """Seconds between the ends of successive trials."""
-    conductor = Conductor(study, get("fsp"), load(study.plan.task.data).info)
+    conductor = Conductor(study)
     ends = []
     while True:
         try:
@@ -58,7 +57,7 @@ def on_ray(study: Study) -> tuple[list[float], float]:
 
         place = layout(resources, workers=1, concurrency=1)
         study.plan = dataclasses.replace(study.plan, task=dataclasses.replace(study.plan.task, cpus=1))
-        run_study(study, get("fsp"), load(study.plan.task.data).info, place, terminal)
+        run_study(study, place, terminal)
     outcomes = [study.outcome(trial.job.number) for trial in study.trials]
     ends = [outcome.started + outcome.seconds for outcome in outcomes]
     return [later - earlier for earlier, later in pairwise(ends)], outcomes[0].started - started

@@ -59,7 +59,7 @@ def record(args: argparse.Namespace, words: Sequence[str]) -> int:
         positive("--" + name, getattr(args, name))
     torch.set_num_threads(args.threads)
     task, names, method = make_task(args)
-    space = {name: method.fields()[name][0] for name in names}
+    space = method.space(names)
     axes = {name: axis(domain, args.points) for name, domain in space.items()}
     seeds = range(args.seed, args.seed + args.seeds)
     data, runtime, cache = load(task.data), best_runtime(args.precision), StageCache(Storage(args.storage))

@@ -192,20 +192,27 @@ class Method:
         """ "stage.field" -> (domain, searched by default), in declaration order."""
         return {f"{stage.name}.{name}": entry for stage in self.stages for name, entry in domains(stage.config).items()}
 
+    def space(self, names: Iterable[str]) -> dict[str, Domain]:
+        """The domains of these fields, in this order.
+
+        Raises:
+            UsageError: an unknown field.
+        """
+        known, result = self.fields(), {}
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1) or [", ".join(known)]
+                raise UsageError(f"{name}: {self.name} has no such field; did you mean {near[0]}?")
+            result[name] = known[name][0]
+        return result
+
     def check(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Settings with every value parsed and checked.
 
         Raises:
             UsageError: an unknown field, or a value of the wrong type or outside its range.
         """
-        known = self.fields()
-        result = {}
-        for name, value in settings.items():
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1) or [", ".join(known)]
-                raise UsageError(f"{name}: {self.name} has no such field; did you mean {near[0]}?")
-            result[name] = checked(name, known[name][0], value)
-        return result
+        return {name: checked(name, domain, settings[name]) for name, domain in self.space(settings).items()}
 
     def configure(self, recipe: str, settings: Mapping[str, Any] | None = None) -> dict[str, Config]:
         """Stage name -> its configuration: defaults, then the recipe, then `settings` ("stage.field" -> value)."""

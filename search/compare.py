@@ -81,7 +81,7 @@ def compare(args: argparse.Namespace) -> int:
         from search.searchers.registry import make_searcher
 
         for name in names:  # says now what a grid cannot do
-            make_searcher(name, {field: method.fields()[field][0] for field in space}, 0, int(budget.trials))
+            make_searcher(name, method.space(space), 0, int(budget.trials))
     what = {
         "method": method.name,
         "recipe": task.recipe,
@@ -104,7 +104,7 @@ def compare(args: argparse.Namespace) -> int:
         own = dataclasses.replace(task, study=f"{comparison}-{name}-{seed}", seed=seed)
         return Plan(own, name, space, trials=None, seeds=0, controls=False)
 
-    courses = run_all(args, storage, names, planned, budget, method, info, folder)
+    courses = run_all(args, storage, names, planned, budget, folder)
     if courses is None:
         print("interrupted; give the same command again to go on", file=sys.stderr)
         return INTERRUPTED

@@ -67,11 +67,11 @@ def run(args: argparse.Namespace) -> int:
     pool = Pool(processes)
     try:
         for one in wanted:
-            for study, info in one.studies(storage, args.precision):
+            for study in one.studies(storage, args.precision):
                 if reason := left_out(study):
                     print(reason, file=sys.stderr)
                     continue
-                carry_through(one, study, info, pool)
+                carry_through(one, study, pool)
                 some_failed |= any(trial.status == "failed" for trial in study.trials)
             print(publish(one, storage, Path(args.out)))
     except BaseException:

@@ -21,8 +21,6 @@ from search.command.shell import FAILED, INTERRUPTED, OK, SOME_FAILED, Parser, c
 from search.execution.place import check_place, on_ray
 
 if TYPE_CHECKING:
-    from methods.data.dataset import Info
-    from methods.method import Method
     from search.study.ledger import Study
     from search.study.records import Plan
 
@@ -69,7 +67,7 @@ def budget(text: str | None, resumed: bool) -> tuple[int | None, bool]:
     return number, more
 
 
-def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
+def make_plan(args: argparse.Namespace) -> Plan:
     """What the words of the command ask for, checked.
 
     Raises:
@@ -78,16 +76,13 @@ def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
     import dataclasses
 
     from search.study.ledger import new_name
-    from search.study.records import CONFIRM_SEEDS, Plan
+    from search.study.records import Plan
 
     task, space, method = make_task(args)
     searcher = args.searcher or "bo"
     trials, _ = budget(args.trials, False)
     if trials is None and searcher != "grid":
         trials = 12
-    if args.confirm and trials is not None and args.confirm * CONFIRM_SEEDS >= trials:
-        spent = args.confirm * CONFIRM_SEEDS
-        raise UsageError(f"--confirm {args.confirm}: {spent} of --trials {trials} would be no search; give more trials")
     plan = Plan(
         task=dataclasses.replace(task, study=new_name(method.name, searcher), stoppable=args.asha),
         searcher=searcher,
@@ -99,14 +94,13 @@ def make_plan(args: argparse.Namespace) -> tuple[Plan, Method]:
         asha=args.asha,
         confirm=args.confirm,
     )
-    return plan, method
+    plan.check_confirm()
+    return plan
 
 
 def resumed(args: argparse.Namespace, study: Study) -> Plan:
     """The study's plan with what this command changes of it."""
     import dataclasses
-
-    from search.study.records import CONFIRM_SEEDS
 
     known = parser()
     for option in FIXED:
@@ -135,19 +129,13 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
         raise UsageError(f"--resume {args.resume} --{searcher}: the grid set no budget; give --trials +N")
     if args.confirm and searcher == "grid":
         raise UsageError(f"--resume {args.resume} --confirm: a grid has the trials that it has; start a new study")
-    spent, whole = args.confirm * CONFIRM_SEEDS, trials or plan.trials or 0
-    if spent and spent + begun > whole:
-        raise UsageError(
-            f"--confirm {args.confirm}: takes {spent} of the study's {whole} trials, and {begun} were asked already; "
-            "give more --trials"
-        )
     if searcher != plan.searcher:
         study.searcher_state = None
     workers = args.workers or plan.task.workers
     directory = args.data_dir and os.path.abspath(os.path.expanduser(args.data_dir))
     data = dataclasses.replace(plan.task.data, directory=directory or plan.task.data.directory)
     task = dataclasses.replace(plan.task, storage=args.storage, workers=workers, data=data)
-    return dataclasses.replace(
+    changed = dataclasses.replace(
         plan,
         task=task,
         searcher=searcher,
@@ -156,6 +144,9 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
         patience=plan.patience if args.patience is None else args.patience,
         confirm=args.confirm or plan.confirm,
     )
+    if args.confirm:
+        changed.check_confirm(begun)
+    return changed
 
 
 def run(args: argparse.Namespace) -> int:
@@ -170,25 +161,21 @@ def run(args: argparse.Namespace) -> int:
     storage = Storage(args.storage)
     args.storage = storage.uri
     if args.resume:
-        from methods import get
         from search.study.ledger import Study
 
         study = Study.open(storage, args.resume)
         plan = resumed(args, study)
         study.plan = plan
-        method = get(plan.task.method)
     else:
-        plan, method = make_plan(args)
+        plan = make_plan(args)
         from search.study.ledger import Study
 
         study = Study(storage, plan)
     if plan.searcher == "grid":
         from search.searchers.grid import grid
 
-        grid({name: method.fields()[name][0] for name in plan.space}, plan.searched)
-    from methods.data import load
-
-    info = load(plan.task.data).info
+        grid(study.space, plan.searched)
+    method, info = study.method, study.info
     if info.kind != method.kind:
         raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")
     check_place(args, plan.task.workers)
@@ -200,21 +187,21 @@ def run(args: argparse.Namespace) -> int:
 
         with connected(args.address, sys.stderr) if args.address else nullcontext(machine()) as nodes:
             place = layout(nodes, workers=plan.task.workers, concurrency=args.concurrency)
-        print(describe(study, method, info, place))
+        print(describe(study, place))
         return OK
     storage.check_writable()
     for name in trackers(args):
         from search.execution.tracking import check
 
         check(storage, name)
-    return search(args, study, method, info)
+    return search(args, study)
 
 
 def trackers(args: argparse.Namespace) -> list[str]:
     return [name for name in ("tensorboard", "mlflow") if getattr(args, name)]
 
 
-def search(args: argparse.Namespace, study: Study, method: Method, info: Info) -> int:
+def search(args: argparse.Namespace, study: Study) -> int:
     import dataclasses
 
     started, task = time.monotonic(), study.plan.task
@@ -227,13 +214,13 @@ def search(args: argparse.Namespace, study: Study, method: Method, info: Info) -
         for name in trackers(args):
             from search.execution.tracking import track
 
-            track(study, method, name)
-        run_study(study, method, info, place, terminal)
+            track(study, name)
+        run_study(study, place, terminal)
     from search.pages.study import write
     from search.study.summary import print_result, result
     from search.study.winner import save_winner
 
-    summary = result(study, method, info, time.monotonic() - started)
+    summary = result(study, time.monotonic() - started)
     if args.json:
         print(json.dumps(summary, indent=1))
     else:

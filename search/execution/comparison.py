@@ -15,8 +15,6 @@ from search.execution.place import on_ray
 if TYPE_CHECKING:
     from distributed.ray.cluster import Layout
     from distributed.storage import Storage
-    from methods.data.dataset import Info
-    from methods.method import Method
     from search.evidence.statistics import Course
     from search.study.ledger import Study
     from search.study.records import Plan
@@ -41,7 +39,7 @@ class Budget:
         return max(0, int(left))
 
 
-def course(study: Study, method: Method, info: Info) -> Course:
+def course(study: Study) -> Course:
     """What a study's search had spent and seen after each of its trials, in the order in which they ended.
 
     The seconds are those that its epochs took when they were trained, found or not. A trial that failed is charged
@@ -51,6 +49,7 @@ def course(study: Study, method: Method, info: Info) -> Course:
 
     ended = [(trial, study.outcome(trial.job.number)) for trial in study.of_phase("search") if trial.finished]
     ended.sort(key=lambda pair: pair[1].started + pair[1].seconds)
+    method = study.method
     shared = {stage.name for stage in method.stages if stage.shared}
     found = max((sum(r["seconds"] for r in o.history if r["stage"] in shared) for _, o in ended), default=0.0)
     seconds = [found + sum(r["seconds"] for r in o.history if r["stage"] not in shared) for _, o in ended]
@@ -61,7 +60,7 @@ def course(study: Study, method: Method, info: Info) -> Course:
         chosen = trial.status == "done" and trial.val_accuracy is not None
         values.append(float(trial.val_accuracy or 0.0) if chosen else math.nan)
         configs = method.configure(study.plan.task.recipe, trial.job.settings)
-        macs.append(float(sum(stage.macs(configs, info) for stage in method.stages)))
+        macs.append(float(sum(stage.macs(configs, study.info) for stage in method.stages)))
     return Course(tuple(values), tuple(seconds), tuple(macs))
 
 
@@ -89,9 +88,7 @@ def begun(storage: Storage, plan: Plan) -> Study:
     return study
 
 
-def spend(
-    study: Study, budget: Budget, trials: int, method: Method, info: Info, place: Layout, terminal: TextIO
-) -> Course | None:
+def spend(study: Study, budget: Budget, trials: int, place: Layout, terminal: TextIO) -> Course | None:
     """Run a study until its budget is spent or its searcher has no more; None when it was interrupted.
 
     Args:
@@ -110,11 +107,11 @@ def spend(
                 task = dataclasses.replace(study.plan.task, cpus=place.cpus, gpus=place.gpus)
                 study.plan = dataclasses.replace(study.plan, task=task, trials=goal)
                 study.save_plan()
-                run_study(study, method, info, place, terminal)
+                run_study(study, place, terminal)
                 if not study.complete:
                     return None
                 exhausted = complete and len(study.of_phase("search")) == asked
-            done = course(study, method, info)
+            done = course(study)
             more = budget.more(done)
             tried = done.values[asked:]
             futile = bool(tried) and all(value != value for value in tried)  # a round in which nothing was finished
@@ -145,8 +142,6 @@ def run_all(
     names: Sequence[str],
     planned: Callable[[str, int], Plan],
     budget: Budget,
-    method: Method,
-    info: Info,
     folder: str,
 ) -> dict[str, list[Course]] | None:
     """All studies, repeat by repeat, so that what is there when time runs out is paired. None when interrupted."""
@@ -162,7 +157,7 @@ def run_all(
                 else:
                     trials = FIRST
                 study = begun(storage, planned(name, repeat))
-                done = spend(study, budget, trials, method, info, place, terminal)
+                done = spend(study, budget, trials, place, terminal)
                 if done is None:
                     return None
                 courses[name].append(done)

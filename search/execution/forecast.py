@@ -30,7 +30,7 @@ from search.execution.trial import peak_memory
 from search.searchers.grid import grid
 from search.searchers.random import random_point
 from search.study.ledger import Study
-from search.study.records import CONFIRM_SEEDS, Task
+from search.study.records import Task
 
 # Seconds on two cores; see docs/LOG.md.
 RAY = 6.0  # to bring Ray up and down
@@ -209,16 +209,15 @@ def makespan(durations: Sequence[float], workers: int) -> float:
     return max(free)
 
 
-def forecast(study: Study, method: Method, info: Info, place: Layout) -> Forecast:
+def forecast(study: Study, place: Layout) -> Forecast:
     """Look at what is cached, count what is not, and rehearse on this machine how long it takes in such a layout."""
-    plan, task = study.plan, study.plan.task
+    plan, task, method, info = study.plan, study.plan.task, study.method, study.info
     precision, cache = best_runtime(task.precision).precision, StageCache(study.storage)
     configs = method.configure(task.recipe, task.settings)
-    space = {name: method.fields()[name][0] for name in plan.space}
     if plan.searcher == "grid":
-        points = grid(space, plan.searched)
+        points = grid(study.space, plan.searched)
     else:  # which points a searcher will ask for is not known; in the mean they cost what others do
-        points = [random_point(space, task.seed, number) for number in range(plan.searched or 0)]
+        points = [random_point(study.space, task.seed, number) for number in range(plan.searched or 0)]
     variants: list[Mapping[str, Any]] = [{}]
     if plan.controls:
         variants += [change(flatten(configs)) for change in method.controls.values()]
@@ -243,11 +242,9 @@ def forecast(study: Study, method: Method, info: Info, place: Layout) -> Forecas
 
     own = stage_keys(method, configs, info.fingerprint, task.seed, task.seed, precision)
     lacking = unmade(method, own, cache, set())
-    fresh = range(task.seed + 1, task.seed + 1 + plan.seeds)
-    again = range(fresh.stop, fresh.stop + CONFIRM_SEEDS)
     search = [price(point, task.seed) for point in points[len(points) - trials :]]
-    best = [price(point, seed) for seed in again for point in points[: plan.confirm]]
-    last = [price(change, seed) for change in variants for seed in fresh]
+    best = [price(point, seed) for seed in plan.confirm_seeds for point in points[: plan.confirm]]
+    last = [price(change, seed) for change in variants for seed in plan.final_seeds]
     phases = [search, best[len(best) - confirm :], last[len(last) - final :]]
     # The first trial makes what all share, and the others wait for it.
     shared = search[0][1] - min(seconds for _, seconds in search) if search else 0.0
@@ -265,10 +262,10 @@ def forecast(study: Study, method: Method, info: Info, place: Layout) -> Forecas
     )
 
 
-def describe(study: Study, method: Method, info: Info, place: Layout) -> str:
+def describe(study: Study, place: Layout) -> str:
     """A forecast in words."""
-    plan, seen = study.plan, forecast(study, method, info, place)
-    ranges = [f"  {name}: {method.fields()[name][0]}" for name in plan.space]
+    plan, method, info, seen = study.plan, study.method, study.info, forecast(study, place)
+    ranges = [f"  {name}: {domain}" for name, domain in study.space.items()]
     confirm = f"{seen.confirm} runs of the best {plan.confirm} over fresh seeds, " if plan.confirm else ""
     lines = [
         f"{method.name} on {info.name} ({info.train_size} rows), recipe {plan.task.recipe}, searcher {plan.searcher}",

@@ -17,7 +17,7 @@ from typing import Any
 
 from distributed.storage import Storage
 from methods.errors import UsageError
-from methods.method import Method, flatten
+from methods.method import flatten
 from search.study.ledger import Study
 from search.study.records import Outcome, Trial
 
@@ -36,9 +36,9 @@ def check(storage: Storage, name: str) -> None:
         raise UsageError(f"--{name}: {PACKAGES[name]} is not installed; pip install -e '.[track]'")
 
 
-def track(study: Study, method: Method, name: str) -> None:
+def track(study: Study, name: str) -> None:
     """Have "tensorboard" or "mlflow" told of the trials that have ended and of each one that will."""
-    tell = TensorBoard(study, method) if name == "tensorboard" else MLflow(study, method)
+    tell = TensorBoard(study) if name == "tensorboard" else MLflow(study)
     for trial in study.trials:
         if trial.finished:
             tell(trial, study.outcome(trial.job.number))
@@ -49,9 +49,9 @@ def name_of(trial: Trial) -> str:
     return f"{trial.job.control or trial.job.phase}-{trial.job.number}"
 
 
-def settings_of(study: Study, method: Method, trial: Trial) -> dict[str, Any]:
+def settings_of(study: Study, trial: Trial) -> dict[str, Any]:
     """All hyperparameters, and the seed; what is neither number nor truth value as text."""
-    configs = flatten(method.configure(study.plan.task.recipe, trial.job.settings))
+    configs = flatten(study.method.configure(study.plan.task.recipe, trial.job.settings))
     return {k: v if isinstance(v, int | float) else str(v) for k, v in {**configs, "seed": trial.job.seed}.items()}
 
 
@@ -69,8 +69,8 @@ def results(outcome: Outcome) -> dict[str, float]:
 
 
 class TensorBoard:
-    def __init__(self, study: Study, method: Method) -> None:
-        self.study, self.method = study, method
+    def __init__(self, study: Study) -> None:
+        self.study = study
         self.folder = study.storage.local_path(f"{study.folder}/tensorboard")
 
     def __call__(self, trial: Trial, outcome: Outcome) -> None:
@@ -89,7 +89,7 @@ class TensorBoard:
             found = results(outcome)
             for tag, value in found.items():
                 writer.add_scalar(f"trial/{tag}", value)
-            settings = settings_of(self.study, self.method, trial)
+            settings = settings_of(self.study, trial)
             for part in hparams(settings, {f"trial/{tag}": value for tag, value in found.items()}):
                 writer.file_writer.add_summary(part)
         os.replace(aside, run)
@@ -98,12 +98,12 @@ class TensorBoard:
 class MLflow:
     """One experiment of a file store."""
 
-    def __init__(self, study: Study, method: Method) -> None:
+    def __init__(self, study: Study) -> None:
         # MLflow 3 asks for leave: it would rather have a database, which its light package has none for.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         from mlflow import MlflowClient
 
-        self.study, self.method = study, method
+        self.study = study
         self.client = MlflowClient(tracking_uri=study.storage.local_path("mlflow").as_uri())
         name = study.plan.task.study
         experiment = self.client.get_experiment_by_name(name)
@@ -133,7 +133,7 @@ class MLflow:
         ).info.run_id
         metrics = [Metric(tag, value, int(1000 * ended), epoch) for tag, value, epoch in curves(outcome)]
         metrics += [Metric(tag, value, int(1000 * ended), 0) for tag, value in results(outcome).items()]
-        settings = [Param(k, str(v)) for k, v in settings_of(self.study, self.method, trial).items()]
+        settings = [Param(k, str(v)) for k, v in settings_of(self.study, trial).items()]
         # No more at once than its interface takes.
         for start in range(0, len(settings), 100):
             self.client.log_batch(run, params=settings[start : start + 100])

@@ -14,9 +14,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.search import Searcher
 
 from distributed.ray.cluster import Layout, alive, free_orphans, node_lost
-from methods.data.dataset import Info
 from methods.errors import UsageError
-from methods.method import Method
 from search.execution.asha import GracefulStop
 from search.execution.progress import Progress
 from search.execution.trainable import in_process, on_workers
@@ -108,13 +106,13 @@ class Losses(tune.Callback):
             self.looked = time.monotonic()
 
 
-def run_study(study: Study, method: Method, info: Info, layout: Layout, terminal: TextIO) -> None:
+def run_study(study: Study, layout: Layout, terminal: TextIO) -> None:
     """Run a study to its end, or until it is interrupted. What is finished is in its folder and on the leaderboard.
 
     Ray must be up.
     """
     plan, task = study.plan, study.plan.task
-    search = StudySearch(Conductor(study, method, info))
+    search = StudySearch(Conductor(study))
     if layout.workers == 1:
         trainable = tune.with_resources(
             tune.with_parameters(in_process, task=task),
@@ -128,11 +126,13 @@ def run_study(study: Study, method: Method, info: Info, layout: Layout, terminal
         )
     scheduler = None
     if plan.asha:
-        longest = sum(getattr(config, "epochs", 0) for config in method.configure(task.recipe, task.settings).values())
+        longest = sum(
+            getattr(config, "epochs", 0) for config in study.method.configure(task.recipe, task.settings).values()
+        )
         scheduler = GracefulStop(
             study, time_attr="epoch", max_t=max(longest, 2) + 1, grace_period=1, reduction_factor=3
         )
-    later = plan.confirmations + plan.seeds * (1 + plan.controls * len(method.controls))
+    later = plan.confirmations + plan.seeds * (1 + plan.controls * len(study.method.controls))
     progress = Progress(study, terminal, later)
     with tempfile.TemporaryDirectory(prefix="search-") as scratch:
         try:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distributed.storage import Storage
-from methods import get
 from methods.errors import UsageError
-from methods.method import Method, Trained
+from methods.method import Trained
 from methods.space import Choice, Domain
 from search.evidence import importance
 from search.evidence.statistics import Course
@@ -43,24 +42,19 @@ class Evidence:
     """
 
     study: Study
-    method: Method
     outcomes: dict[int, Outcome]
     rows: dict[int, dict[str, Any]]
     fields: dict[str, Domain]
 
     @staticmethod
     def of(study: Study) -> Evidence:
-        task = study.plan.task
-        method = get(task.method)
         outcomes = {t.job.number: study.outcome(t.job.number) for t in study.trials if t.finished}
-        rows = {row["trial"]: row for row in of_study(study.storage, task.study).to_pylist()}
-        known, fields = method.fields(), {}
-        for name in study.plan.space:
-            if name not in known:
-                raise UsageError(f"study {task.study}: {method.name} has no {name} any more; use the study's commit")
-            tried = [t.job.settings[name] for t in study.of_phase("search")]
-            fields[name] = _covering(known[name][0], tried)
-        return Evidence(study, method, outcomes, rows, fields)
+        rows = {row["trial"]: row for row in of_study(study.storage, study.plan.task.study).to_pylist()}
+        searched = study.of_phase("search")
+        fields = {
+            name: _covering(domain, [t.job.settings[name] for t in searched]) for name, domain in study.space.items()
+        }
+        return Evidence(study, outcomes, rows, fields)
 
     @property
     def name(self) -> str:
@@ -68,9 +62,6 @@ class Evidence:
 
     def done(self, phase: str, control: str | None = None) -> list[Trial]:
         return [t for t in self.study.of_phase(phase) if t.status == "done" and t.job.control == control]
-
-    def setting(self, trial: Trial, name: str) -> Any:
-        return trial.job.settings[name]
 
     def tests(self, phase: str, control: str | None = None) -> dict[int, float]:
         """Seed -> test accuracy."""
@@ -105,7 +96,7 @@ def _summary(page: Page, e: Evidence) -> None:
     plan, best = e.study.plan, e.study.best()
     searched = e.study.of_phase("search")
     page.section("Summary")
-    page.say(f"{e.method.paper}.")
+    page.say(f"{e.study.method.paper}.")
     how = {"bo": "Bayesian optimisation", "grid": "a grid", "random": "independent draws"}.get(
         plan.searcher, plan.searcher
     )
@@ -350,8 +341,10 @@ def _paper(page: Page, e: Evidence, draw: bool) -> None:
         page.say(
             f"Tables are of trial {chosen.job.number} (seed {chosen.job.seed}), on test, as noted when it was scored."
         )
-    if not e.method.figures or not draw:
-        page.say("The method's own figures were not asked for." if e.method.figures else "The method has no figures.")
+    if not e.study.method.figures or not draw:
+        page.say(
+            "The method's own figures were not asked for." if e.study.method.figures else "The method has no figures."
+        )
         return
     try:
         figures, turnables = drawn(e.study, chosen)
@@ -399,7 +392,7 @@ def drawn(study: Study, trial: Trial) -> tuple[dict[str, Figure], dict[str, Any]
 
     with stage_running(), matplotlib.rc_context(matplotlib.rcParamsDefault):
         run = rebuilt(study, trial)
-        module = importlib.import_module(get(study.plan.task.method).figures)
+        module = importlib.import_module(study.method.figures)
         turnables = module.turnables(run) if hasattr(module, "turnables") else {}
         return dict(module.figures(run)), dict(turnables)
 
@@ -470,7 +463,7 @@ def _provenance(page: Page, e: Evidence) -> None:
     best, start = e.study.best(), len(page.body)
     if best:
         config = json.loads(e.rows[best.job.number]["config"]) if best.job.number in e.rows else best.job.settings
-        known = e.method.fields()
+        known = e.study.method.fields()
         page.table(
             ("setting", "winner's value", "allowed", "searched"),
             [

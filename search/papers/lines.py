@@ -12,8 +12,7 @@ from typing import Any
 
 from distributed.storage import Storage
 from methods import get
-from methods.data import load
-from methods.data.dataset import DataSpec, Info
+from methods.data.dataset import DataSpec
 from methods.errors import UsageError
 from methods.method import Method
 from methods.published import Cell, PaperTable, Scale
@@ -73,7 +72,7 @@ class Reproduction:
         mine = self.run_of(table, cell)
         return {c.name for t in self.tables for c in t.cells if self.run_of(t, c) == mine}
 
-    def studies(self, storage: Storage, precision: str) -> Iterator[tuple[Study, Info]]:
+    def studies(self, storage: Storage, precision: str) -> Iterator[Study]:
         """Every study, with the trials that it still lacks; nothing is written.
 
         Raises:
@@ -108,7 +107,7 @@ class Reproduction:
                 _check_same(study.plan, plan)
                 study.plan = plan
             self.fill(study)
-            yield study, load(task.data).info
+            yield study
 
     def fill(self, study: Study) -> None:
         """Add the trainings that a study still lacks. A search proposes its own; a winner may lack seeds."""

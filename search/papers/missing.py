@@ -29,20 +29,19 @@ def missing(one: Reproduction, storage: Storage, precision: str, processes: int)
     cache, runtime = StageCache(storage), best_runtime(precision)
     counted: set[str] = set()
     total, speed = 0, 0.0
-    for study, info in one.studies(storage, precision):
-        plan, task = study.plan, study.plan.task
+    for study in one.studies(storage, precision):
+        plan, task, info = study.plan, study.plan.task, study.info
         if reason := left_out(study):
             yield reason
             continue
         trials = [trial.job for trial in study.trials if not trial.finished]
         if plan.searcher != "none" and not study.complete:
-            space = {name: one.method.fields()[name][0] for name in plan.space}
-            number = len(grid(space, None)) if plan.searcher == "grid" else plan.trials or 0
+            number = len(grid(study.space, None)) if plan.searcher == "grid" else plan.trials or 0
             # Which points they will be is not known; new points they are, and cost what any others do.
-            point = [random_point(space, len(counted), n) for n in range(number + 1)]
+            point = [random_point(study.space, len(counted), n) for n in range(number + 1)]
             trials += [Job(n, "search", point[n], task.seed) for n in range(len(study.of_phase("search")), number)]
             if not study.of_phase("final"):
-                trials += [Job(number + n, "final", point[number], task.seed + 1 + n) for n in range(plan.seeds)]
+                trials += [Job(number + n, "final", point[number], seed) for n, seed in enumerate(plan.final_seeds)]
         macs: dict[str, int] = {}
         for job in trials:
             configs = one.method.configure(task.recipe, {**task.settings, **job.settings})

@@ -9,21 +9,20 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from methods.data.dataset import Info
     from search.papers.lines import Reproduction
     from search.study.ledger import Study
     from search.study.records import Outcome, Trial
 from search.execution.processes import Pool
 
 
-def carry_through(one: Reproduction, study: Study, info: Info, pool: Pool) -> None:
+def carry_through(one: Reproduction, study: Study, pool: Pool) -> None:
     """Run what is missing of a study, side by side, one thread each. Finished trials are kept whatever happens then."""
     from search.study.conductor import Conductor, Finished
 
     with study.locked():
         one.fill(study)  # again: taking the lock may have read what another process added
         study.save_plan()
-        conductor = Conductor(study, one.method, info)
+        conductor = Conductor(study)
         running: dict[Future[Outcome], Trial] = {}
         done = False
         while running or not done:

@@ -9,14 +9,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from methods.cost import Cost, count
-from methods.data.dataset import Info
-from methods.method import Method, flatten
+from methods.method import flatten
 from methods.space import Real
 from search.rows.files import write_row
 from search.rows.provenance import provenance
 from search.rows.row import Row
 from search.study.ledger import Study
-from search.study.records import CONFIRM_SEEDS, Job, Outcome, Phase, Trial, failed
+from search.study.records import Job, Outcome, Phase, Trial, failed
 
 RETRIES = 2  # of a trial whose process died
 
@@ -33,10 +32,9 @@ class Conductor:
     leaderboard's row before the ledger says that the trial is finished.
     """
 
-    def __init__(self, study: Study, method: Method, info: Info) -> None:
-        self.study, self.method, self.info = study, method, info
-        plan = study.plan
-        self.inner = self._searcher() if plan.searched != 0 else None
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.inner = self._searcher() if study.plan.searched != 0 else None
         self.waiting = [trial for trial in study.trials if not trial.finished]
         self.exhausted = False
         self.costs: dict[str, Cost] = {}
@@ -45,8 +43,7 @@ class Conductor:
         """The study's searcher as it was left, or another one that is told what the earlier one's trials found."""
         from search.searchers.registry import make_searcher
 
-        plan, asked = self.study.plan, self.study.of_phase("search")
-        space = {name: self.method.fields()[name][0] for name in plan.space}
+        plan, space, asked = self.study.plan, self.study.space, self.study.of_phase("search")
 
         def point(trial: Trial) -> dict[str, Any]:
             return {name: trial.job.settings[name] for name in space}
@@ -99,29 +96,27 @@ class Conductor:
 
     def _queue(self, phase: Phase, settings: dict[str, Any], seed: int, control: str | None = None) -> None:
         settings = {**self.study.plan.task.settings, **settings}
-        trial = Trial(Job(len(self.study.trials), phase, self.method.check(settings), seed, control), time.time())
+        trial = Trial(Job(len(self.study.trials), phase, self.study.method.check(settings), seed, control), time.time())
         self.study.trials.append(trial)
         self.waiting.append(trial)
 
     def _plan_confirm(self) -> bool:
         """Put the best of the search, each over the same fresh seeds, in the queue."""
-        plan, best = self.study.plan, self.study.ranked()[: self.study.plan.confirm]
-        # Not the seeds of the final runs: those are to be fresh too.
-        first = plan.task.seed + 1 + plan.seeds
-        for seed in range(first, first + CONFIRM_SEEDS):
+        plan = self.study.plan
+        best = self.study.ranked()[: plan.confirm]
+        for seed in plan.confirm_seeds:
             for trial in best:
                 self._queue("confirm", dict(trial.job.settings), seed)
         return bool(best)
 
     def _plan_final(self) -> bool:
         """Put the winner and the controls, each over the same fresh seeds, in the queue."""
-        plan, best = self.study.plan, self.study.best()
+        plan, method, best = self.study.plan, self.study.method, self.study.best()
         if best is None or not plan.seeds:
             return False
-        winner = dict(best.job.settings)
-        complete = flatten(self.method.configure(plan.task.recipe, winner))
-        controls = self.method.controls if plan.controls else {}
-        seeds = range(plan.task.seed + 1, plan.task.seed + 1 + plan.seeds)
+        winner, seeds = dict(best.job.settings), plan.final_seeds
+        complete = flatten(method.configure(plan.task.recipe, winner))
+        controls = method.controls if plan.controls else {}
         what = [f"trial {best.job.number}", *(name.replace("_", " ") for name in controls)]
         self.study.note_test("opened", f"{', '.join(what)}; seeds {', '.join(map(str, seeds))}")
         # Seeds side by side: runs of one seed would wait for one another's stages.
@@ -173,8 +168,8 @@ class Conductor:
 
     def row(self, trial: Trial, outcome: Outcome) -> Row:
         """The leaderboard's row of a trial."""
-        plan, job = self.study.plan, trial.job
-        configs = self.method.configure(plan.task.recipe, job.settings)
+        plan, method, info, job = self.study.plan, self.study.method, self.study.info, trial.job
+        configs = method.configure(plan.task.recipe, job.settings)
         cost = self.cost(job.settings)
         started = datetime.fromtimestamp(outcome.started, UTC)
         val = {name.removeprefix("val_"): value for name, value in outcome.val.items()}
@@ -184,10 +179,10 @@ class Conductor:
             trial=job.number,
             phase=job.phase,
             control=job.control,
-            method=self.method.name,
+            method=method.name,
             searcher=plan.searcher,
-            data=self.info.name,
-            data_fingerprint=self.info.fingerprint,
+            data=info.name,
+            data_fingerprint=info.fingerprint,
             data_spec=dataclasses.asdict(plan.task.data),
             recipe=plan.task.recipe,
             seed=job.seed,
@@ -204,7 +199,7 @@ class Conductor:
             reason=outcome.reason,
             epochs=outcome.epochs,
             macs_forward=cost.macs,
-            macs_train=sum(stage.macs(configs, self.info) for stage in self.method.stages),
+            macs_train=sum(stage.macs(configs, info) for stage in method.stages),
             params=cost.params,
             seconds=outcome.seconds,
             queue_seconds=max(0.0, outcome.started - trial.asked),
@@ -222,9 +217,10 @@ class Conductor:
 
     def cost(self, settings: Any) -> Cost:
         """Of one inference by the deployed network. Counted once for all that differ in real-valued settings only."""
-        configs = self.method.configure(self.study.plan.task.recipe, settings)
-        fields = self.method.fields()
+        method, info = self.study.method, self.study.info
+        configs = method.configure(self.study.plan.task.recipe, settings)
+        fields = method.fields()
         shape = json.dumps({k: v for k, v in flatten(configs).items() if not isinstance(fields[k][0], Real)})
         if shape not in self.costs:
-            self.costs[shape] = count(self.method.costs(configs, self.info)["model"], self.info)
+            self.costs[shape] = count(method.costs(configs, info)["model"], info)
         return self.costs[shape]

@@ -21,12 +21,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from statistics import fmean
 from typing import Any, Literal
 
 from distributed.locks import Taken, locked
 from distributed.storage import Storage
+from methods import get
+from methods.data import load
+from methods.data.dataset import Info
 from methods.errors import UsageError
+from methods.method import Method
+from methods.space import Domain
 from search.study.records import Job, Outcome, Plan, Trial
 
 LEDGERS = ("ledger.json", "ledger.previous.json")
@@ -53,6 +59,31 @@ class Study:
     @property
     def folder(self) -> str:
         return f"studies/{self.plan.task.study}"
+
+    @cached_property
+    def method(self) -> Method:
+        """The method that is searched."""
+        return get(self.plan.task.method)
+
+    @cached_property
+    def info(self) -> Info:
+        """Of the data, which is read when this is first asked for."""
+        return load(self.plan.task.data).info
+
+    @cached_property
+    def space(self) -> dict[str, Domain]:
+        """The searched fields with their domains, in order.
+
+        Raises:
+            UsageError: the method has one of them no more.
+        """
+        try:
+            return self.method.space(self.plan.space)
+        except UsageError as error:
+            name = self.plan.task.study
+            raise UsageError(
+                f"study {name}: its search space is of another version ({error}); use its commit"
+            ) from None
 
     @classmethod
     def open(cls, storage: Storage, name: str) -> Study:

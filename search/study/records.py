@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from methods.data.dataset import DataSpec
+from methods.errors import UsageError
 
 Phase = Literal["search", "confirm", "final", "control"]
 
@@ -128,12 +129,40 @@ class Plan:
     @property
     def searched(self) -> int | None:
         """Trials of the budget that propose something new."""
-        return self.trials and self.trials - self.confirmations
+        return None if self.trials is None else self.trials - self.confirmations
 
     @property
     def confirmations(self) -> int:
         """Runs of the best again."""
         return self.confirm * CONFIRM_SEEDS
+
+    @property
+    def final_seeds(self) -> range:
+        """Fresh seeds, of the retrainings of the winner and of each control."""
+        first = self.task.seed + 1
+        return range(first, first + self.seeds)
+
+    @property
+    def confirm_seeds(self) -> range:
+        """Fresh seeds, of the runs of the best again; not those of the final runs, which are to be fresh too."""
+        first = self.task.seed + 1 + self.seeds
+        return range(first, first + CONFIRM_SEEDS)
+
+    def check_confirm(self, begun: int = 0) -> None:
+        """See that running the best again leaves a search.
+
+        Args:
+            begun: trials of the search that were asked for already.
+
+        Raises:
+            UsageError: it takes the whole budget, or what is left of it.
+        """
+        if not self.confirm or self.searched is None or self.searched >= max(begun, 1):
+            return
+        taken = f", and {begun} were asked for already" if begun else ""
+        raise UsageError(
+            f"--confirm {self.confirm}: takes {self.confirmations} of --trials {self.trials}{taken}; give more --trials"
+        )
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Plan:

@@ -6,8 +6,7 @@ import statistics
 from typing import Any
 
 from methods.cost import count
-from methods.data.dataset import Info
-from methods.method import Method, flatten
+from methods.method import flatten
 from search.study.ledger import Study
 from search.study.records import Trial
 
@@ -20,9 +19,9 @@ def summary_of(accuracies: list[float]) -> dict[str, Any] | None:
     return {"mean": statistics.fmean(accuracies), "sd": spread, "n": len(accuracies)}
 
 
-def result(study: Study, method: Method, info: Info, seconds: float) -> dict[str, Any]:
+def result(study: Study, seconds: float) -> dict[str, Any]:
     """The object that `--json` prints; accuracies are shares from 0 to 1, times seconds."""
-    plan, best = study.plan, study.best()
+    plan, method, info, best = study.plan, study.method, study.info, study.best()
 
     def scored(phase: str, control: str | None) -> dict[str, Any] | None:
         done = [t for t in study.of_phase(phase) if t.job.control == control and t.status == "done"]

@@ -20,7 +20,7 @@ from torch import nn
 from distributed.cache import StageCache, decode
 from distributed.storage import Storage
 from methods import get
-from methods.data import Info, load
+from methods.data import Info
 from methods.errors import UsageError
 from methods.method import Configs, State, flatten
 from search.study.ledger import Study
@@ -74,8 +74,7 @@ def trained(study: Study, trial: Trial) -> tuple[Configs, dict[str, State]]:
     Raises:
         UsageError: a state is no longer there.
     """
-    task, cache = study.plan.task, StageCache(study.storage)
-    method = get(task.method)
+    task, method, cache = study.plan.task, study.method, StageCache(study.storage)
     configs = method.configure(task.recipe, {**task.settings, **trial.job.settings})
     states = {}
     for stage, key in study.outcome(trial.job.number).stage_keys.items():
@@ -100,7 +99,7 @@ def save_winner(study: Study) -> str:
     task, trial = study.plan.task, winner(study)
     if trial is None:
         raise UsageError(f"study {task.study}: no trial was finished, so there is no model; go on with --resume")
-    method, info = get(task.method), load(task.data).info
+    method, info = study.method, study.info
     configs, states = trained(study, trial)
     asked = _Asked(states)
     method.model(configs, asked, info)

@@ -188,10 +188,11 @@ def test_what_was_cached_is_charged_all_the_same(storage: Storage) -> None:
         study.save_outcome(number, outcome)
     study.save_plan()
     study.save()
-    run = course(study, TWO, tiny_images().info)
+    study.method, study.info = TWO, tiny_images().info
+    run = course(study)
     assert run.seconds == (23.0,) * 3 and run.macs == (107.0,) * 3
     study.save_outcome(2, Outcome(history=[], seconds=40, started=26, status="failed"))
-    assert course(study, TWO, tiny_images().info).seconds == (23.0, 23.0, 40.0), "out of memory after 40 seconds"
+    assert course(study).seconds == (23.0, 23.0, 40.0), "out of memory after 40 seconds"
     assert run.values[0] == 0.5 and math.isnan(run.values[1]) and run.values[2] == 0.6, "in the order of their ends"
     again = begun(storage, Plan(task, "random", ("head.weight",), None, seeds=0, controls=False))
     assert again.trials == study.trials and again.plan.trials == 3
@@ -204,7 +205,7 @@ def test_a_budget_is_spent_and_not_overdrawn(
 ) -> None:
     runs = []
 
-    def run_study(study: Study, method: Method, *_: object) -> None:
+    def run_study(study: Study, *_: object) -> None:
         """As the driver does, trial by trial, with made-up outcomes."""
         runs.append(study.plan.trials)
         searcher = make_searcher(name, {"head.weight": Real(0.1, 10.0)}, 0, study.plan.trials)
@@ -223,17 +224,23 @@ def test_a_budget_is_spent_and_not_overdrawn(
     monkeypatch.setattr("search.execution.tune.run_study", run_study)
     task = Task("cmp", "two", "quick", DataSpec("digits"), {}, storage.uri, 0)
     plan = Plan(task, name, ("head.weight",), None, seeds=0, controls=False)
-    info, place = tiny_images().info, Layout(1, 1, 0.0, 1)
+    place = Layout(1, 1, 0.0, 1)
+
+    def study() -> Study:
+        one = begun(storage, plan)
+        one.method, one.info = TWO, tiny_images().info
+        return one
+
     first = 5 if name == "grid" or budget.trials < math.inf else 3
-    found = spend(begun(storage, plan), budget, first, TWO, info, place, sys.stderr)
+    found = spend(study(), budget, first, place, sys.stderr)
     assert found is not None and len(found.values) == 5
     assert runs == ([5] if first == 5 else [3, 5])
-    again = spend(begun(storage, plan), budget, first, TWO, info, place, sys.stderr)
+    again = spend(study(), budget, first, place, sys.stderr)
     assert again == found and len(runs) == (1 if first == 5 else 2), "what is done is not run again"
 
 
 def test_a_budget_of_time_ends_where_every_trial_fails(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_study(study: Study, method: Method, *_: object) -> None:
+    def run_study(study: Study, *_: object) -> None:
         while len(study.trials) < (study.plan.trials or 0):
             number = len(study.trials)
             study.trials.append(Trial(Job(number, "search", {"head.weight": 1.0}, 0), 0.0, "failed"))
@@ -243,7 +250,8 @@ def test_a_budget_of_time_ends_where_every_trial_fails(storage: Storage, monkeyp
     monkeypatch.setattr("search.execution.tune.run_study", run_study)
     task = Task("cmp", "two", "quick", DataSpec("digits"), {}, storage.uri, 0)
     study = begun(storage, Plan(task, "random", ("head.weight",), None, seeds=0, controls=False))
-    spend(study, Budget(seconds=3600), 3, TWO, tiny_images().info, Layout(1, 1, 0.0, 1), sys.stderr)
+    study.method, study.info = TWO, tiny_images().info
+    spend(study, Budget(seconds=3600), 3, Layout(1, 1, 0.0, 1), sys.stderr)
     assert len(study.trials) == 3
 
 

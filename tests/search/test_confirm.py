@@ -48,7 +48,9 @@ def test_the_winner_is_chosen_by_its_mean_within_the_budget(
     study.save_plan()
     for number in range(99):
         # A fresh object each time, as after an interruption.
-        conductor = Conductor(Study.open(storage, "s") if number else study, ONE, tiny_images().info)
+        study = Study.open(storage, "s") if number else study
+        study.method, study.info = ONE, tiny_images().info
+        conductor = Conductor(study)
         try:
             trial = conductor.ask()
         except Finished:

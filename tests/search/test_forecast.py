@@ -35,27 +35,25 @@ def study(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 def test_the_runs_that_are_left_and_their_time(study: Study) -> None:
-    method, info = get("fsp"), load(study.plan.task.data).info
+    method, info = study.method, study.info
     configs = method.configure("quick", study.plan.task.settings)
     macs = {stage.name: stage.macs(configs, info) for stage in method.stages}
     once = 1.0 + macs["teacher"] / 1e9
     trial = 2.5 + macs["transfer"] / 2e9 + macs["finetune"] / 4e9
-    seen = forecast(
-        dataclasses.replace(study, plan=dataclasses.replace(study.plan, controls=False)), method, info, ALONE
-    )
+    seen = forecast(dataclasses.replace(study, plan=dataclasses.replace(study.plan, controls=False)), ALONE)
     assert (seen.trials, seen.confirm, seen.final) == (5, 6, 2)
     assert seen.seconds == pytest.approx(RAY + 3 + once + (5 + 6 + 2) * (TRIAL + trial) + PAGE)
     assert seen.macs == macs["teacher"] + 13 * (macs["transfer"] + macs["finetune"])
     # A control that trains as many epochs on labels alone costs what the method says it does.
-    longer = forecast(study, method, info, ALONE)
+    longer = forecast(study, ALONE)
     assert longer.final == 2 * (1 + len(method.controls))
-    words = describe(study, method, info, ALONE)
+    words = describe(study, ALONE)
     assert "5 of the search, 6 runs of the best 2 over fresh seeds, then 6 retrainings" in words
     # What is finished is not run again.
     study.trials = [Trial(Job(n, "search", {}, 0), 0.0, "done", 0.5) for n in range(3)]
-    assert forecast(study, method, info, ALONE).trials == 2
+    assert forecast(study, ALONE).trials == 2
     study.plan = dataclasses.replace(study.plan, searcher="grid", trials=4, confirm=0)
-    assert forecast(study, method, info, ALONE).trials == 1
+    assert forecast(study, ALONE).trials == 1
 
 
 @pytest.mark.parametrize("name", METHODS)

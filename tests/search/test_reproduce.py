@@ -147,7 +147,7 @@ def test_a_killed_process_costs_no_more_than_its_own_training(
 def test_more_seeds_are_trained_of_a_winner_too(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = Reproduction.of("fsp", "small", 2, str(tmp_path))
     storage = Storage(str(tmp_path / "storage"))
-    searched = next(study for study, _ in one.studies(storage, "auto") if study.plan.searcher == "bo")
+    searched = next(study for study in one.studies(storage, "auto") if study.plan.searcher == "bo")
     settings = {"transfer.lr": 0.01, "transfer.weight": 1.0}
     for number, (phase, seed) in enumerate([("search", 0), ("search", 0), ("final", 1), ("final", 2)]):
         searched.trials.append(Trial(Job(number, phase, settings, seed), 0.0, "done", 0.5))  # type: ignore[arg-type]
@@ -156,7 +156,7 @@ def test_more_seeds_are_trained_of_a_winner_too(tiny: None, tmp_path: Path, caps
     assert command(tmp_path, "--seeds", "4", "--dry-run") == 0
     assert "reproduce-fsp-small-searched final: 2 trainings" in capsys.readouterr().out
     more = Reproduction.of("fsp", "small", 4, str(tmp_path))
-    searched = next(study for study, _ in more.studies(storage, "auto") if study.plan.searcher == "bo")
+    searched = next(study for study in more.studies(storage, "auto") if study.plan.searcher == "bo")
     assert [(t.job.phase, t.job.seed, t.job.settings) for t in searched.trials if not t.finished] == [
         ("final", 3, settings),
         ("final", 4, settings),
@@ -165,7 +165,7 @@ def test_more_seeds_are_trained_of_a_winner_too(tiny: None, tmp_path: Path, caps
 
 def test_what_a_storage_does_not_hold_stays_published(tiny: None, tmp_path: Path) -> None:
     for part in ("a", "b"):
-        study = next(iter(Reproduction.of("fsp", "small", None, "").studies(Storage(tmp_path / part), "auto")))[0]
+        study = next(iter(Reproduction.of("fsp", "small", None, "").studies(Storage(tmp_path / part), "auto")))
         name = study.plan.task.study if part == "a" else "reproduce-fsp-small-searched"
         phase, control = ("control", "taught") if part == "a" else ("final", None)
         row = make(study=name, phase=phase, control=control, method="fsp", config={}, test_accuracy=0.5)
@@ -208,7 +208,7 @@ def test_a_study_of_other_settings_is_not_continued(
     tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = Reproduction.of("fsp", "small", None, str(tmp_path))
-    for study, _ in one.studies(Storage(str(tmp_path / "storage")), "auto"):
+    for study in one.studies(Storage(str(tmp_path / "storage")), "auto"):
         study.save_plan()
     larger = Scale("quick", {"main": DataSpec("digits", train_size=70, val_size=40)}, SCALE.settings)
     monkeypatch.setattr(published, "SCALES", {"small": larger})

@@ -48,7 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     task = Task("s", "center_loss", "quick", spec, SMALL, storage.uri, 5, "float32")
     study = Study(storage, Plan(task, "random", ("joint.margin",), 1, seeds=2, controls=False))
     study.save_plan()
-    conductor = Conductor(study, method, load(spec).info)
+    conductor = Conductor(study)
     for _ in range(3):
         asked = conductor.ask()
         assert asked

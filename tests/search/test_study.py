@@ -11,7 +11,6 @@ import pytest
 
 from distributed.storage import Storage
 from helpers.running import TRIVIAL
-from helpers.tiny import tiny_images
 from helpers.trivial import METHOD, accuracy
 from methods.data.dataset import DataSpec
 from methods.errors import UsageError
@@ -21,7 +20,7 @@ from search.study.conductor import Conductor, Finished
 from search.study.ledger import Study
 from search.study.records import Outcome, Plan, Task
 
-SPACE = {name: METHOD.fields()[name][0] for name in ("only.x", "only.y")}
+SPACE = METHOD.space(("only.x", "only.y"))
 
 
 def begin(storage: Storage, searcher: str, trials: int | None, seeds: int = 0) -> Study:
@@ -43,7 +42,7 @@ def resume(storage: Storage, *words: str) -> Study:
 
 def carry_on(study: Study, stop: int = 99) -> Conductor:
     """Run what is left, but leave trial `stop` unfinished."""
-    conductor = Conductor(study, METHOD, tiny_images().info)
+    conductor = Conductor(study)
     while True:
         try:
             trial = conductor.ask()
@@ -137,6 +136,6 @@ def test_what_a_study_fixes_is_not_passed_over(words: list[str], storage: Storag
 
 def test_confirming_stays_within_the_budget(storage: Storage) -> None:
     carry_on(begin(storage, "random", 12), stop=8)
-    with pytest.raises(UsageError, match="takes 6 of the study's 12 trials, and 9 were asked already"):
+    with pytest.raises(UsageError, match="takes 6 of --trials 12, and 9 were asked for already"):
         resume(storage, "--confirm=2")
     assert resume(storage, "--confirm=2", "--trials=+3").plan.searched == 9

@@ -10,7 +10,6 @@ import pytest
 
 from distributed.storage import Storage
 from helpers.made_up import made_up
-from methods import get
 from methods.errors import UsageError
 from search.execution.tracking import check, track
 from search.run import main
@@ -20,14 +19,12 @@ from search.study.ledger import Study
 
 def again(study: Study, name: str) -> Study:
     """The study as a later process sees it, tracked: one more trial ends, and those that ended are there already."""
-    from methods.data import load
-
     later = Study.open(study.storage, study.plan.task.study)
-    track(later, get("fsp"), name)
+    track(later, name)
     trial, outcome = later.trials[0], later.outcome(0)
     other = dataclasses.replace(trial, job=dataclasses.replace(trial.job, number=99))
     later.trials.append(other)
-    Conductor(later, get("fsp"), load(later.plan.task.data).info).settle(other, outcome)
+    Conductor(later).settle(other, outcome)
     return later
 
 
@@ -37,7 +34,7 @@ def test_tensorboard_reads_a_run_for_each_trial(storage: Storage) -> None:
         "tensorboard.backend.event_processing.event_accumulator", reason="the extra `track` is not installed"
     )
     study = made_up(storage, trials=2)
-    track(study, get("fsp"), "tensorboard")
+    track(study, "tensorboard")
     folder = storage.local_path(f"{study.folder}/tensorboard")
     written = {run.name: run.stat().st_mtime_ns for run in folder.iterdir()}
     assert len(written) == len(study.trials) and "student_alone-5" in written
@@ -63,7 +60,7 @@ def test_tensorboard_reads_a_run_for_each_trial(storage: Storage) -> None:
 def test_mlflow_reads_a_run_for_each_trial(storage: Storage) -> None:
     mlflow = pytest.importorskip("mlflow", reason="the extra `track` is not installed")
     study = made_up(storage, trials=2)
-    track(study, get("fsp"), "mlflow")
+    track(study, "mlflow")
     again(study, "mlflow")
     client = mlflow.MlflowClient(tracking_uri=storage.local_path("mlflow").as_uri())
     experiment = client.get_experiment_by_name(study.plan.task.study)

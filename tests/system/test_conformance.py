@@ -25,7 +25,7 @@ from distributed.worker import LocalWorker
 from helpers.tiny import TINY, TINY_SETTINGS
 from methods import METHODS, get
 from methods.cost import count, example
-from methods.data import DataSpec, load, load_test
+from methods.data import DataSpec, load_test
 from methods.errors import TestSplitLocked
 from methods.method import Stage, State, Trained
 from methods.space import Choice
@@ -270,7 +270,7 @@ def test_two_workers_of_ray_train_end_with_the_same_kind_of_row(name: str, tmp_p
     study = Study(storage, Plan(task, "none", (), 0, controls=False))
     study.trials.append(Trial(Job(0, "control", TINY_SETTINGS[name], 1, "alone"), time.time()))
     study.save_plan()
-    run_study(study, get(name), load(spec).info, Layout(workers=2, cpus=1, gpus=0, concurrency=1), io.StringIO())
+    run_study(study, Layout(workers=2, cpus=1, gpus=0, concurrency=1), io.StringIO())
     (row,) = from_table(read(storage))
     assert (row.status, row.workers, len(row.nodes)) == ("done", 2, 2), row.reason
     assert row.epochs > 0 and row.macs_train and row.val_accuracy is not None and row.test_accuracy is not None

@@ -48,7 +48,7 @@ def begin(storage: Storage, searcher: str, trials: int, name: str = "s") -> Stud
 def carry_on(storage: Storage) -> Study:
     """Run what is left of the study without Ray; trials take no time and find what the formula says."""
     study = Study.open(storage, "s")
-    conductor = Conductor(study, METHOD, tiny_images().info)
+    conductor = Conductor(study)
     while True:
         try:
             trial = conductor.ask()
@@ -184,7 +184,7 @@ def test_a_second_driver_is_refused(storage: Storage, capfd: pytest.CaptureFixtu
 def test_a_node_that_is_lost_uses_up_no_retry(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     lost_nodes = [True, True, False, True, True, False, True, False]
     monkeypatch.setattr("search.execution.tune.node_lost", lambda error: lost_nodes.pop(0))
-    search = StudySearch(Conductor(begin(storage, "random", 1), METHOD, tiny_images().info))
+    search = StudySearch(Conductor(begin(storage, "random", 1)))
     deaths = []
     while lost_nodes:
         job = search.suggest("tune's")["job"]
@@ -201,7 +201,7 @@ def test_a_node_that_is_lost_uses_up_no_retry(storage: Storage, monkeypatch: pyt
 def test_a_storage_that_fails_ends_the_search_and_not_the_trial(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = StudySearch(Conductor(begin(storage, "random", 2), METHOD, tiny_images().info))
+    search = StudySearch(Conductor(begin(storage, "random", 2)))
     search.suggest("one's")
     search.suggest("two's")
     with pytest.raises(UsageError, match=r"^full for the trial$"):
@@ -223,7 +223,7 @@ def test_a_search_whose_node_is_gone_ends(
     storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ray mostly ends the search itself. Where it does not, Tune would wait for ever for a place for the next trial."""
-    search = StudySearch(Conductor(begin(storage, "random", 2), METHOD, tiny_images().info))
+    search = StudySearch(Conductor(begin(storage, "random", 2)))
     freed: list[int] = []
     monkeypatch.setattr("search.execution.tune.free_orphans", lambda: freed.append(1))
     monkeypatch.setattr("search.execution.tune.alive", lambda: {"here": {}})
