@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 # Word on the command line -> module that holds its METHOD. Names, not objects: a command's --help imports no torch.
 METHODS = {
-    "fsp": "methods.fsp.stages",
-    "max_entropy": "methods.max_entropy.stages",
-    "label_embedding": "methods.label_embedding.stages",
-    "center_loss": "methods.center_loss.stages",
-    "res_ic": "methods.res_ic.stages",
+    "fsp": "methods.fsp.method",
+    "max_entropy": "methods.max_entropy.method",
+    "label_embedding": "methods.label_embedding.method",
+    "center_loss": "methods.center_loss.method",
+    "res_ic": "methods.res_ic.method",
 }
 
 

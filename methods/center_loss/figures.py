@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from methods import features, pictures
-from methods.center_loss.stages import model
+from methods.center_loss.method import DENSE, activations, model
 from methods.data.dataset import Split
 from methods.method import Table, Trained
 
@@ -18,27 +18,10 @@ if TYPE_CHECKING:
 LAYERS = {  # of fig. 8, shallow to deep
     "first convolution": "layers.conv1",
     "last convolution": "layers.conv5",
-    "first dense layer": "layers.dense",
+    "first dense layer": DENSE,
     "class layer": "head",
 }
 POINTS = 500  # more would only cover each other, and a first layer has 65,536 values for each
-
-
-def activations(trained: Trained, layer: str, x: Tensor) -> Tensor:
-    """What a layer of the trained network puts out for rows `x` as a split holds them, (n, ...) on the CPU."""
-    worker = trained.worker
-    net = worker.place(model(trained.configs, trained.states, worker.data.info)).eval()
-    return worker.predict(features.Activations(net, layer), x)
-
-
-def statistics(trained: Trained) -> dict[str, float]:
-    """Of the first dense layer's output on the split; training rows vote in `knn_accuracy`."""
-    train, split = trained.worker.data.train, trained.split
-    known, known_y = features.thinned(train.x, 5000), features.thinned(train.y, 5000)
-    dense = LAYERS["first dense layer"]
-    return features.statistics(
-        activations(trained, dense, known), known_y, activations(trained, dense, split.x), split.y
-    )
 
 
 def tables(trained: Trained) -> dict[str, Table]:
@@ -84,8 +67,7 @@ def compared(runs: Mapping[str, Trained]) -> dict[str, Figure]:
     """Fig. 9: feature spaces of several trainings, each under its name, side by side, in two and three dimensions."""
     one = next(iter(runs.values()))
     y, classes = features.thinned(one.split.y, POINTS), one.worker.data.info.classes
-    dense = LAYERS["first dense layer"]
-    maps = {name: activations(run, dense, features.thinned(run.split.x, POINTS)) for name, run in runs.items()}
+    maps = {name: activations(run, DENSE, features.thinned(run.split.x, POINTS)) for name, run in runs.items()}
     return {
         f"side_by_side_{d}d": pictures.spaces(
             {name: pictures.embedded(f, d) for name, f in maps.items()}, y, classes, "First dense layer, t-SNE"

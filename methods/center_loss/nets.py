@@ -7,6 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from methods.center_loss.settings import Joint
 from methods.data.dataset import Info
 from methods.errors import UsageError
 from methods.training import Batch
@@ -86,3 +87,22 @@ class Network(nn.Module):
         for layer in self.layers:
             f = dropped(f, layer.p) if isinstance(layer, nn.Dropout) else layer(f)
         return f, self.head(dropped(f, self.drop.p))
+
+
+class Aligned(nn.Module):
+    """The network and its centres (classes, features), which train together; only the network is deployed."""
+
+    centres: Tensor
+
+    def __init__(self, network: Network, learned: bool) -> None:
+        super().__init__()
+        self.network = network
+        zeros = torch.zeros_like(network.head.weight)
+        if learned:
+            self.centres = nn.Parameter(zeros)
+        else:
+            self.register_buffer("centres", zeros)
+
+
+def network(config: Joint, info: Info) -> Network:
+    return Network(info, config.width, config.features, config.batch_norm, config.dropout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from methods.center_loss.stages import METHOD, STEPPED, VARIANTS
+from methods.center_loss.method import METHOD, STEPPED, VARIANTS
 from methods.data.dataset import DataSpec
 from methods.published import Cell, PaperTable, Scale
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from methods.cost import count
+from methods.fsp.method import networks
+from methods.fsp.nets import teacher_net
 from methods.fsp.paper import fsp_loss, fsp_matrix
-from methods.fsp.stages import networks, teacher_net
 from methods.method import Table, Trained
 from methods.nets.cifar import CifarNet, Sectioned
 

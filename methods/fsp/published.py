@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from methods.data.dataset import DataSpec
-from methods.fsp.stages import METHOD, student_alone, student_alone_equal_epochs
+from methods.fsp.method import METHOD, student_alone, student_alone_equal_epochs
 from methods.method import flatten
 from methods.published import Cell, PaperTable, Scale
 

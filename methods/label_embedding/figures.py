@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from methods.label_embedding.method import answers, base_macs, routing
 from methods.label_embedding.paper import (
     CLUSTERINGS,
     average_macs,
@@ -19,7 +20,8 @@ from methods.label_embedding.paper import (
     members,
     own_cluster,
 )
-from methods.label_embedding.stages import RULES, Answers, answers, base_macs, routing
+from methods.label_embedding.settings import RULES
+from methods.label_embedding.stages import Answers
 from methods.method import Table, Trained
 from methods.metrics import accuracy
 

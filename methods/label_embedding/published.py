@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from methods.data.dataset import DataSpec
-from methods.label_embedding.stages import base_longer
+from methods.label_embedding.method import base_longer
 from methods.published import Cell, PaperTable, Scale
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from methods.max_entropy import paper
+from methods.max_entropy.method import final_augmenter, model
 from methods.max_entropy.nets import Augmenter
-from methods.max_entropy.stages import final_augmenter, model
 from methods.method import Table, Trained
 from methods.metrics import accuracy
 

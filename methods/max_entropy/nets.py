@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from methods.data.dataset import Info
 from methods.max_entropy import paper
+from methods.max_entropy.settings import Augment
+from methods.method import State
 from methods.nets.layers import Normalize
+from methods.nets.resnet18 import resnet18
 
-NOISES = ("none", "input", "strength")
+M = TypeVar("M", bound=nn.Module)
 
 DRAWN = 8
 """Size of the noise vector that `input` adds to what the regressor sees."""
+
 
 FARTHEST = 100.0
 """A free entry of theta saturates here, a hundred half sides away from the identity, so that the grid stays finite."""
@@ -110,3 +118,58 @@ def discriminator(mean: Sequence[float], std: Sequence[float], width: int = 32) 
         nn.Linear(4 * width, 1),
         nn.Flatten(0),
     )
+
+
+class Student(nn.Module):
+    """A classifier and its teacher: the moving average of its weights, always in eval mode, never trained.
+
+    One module, so that a checkpoint holds both.
+    """
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.teacher = copy.deepcopy(classifier).eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Student:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Move the teacher a step towards the classifier, batch statistics included."""
+        for own, other in zip(self.teacher.state_dict().values(), self.classifier.state_dict().values(), strict=True):
+            own.lerp_(other, 1 - decay) if own.is_floating_point() else own.copy_(other)
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Running batch statistics inside, and no update of them: what a network sees here is not what it learns from."""
+    mode = net.training
+    net.eval()
+    yield
+    net.train(mode)
+
+
+def classifier_net(spec: Mapping[str, Any], info: Info) -> nn.Module:
+    return resnet18(len(info.classes), info.mean, info.std, **spec)
+
+
+def augmenter_net(config: Augment, info: Info) -> Augmenter:
+    return Augmenter(
+        info.mean,
+        info.std,
+        bound=config.bound if config.affine == "bounded" else None,
+        noise=config.noise,
+        padding=config.padding,
+        probability=config.probability,
+        learn_probability=config.apply == "learned",
+    )
+
+
+def filled(net: M, state: State, name: str) -> M:
+    """`net` with the weights that `state` holds under `name`."""
+    prefix = f"{name}."
+    net.load_state_dict({k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)})
+    return net

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from methods.data.dataset import DataSpec
-from methods.max_entropy.stages import METHOD
+from methods.max_entropy.method import METHOD
 from methods.method import flatten
 from methods.published import Cell, PaperTable, Scale
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from methods.data.dataset import Split
 from methods.method import Table, Trained
 from methods.metrics import macro_f1
+from methods.res_ic.method import chosen, measured, model
 from methods.res_ic.paired import Difference, compare
 from methods.res_ic.paper import BUCKET, length_bucket
 from methods.res_ic.policies import RULES, EarlyExit, Exits, Policy, choose, oracle, sweep
-from methods.res_ic.stages import chosen, measured, model
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

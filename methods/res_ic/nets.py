@@ -11,8 +11,19 @@ time of its one-dimensional ones. All kernels are one character high, so nothing
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, cast
+
 import torch
 from torch import Tensor, nn
+
+from methods.data.dataset import Info
+from methods.errors import UsageError
+from methods.method import State
+
+if TYPE_CHECKING:
+    from methods.res_ic.settings import Backbone
 
 BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # 18 and 34 are Table 2
 STEM = 5  # without padding 132 characters become the 128 positions that section 4.2 gives for the first two exits
@@ -169,3 +180,48 @@ def exit_macs(net: ResIC, length: int) -> list[int]:
     for hook in hooks:
         hook.remove()
     return totals
+
+
+def task_sizes(info: Info) -> list[int]:
+    """Classes of each task."""
+    return [len(names) for _, names in info.tasks]
+
+
+def task_columns(info: Info) -> list[slice]:
+    """Where each task's logits lie among those of all tasks."""
+    return [slice(*ends) for ends in pairwise(accumulate(task_sizes(info), initial=0))]
+
+
+class Networks(nn.ModuleList):
+    """One network for each group of tasks that share their blocks; groups and tasks in order.
+
+    x (b, length) int64 -> logits (b, E, classes of all tasks side by side).
+    """
+
+    def __init__(self, config: Backbone, info: Info) -> None:
+        if info.shape[0] < STEM:
+            raise UsageError(f"max_length {info.shape[0]}: Res-IC's first layer reads {STEM} characters; keep as many")
+        tasks = list(range(len(info.tasks)))
+        self.groups = {"first": [[0]], "separate": [[task] for task in tasks], "joint": [tasks]}[config.tasks]
+        sizes, internal = task_sizes(info), config.weighting != "none"
+        super().__init__(
+            ResIC(len(info.vocabulary), sum(sizes[task] for task in group), config.depth, config.width, internal)
+            for group in self.groups
+        )
+
+    def __iter__(self) -> Iterator[ResIC]:
+        return cast(Iterator[ResIC], super().__iter__())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([net(x) for net in self], 2)
+
+    def macs(self, length: int) -> list[tuple[int, ...]]:
+        """For each task, multiply-adds of one sentence that leaves at each exit."""
+        return [tuple(exit_macs(net, length)) for net, group in zip(self, self.groups, strict=True) for _ in group]
+
+
+def restored(config: Backbone, info: Info, state: State) -> Networks:
+    """The trained networks."""
+    nets = Networks(config, info)
+    nets.load_state_dict({name[4:]: tensor for name, tensor in state.tensors.items() if name.startswith("net.")})
+    return nets.eval()

@@ -13,7 +13,8 @@ from distributed.storage import Storage
 from methods import get
 from methods.data import load
 from methods.data.dataset import DataSpec
-from methods.fsp.stages import networks, teacher_net
+from methods.fsp.method import networks
+from methods.fsp.nets import teacher_net
 from methods.method import State, flatten
 from search.rows.files import write_row
 from search.rows.row import Row

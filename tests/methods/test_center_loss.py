@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from distributed.worker import LocalWorker
 from methods.center_loss import paper
+from methods.center_loss.method import METHOD, VARIANTS
 from methods.center_loss.nets import Network
-from methods.center_loss.stages import METHOD, VARIANTS, Joint, train
+from methods.center_loss.settings import Joint
+from methods.center_loss.stages import train
 from methods.data.dataset import Data, Info, Split
 from methods.errors import UsageError
 from methods.training import Batch

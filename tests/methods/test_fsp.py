@@ -14,8 +14,11 @@ from distributed.worker import LocalWorker
 from helpers.tiny import tiny_images
 from methods.cost import count
 from methods.data.dataset import Info
+from methods.fsp.method import METHOD
+from methods.fsp.nets import Projected
 from methods.fsp.paper import fsp_loss, fsp_matrix, soft_target_loss
-from methods.fsp.stages import METHOD, Finetune, Projected, Teacher, Transfer, finetune, train_teacher, transfer
+from methods.fsp.settings import Finetune, Teacher, Transfer
+from methods.fsp.stages import finetune, train_teacher, transfer
 from methods.nets.cifar import CifarNet, Vgg16
 
 CIFAR = Info("cifar10", "image", tuple("0123456789"), (3, 32, 32), "", 45000, 5000, 10000, (0.5,) * 3, (0.25,) * 3)

@@ -22,7 +22,9 @@ from methods.data.dataset import Data, Info, Split
 from methods.errors import UsageError
 from methods.label_embedding import figures as drawing
 from methods.label_embedding import paper
-from methods.label_embedding.stages import METHOD, Answers, answers, model, networks, sub_classifier
+from methods.label_embedding.method import METHOD, answers, model, networks
+from methods.label_embedding.nets import sub_classifier
+from methods.label_embedding.stages import Answers
 from methods.method import Trained
 from methods.metrics import accuracy
 from methods.nets.wrn import WideResNet

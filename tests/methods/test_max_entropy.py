@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from distributed.worker import LocalWorker
 from methods.data.dataset import Data, Info, Split
 from methods.max_entropy import paper
-from methods.max_entropy.nets import NOISES, Augmenter, discriminator
-from methods.max_entropy.stages import METHOD, Student, adversaries, evaluating
+from methods.max_entropy.method import METHOD
+from methods.max_entropy.nets import Augmenter, Student, discriminator, evaluating
+from methods.max_entropy.settings import NOISES
+from methods.max_entropy.stages import adversaries
 from methods.method import State, Trained, flatten
 from methods.nets.resnet18 import resnet18
 from methods.training import Batch

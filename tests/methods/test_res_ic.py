@@ -18,7 +18,8 @@ from methods.data.dataset import Data, Info, Split
 from methods.errors import UsageError
 from methods.method import State, Trained
 from methods.res_ic import figures
-from methods.res_ic.nets import CBAM, ChannelAttention, ResIC, SpatialAttention, exit_macs
+from methods.res_ic.method import METHOD, measured
+from methods.res_ic.nets import CBAM, ChannelAttention, Networks, ResIC, SpatialAttention, exit_macs
 from methods.res_ic.paired import compare
 from methods.res_ic.paper import (
     class_weights,
@@ -42,7 +43,6 @@ from methods.res_ic.policies import (
     temperatures,
     thresholds,
 )
-from methods.res_ic.stages import METHOD, Networks, measured
 from methods.training import Batch
 
 

@@ -1,0 +1,117 @@
+"""`fsp` as a value: its stages, recipes, controls and costs, and what is made of a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+from methods.cost import count
+from methods.data.dataset import Info
+from methods.fsp.nets import teacher_net
+from methods.fsp.settings import Finetune, Teacher, Transfer
+from methods.fsp.stages import finetune, train_teacher, transfer
+from methods.method import Configs, Method, Recipe, Stage, States
+from methods.nets.cifar import CifarNet
+
+
+def model(configs: Configs, states: States, info: Info) -> nn.Module:
+    """The fine-tuned student; the teacher is not needed any more."""
+    net = CifarNet(info, states["finetune"].spec["depth"])
+    net.load_state_dict(dict(states["finetune"].tensors))
+    return net
+
+
+def networks(configs: Configs, info: Info) -> dict[str, nn.Module]:
+    return {
+        "model": CifarNet(info, configs["transfer"].depth),
+        "teacher": teacher_net(configs["teacher"].arch, info),
+    }
+
+
+@cache
+def macs(arch: str, depth: int, info: Info) -> tuple[int, int]:
+    """Multiply-adds of one image forward through student and teacher; a backward pass costs twice as much again."""
+    return count(CifarNet(info, depth), info).macs, count(teacher_net(arch, info), info).macs
+
+
+def teacher_macs(configs: Configs, info: Info) -> int:
+    _, teacher = macs(configs["teacher"].arch, configs["transfer"].depth, info)
+    return 3 * teacher * info.train_size * configs["teacher"].epochs
+
+
+def transfer_macs(configs: Configs, info: Info) -> int:
+    student, teacher = macs(configs["teacher"].arch, configs["transfer"].depth, info)
+    return (3 * student + teacher) * info.train_size * configs["transfer"].epochs
+
+
+def finetune_macs(configs: Configs, info: Info) -> int:
+    student, teacher = macs(configs["teacher"].arch, configs["transfer"].depth, info)
+    soft = teacher if configs["finetune"].distill else 0
+    return (3 * student + soft) * info.train_size * configs["finetune"].epochs
+
+
+def student_alone(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same fine-tuning without a transfer before it."""
+    return {"transfer.epochs": 0, "finetune.distill": 0.0}
+
+
+def student_alone_equal_epochs(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The transfer's epochs given to the labels instead: the fair comparison."""
+    epochs = settings["transfer.epochs"] + settings["finetune.epochs"]
+    return {"transfer.epochs": 0, "finetune.distill": 0.0, "finetune.epochs": epochs}
+
+
+HE_2016 = {
+    "epochs": 182,
+    "batch_size": 128,
+    "lr": 0.1,
+    "weight_decay": 1e-4,
+    "schedule": "step",
+    "milestones": (91, 137),
+    "factors": (0.1, 0.01),
+    "augment": "crop_flip",
+}
+
+
+METHOD = Method(
+    name="fsp",
+    paper="Kim & Bae 2020, flow-based transfer learning with a heterogeneous teacher (FSP: Yim et al. 2017)",
+    kind="image",
+    stages=(
+        Stage("teacher", Teacher, train_teacher, macs=teacher_macs, shared=True),
+        Stage("transfer", Transfer, transfer, needs=("teacher",), macs=transfer_macs),
+        Stage("finetune", Finetune, finetune, needs=("teacher", "transfer"), macs=finetune_macs),
+    ),
+    recipes={
+        "quick": Recipe(
+            data="digits",
+            settings={
+                "teacher.epochs": 8,
+                "teacher.batch_size": 64,
+                "transfer.epochs": 3,
+                "transfer.batch_size": 64,
+                "finetune.epochs": 6,
+                "finetune.batch_size": 64,
+            },
+        ),
+        # The paper prints no epochs. These are those of He et al. 2016 (64,000 steps of 128 on 45,000 images) for
+        # whatever sees labels, and a third of them for the transfer.
+        "paper": Recipe(
+            data="cifar10",
+            settings={
+                **{f"{stage}.{name}": value for stage in ("teacher", "finetune") for name, value in HE_2016.items()},
+                **{f"transfer.{name}": value for name, value in HE_2016.items() if name != "lr"},
+                "transfer.epochs": 60,
+                "transfer.milestones": (30, 45),
+            },
+        ),
+    },
+    model=model,
+    costs=networks,
+    controls={"student_alone": student_alone, "equal_epochs": student_alone_equal_epochs},
+    figures="methods.fsp.figures",
+    published="methods.fsp.published",
+)

@@ -1,0 +1,38 @@
+"""Teachers, and the student while it learns their flow. The student itself is `methods.nets.cifar.CifarNet`."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from methods.data.dataset import Info
+from methods.fsp.paper import fsp_matrix
+from methods.nets.cifar import CifarNet, Sectioned, Vgg16
+
+
+def teacher_net(arch: str, info: Info) -> Sectioned:
+    """A teacher that is to be trained, or to be filled with its weights."""
+    return Vgg16(info) if arch == "vgg16_bn" else CifarNet(info, 26, shortcut=arch == "resnet26")
+
+
+class Projected(nn.Module):
+    """A student whose maps are brought to the teacher's channels by learned 1x1 convolutions where they differ.
+
+    The projections exist only while the flow is transferred.
+    """
+
+    def __init__(self, student: CifarNet, teacher: Sectioned) -> None:
+        super().__init__()
+        self.student = student
+        # Two of each section, for its first and its last map.
+        self.project = nn.ModuleList(
+            nn.Identity() if own == theirs else nn.Conv2d(own, theirs, 1, bias=False)
+            for mine, other in zip(student.pairs, teacher.pairs, strict=True)
+            for own, theirs in zip(mine, other, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """x (b, c, h, w) -> logits and the three FSP matrices in the teacher's shapes."""
+        logits, maps = self.student.sections(x)
+        first = [project(pair[0]) for project, pair in zip(self.project[::2], maps, strict=True)]
+        last = [project(pair[1]) for project, pair in zip(self.project[1::2], maps, strict=True)]
+        return logits, [fsp_matrix(one, other) for one, other in zip(first, last, strict=True)]

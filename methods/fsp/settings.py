@@ -1,0 +1,32 @@
+"""What can be set: the configuration of each stage of `fsp`, with defaults and ranges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from methods.space import choice, real
+from methods.training import Training
+
+
+@dataclass(frozen=True)
+class Teacher(Training):
+    arch: str = choice(
+        "resnet26", ("resnet26", "vgg26", "vgg16_bn"), help="vgg26: the depth and filters of resnet26, no shortcuts"
+    )
+    augment: str = choice("crop", ("none", "crop", "crop_flip"))
+
+
+@dataclass(frozen=True)
+class Transfer(Training):
+    weight: float = real(1.0, 1e-2, 10.0, log=True, search=True, help="lambda of eq. (1)")
+    lr: float = real(0.05, 1e-3, 0.3, log=True, search=True, help="first learning rate of the transfer")
+    mode: str = choice("two_stage", ("two_stage", "joint"), help="eq. (1) alone, or cross-entropy + eq. (1)")
+    depth: int = choice(14, tuple(range(8, 111, 6)), help="of the student, 6n+2")
+    augment: str = choice("crop", ("none", "crop", "crop_flip"))
+
+
+@dataclass(frozen=True)
+class Finetune(Training):
+    distill: float = real(0.0, 0.0, 1.0, help="share of soft-target distillation in the loss (Hinton et al. 2015)")
+    temperature: float = real(4.0, 1.0, 20.0, help="of the soft targets")
+    augment: str = choice("crop", ("none", "crop", "crop_flip"))
