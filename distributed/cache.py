@@ -1,9 +1,9 @@
 """Stage results by content: what was computed once is found again, by any trial, study or machine.
 
 The key of a result is a hash of everything that it follows from: the stage, its configuration, the keys of the
-stages before it, the data's fingerprint, the seed, the precision and the code that the stage runs. A result is one
-file, written by `torch.save` and read with `weights_only=True`: it is there whole or not at all, and no code comes
-out of it.
+stages before it, the data's fingerprint, the seed, the kind of device, the precision, torch's major and minor version
+and the code that the stage runs. A result is one file, written by `torch.save` and read with `weights_only=True`: it
+is there whole or not at all, and no code comes out of it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import io
 import json
 import logging
 import sys
+import sysconfig
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cache
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -32,37 +34,106 @@ log = logging.getLogger(__name__)
 PACKAGES = ("methods", "distributed")
 # What training runs through whatever the method. The rest follows from a stage's own imports.
 ALWAYS = ("distributed.loop", "distributed.worker", "distributed.norm", "methods.data.augment")
-# These draw what was trained. To change a picture is no reason to train again.
+# Drawing, and the records and ranges that every method is declared with: training computes nothing with these.
+LEFT_OUT = ("methods.method", "methods.space", "methods.errors", "methods.published")
 DRAWING = ("figures", "pictures")
+# A configuration's field: its default, range and help. Its value stands in the key itself.
+DECLARATIONS = ("real", "integer", "choice", "numbers")
 
 
 @cache
 def code_digest(module: str) -> str:
-    """Hash of a module's source and of all project modules that it imports, comments and layout left out.
+    """Hash of a module's code and of all code of its own that it imports, as `Code` leaves it.
 
-    A method from outside the project brings its own package along.
+    Followed are imports from this project, from the module's own package, and from modules that lie beside that package
+    (unless it is installed among everybody else's). Imports for annotations alone are not.
     """
-    packages = {*PACKAGES, module.partition(".")[0]}
     seen: dict[str, str] = {}
     waiting = [module, *ALWAYS]
     while waiting:
         name = waiting.pop()
-        if name in seen or name.rsplit(".", 1)[-1] in DRAWING:
+        if name in seen or name in LEFT_OUT or name.rsplit(".", 1)[-1] in DRAWING:
             continue
         source = _source(name)
         if source is None:
             continue
-        tree = ast.parse(source)
+        tree = Code().visit(ast.parse(source))
         seen[name] = ast.dump(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names if alias.name.partition(".")[0] in packages]
+                waiting += [alias.name for alias in node.names if _own(alias.name, module)]
             elif isinstance(node, ast.ImportFrom):
                 base = "." * node.level + (node.module or "")
                 base = importlib.util.resolve_name(base, _package(name)) if node.level else base
-                if base.partition(".")[0] in packages:
+                if _own(base, module):
                     waiting += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     return hashlib.sha256(json.dumps(sorted(seen.items())).encode()).hexdigest()
+
+
+class Code(ast.NodeTransformer):
+    """Leaves of a module what it computes: no docstrings, annotations, imports for annotations, declared ranges.
+
+    Comments and layout are gone before, in parsing.
+    """
+
+    def visit_Expr(self, node: ast.Expr) -> Any:
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if text else self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: Any) -> Any:
+        node.returns = None
+        return self.generic_visit(node)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
+        node.annotation = ast.Constant(None)  # the name stays: it may be a dataclass's field
+        return self.generic_visit(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> Any:
+        for field in node.body:
+            if isinstance(field, ast.AnnAssign) and isinstance(call := field.value, ast.Call):
+                declared = isinstance(call.func, ast.Name) and call.func.id in DECLARATIONS
+                field.value = None if declared else call
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> Any:
+        typing = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return None if typing and not node.orelse else self.generic_visit(node)
+
+
+def _own(name: str, module: str) -> bool:
+    """Whether code of this name belongs to what `module` runs: the project's, its own package's, or beside that."""
+    top, home = name.partition(".")[0], module.partition(".")[0]
+    if top in (*PACKAGES, home):
+        return True
+    folder = _folder(home)
+    return folder is not None and folder not in _installed() and _folder(top) == folder
+
+
+@cache
+def _folder(top: str) -> Path | None:
+    """Where a top-level module or package lies; None for what is built in or missing."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None or not spec.has_location:
+        return None
+    file = Path(spec.origin).resolve()
+    return file.parent.parent if spec.submodule_search_locations else file.parent
+
+
+@cache
+def _installed() -> frozenset[Path]:
+    """The folders of the standard library and of installed packages."""
+    return frozenset(
+        Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")
+    )
 
 
 def _package(name: str) -> str:
@@ -74,13 +145,10 @@ def _package(name: str) -> str:
 
 def _source(name: str) -> str | None:
     """Source of a module by its name, or None where there is no such module. Imports no more than its parents."""
-    if name == "__main__" or ("." not in name and name not in PACKAGES):
-        spec = getattr(sys.modules.get(name), "__spec__", None)
-    else:
-        try:
-            spec = importlib.util.find_spec(name)
-        except ModuleNotFoundError:  # `from methods.cost import count` also names methods.cost.count
-            return None
+    try:
+        spec = sys.modules[name].__spec__ if name == "__main__" else importlib.util.find_spec(name)
+    except (ModuleNotFoundError, ValueError):  # `from methods.cost import count` also names methods.cost.count
+        return None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     with open(spec.origin, encoding="utf-8") as file:
@@ -94,6 +162,7 @@ def stage_key(
     upstream: Mapping[str, str],
     data: str,
     seed: int,
+    device: str,
     precision: str,
 ) -> str:
     """The name of a stage's result, 20 hex digits; equal exactly when everything that it follows from is."""
@@ -104,7 +173,9 @@ def stage_key(
         "upstream": dict(upstream),
         "data": data,
         "seed": seed,
+        "device": device,
         "precision": precision,
+        "torch": torch.__version__.split(".")[:2],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 

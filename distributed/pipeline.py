@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from distributed.cache import StageCache, decode, encode, stage_key
 from distributed.loop import seed_of
-from distributed.worker import LocalWorker
+from distributed.worker import LocalWorker, Runtime
 from methods.data import stage_running
 from methods.method import Configs, Method, Stage, State
 
@@ -39,7 +39,7 @@ class Run:
 
 
 def stage_keys(
-    method: Method, configs: Configs, fingerprint: str, seed: int, shared_seed: int, precision: str
+    method: Method, configs: Configs, fingerprint: str, seed: int, shared_seed: int, runtime: Runtime
 ) -> dict[str, str]:
     """The cache keys of all stages, by name; they need nothing to have run."""
     keys: dict[str, str] = {}
@@ -51,7 +51,8 @@ def stage_keys(
             {name: keys[name] for name in stage.needs},
             fingerprint,
             shared_seed if stage.shared else seed,
-            precision,
+            runtime.device,
+            runtime.precision,
         )
     return keys
 
@@ -94,9 +95,7 @@ def run_stages(
         FloatingPointError: a training diverged; the message begins with its stage.
     """
     run = Run()
-    run.keys = stage_keys(
-        method, configs, worker.data.info.fingerprint, worker.seed, shared_seed, worker.runtime.precision
-    )
+    run.keys = stage_keys(method, configs, worker.data.info.fingerprint, worker.seed, shared_seed, worker.runtime)
     for stage in method.stages:
         started = time.monotonic()
         name, key, seed = (

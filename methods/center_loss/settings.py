@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from methods.center_loss.paper import TERMS
 from methods.space import choice, integer, numbers, real
-from methods.training import Training
+from methods.training import OPTIMIZERS, SCHEDULES, Training
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Joint(Training):
     dropout: float = real(0.25, 0.0, 0.9)
     patience: int = integer(100, 1, 2000, help="stop after so many epochs without a better validation accuracy")
     epochs: int = integer(150, 0, 2000, help="passes over the training split at most")
-    optimizer: str = choice("adam", ("sgd", "adam", "adamw", "rmsprop"))
+    optimizer: str = choice("adam", OPTIMIZERS)
     weight_decay: float = real(0.0, 0.0, 0.1)
-    schedule: str = choice("step", ("constant", "cosine", "step"), help="of the learning rate, per step")
+    schedule: str = choice("step", SCHEDULES, help="of the learning rate, per step")
     milestones: tuple[float, ...] = numbers((10, 20, 30), 0, 2000, help="epochs at which `step` changes the rate")
     factors: tuple[float, ...] = numbers((0.5, 0.1, 0.05), 0, 1, help="the rate from each milestone on, as a share")

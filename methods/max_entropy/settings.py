@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from methods.max_entropy import paper
 from methods.nets.resnet18 import STEMS
 from methods.space import choice, integer, real
-from methods.training import Training
+from methods.training import OPTIMIZERS, SCHEDULES, Training
 
 NOISES = ("none", "input", "strength")
 
@@ -36,10 +36,10 @@ class Augment(Training):
     padding: str = choice("reflection", paper.PADDINGS, help="outside of the image; zeros tell a discriminator the map")
     discriminator_lr: float = real(1e-4, 1e-6, 1.0, log=True, help="of plain sgd")
     epochs: int = integer(5, 0, 2000)
-    optimizer: str = choice("adam", ("sgd", "adam", "adamw", "rmsprop"))
+    optimizer: str = choice("adam", OPTIMIZERS)
     lr: float = real(1e-3, 1e-5, 1e-1, log=True, search=True, help="of the augmenter")
     weight_decay: float = real(0.0, 0.0, 0.1)
-    schedule: str = choice("constant", ("constant", "cosine", "step"))
+    schedule: str = choice("constant", SCHEDULES)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from methods.res_ic.nets import BLOCKS
 from methods.res_ic.paper import BALANCES, WEIGHTINGS
 from methods.res_ic.policies import GOALS, RULES
 from methods.space import choice, integer, real
-from methods.training import Training
+from methods.training import OPTIMIZERS, Training
 
 
 @dataclass(frozen=True)
 class Backbone(Training):
-    optimizer: str = choice("adamw", ("sgd", "adam", "adamw", "rmsprop"))
+    optimizer: str = choice("adamw", OPTIMIZERS)
     lr: float = real(1e-3, 1e-4, 1e-1, log=True, search=True, help="first learning rate")
     weight_decay: float = real(1e-2, 0.0, 0.1)
     warmup: float = real(0.5, 0.0, 100.0, help="epochs of linear warm-up")

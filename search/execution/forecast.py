@@ -212,7 +212,7 @@ def makespan(durations: Sequence[float], workers: int) -> float:
 def forecast(study: Study, place: Layout) -> Forecast:
     """Look at what is cached, count what is not, and rehearse on this machine how long it takes in such a layout."""
     plan, task, method, info = study.plan, study.plan.task, study.method, study.info
-    precision, cache = best_runtime(task.precision).precision, StageCache(study.storage)
+    runtime, cache = best_runtime(task.precision), StageCache(study.storage)
     configs = method.configure(task.recipe, task.settings)
     if plan.searcher == "grid":
         points = grid(study.space, plan.searched)
@@ -232,7 +232,7 @@ def forecast(study: Study, place: Layout) -> Forecast:
     def price(settings: Mapping[str, Any], seed: int) -> tuple[int, float]:
         """Multiply-adds and seconds of a run's stages that neither the cache nor an earlier run has."""
         changed = method.configure(task.recipe, {**task.settings, **settings})
-        keys = stage_keys(method, changed, info.fingerprint, seed, task.seed, precision)
+        keys = stage_keys(method, changed, info.fingerprint, seed, task.seed, runtime)
         macs, seconds = 0, TRIAL + TRAIN * (task.workers > 1)
         for stage in unmade(method, keys, cache, made):
             speed, work = found.stages[stage.name], stage.macs(changed, info)
@@ -240,7 +240,7 @@ def forecast(study: Study, place: Layout) -> Forecast:
             seconds += (speed.fixed + work * speed.pace) / task.workers
         return macs, seconds
 
-    own = stage_keys(method, configs, info.fingerprint, task.seed, task.seed, precision)
+    own = stage_keys(method, configs, info.fingerprint, task.seed, task.seed, runtime)
     lacking = unmade(method, own, cache, set())
     search = [price(point, task.seed) for point in points[len(points) - trials :]]
     best = [price(point, seed) for seed in plan.confirm_seeds for point in points[: plan.confirm]]

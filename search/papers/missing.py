@@ -45,7 +45,7 @@ def missing(one: Reproduction, storage: Storage, precision: str, processes: int)
         macs: dict[str, int] = {}
         for job in trials:
             configs = one.method.configure(task.recipe, {**task.settings, **job.settings})
-            keys = stage_keys(one.method, configs, info.fingerprint, job.seed, task.seed, runtime.precision)
+            keys = stage_keys(one.method, configs, info.fingerprint, job.seed, task.seed, runtime)
             speed = speed or probe(one.method, configs, info, runtime, task.cpus)
             name = job.control or job.phase
             macs.setdefault(name, 0)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from distributed import cache as cache_module
 from distributed.cache import StageCache, code_digest, decode, encode, stage_key
 from distributed.pipeline import run_stages
 from distributed.storage import Storage
@@ -27,6 +30,7 @@ KEY: dict[str, Any] = {
     "upstream": {"before": "abc"},
     "data": "fingerprint",
     "seed": 0,
+    "device": "cpu",
     "precision": "float32",
 }
 
@@ -34,38 +38,145 @@ KEY: dict[str, Any] = {
 @pytest.mark.parametrize(
     "change",
     [{"stage": "fsp.transfer"}, {"module": "methods.nets.cifar"}, {"config": {"lr": 0.2}},
-     {"upstream": {"before": "abd"}}, {"data": "other"}, {"seed": 1}, {"precision": "bfloat16"}],
+     {"upstream": {"before": "abd"}}, {"data": "other"}, {"seed": 1}, {"device": "cuda"}, {"precision": "bfloat16"}],
 )  # fmt: skip
 def test_a_key_changes_with_everything_that_a_result_follows_from(change: dict[str, Any]) -> None:
     assert stage_key(**KEY) == stage_key(**KEY) != stage_key(**{**KEY, **change})
 
 
-@pytest.mark.parametrize("stages", ["from made_up_method.helper import f\n", "from .helper import f\n"])
-def test_a_key_follows_the_code_but_not_its_comments(
-    stages: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a method from outside the project, too."""
-    package = tmp_path / "made_up_method"
-    package.mkdir()
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (package / "__init__.py").write_text("")
-    (package / "figures.py").write_text("colour = 1\n")
+def test_a_key_changes_with_torch_but_not_with_its_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = []
+    for version in ("2.14.0+cpu", "2.14.1", "2.15.0"):
+        monkeypatch.setattr(torch, "__version__", version)
+        keys.append(stage_key(**KEY))
+    assert keys[0] == keys[1] != keys[2]
 
-    def digest(helper: str, figures: str = "colour = 1\n") -> str:
-        (package / "helper.py").write_text(helper)
-        (package / "stages.py").write_text(stages + "from made_up_method import figures\n")
-        (package / "figures.py").write_text(figures)
+
+class Tree:
+    """Modules on disk, which are read and not imported; `edit` changes one and gives the digest."""
+
+    def __init__(self, folder: Path, module: str, files: dict[str, str]) -> None:
+        self.folder, self.module = folder, module
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+
+    def edit(self, name: str | None = None, old: str = "", new: str = "") -> str:
+        if name:
+            text = (self.folder / name).read_text()
+            assert old in text
+            (self.folder / name).write_text(text.replace(old, new, 1))
         importlib.invalidate_caches()
-        code_digest.cache_clear()
-        return code_digest("made_up_method.stages")
+        for remembered in (code_digest, cache_module._folder):
+            remembered.cache_clear()
+        return code_digest(self.module)
 
-    first = digest("def f(): return 1\n")
-    assert digest("# a word\ndef f():\n    return 1\n") == first
-    assert digest("def f(): return 1\n", figures="colour = 2\n") == first
-    assert digest("def f(): return 2\n") != first
-    for name in [name for name in sys.modules if name.startswith("made_up_method")]:
+
+@pytest.fixture
+def forget() -> Iterator[None]:
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
         del sys.modules[name]
     code_digest.cache_clear()
+    cache_module._folder.cache_clear()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
+    """A copy of this project's methods and training, read in place of the real ones."""
+    root = Path(cache_module.__file__).parents[1]
+    for package in ("methods", "distributed"):
+        shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def source(name: str) -> str | None:
+        path = tmp_path.joinpath(*name.split("."))
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        return file.read_text() if file.exists() else None
+
+    monkeypatch.setattr(cache_module, "_source", source)
+    return Tree(tmp_path, "methods.fsp.stages", {})
+
+
+REMAKES_NOTHING = {
+    "a recipe": ("methods/fsp/method.py", '"teacher.epochs": 8', '"teacher.epochs": 9'),
+    "a control": ("methods/fsp/method.py", '"finetune.distill": 0.0', '"finetune.distill": 0.1'),
+    "a MAC count": ("methods/cost.py", '"einsum"', '"einsum", "dot"'),
+    "a MAC count of a method": ("methods/fsp/method.py", "(3 * student + teacher)", "(4 * student + teacher)"),
+    "a figure": ("methods/fsp/figures.py", "(9, 6)", "(9, 5)"),
+    "a table of the paper": ("methods/fsp/published.py", "90.32", "90.33"),
+    "a docstring": ("methods/fsp/stages.py", "Stage 0: the teacher", "Stage 0: a teacher"),
+    "a comment": ("methods/fsp/stages.py", "# Until", "# Before"),
+    "an annotation": ("methods/fsp/stages.py", "dict[str, Tensor]", "Mapping[str, Tensor]"),
+    "a default": ("methods/fsp/settings.py", "real(1.0, 1e-2, 10.0", "real(2.0, 1e-2, 20.0"),
+    "a field's help": ("methods/fsp/settings.py", "of the student, 6n+2", "of the student"),
+    "another method's loss": ("methods/center_loss/paper.py", "delta: float = 1e-3", "delta: float = 1.0"),
+    "how a search reads a range": ("methods/space.py", "not math.isfinite(value)", "math.isnan(value)"),
+}
+
+
+@pytest.mark.parametrize("what", list(REMAKES_NOTHING))
+def test_a_stage_is_not_made_again_for(what: str, checkout: Tree) -> None:
+    assert checkout.edit(*REMAKES_NOTHING[what]) == checkout_digest(checkout, REMAKES_NOTHING[what])
+
+
+REMAKES = {
+    "a loss": ("methods/fsp/paper.py", "total + F.mse_loss(s, t)", "total + F.l1_loss(s, t)"),
+    "a stage": ("methods/fsp/stages.py", "config.weight * flow", "2 * config.weight * flow"),
+    "a network": ("methods/nets/cifar.py", "bias=False", "bias=True"),
+    "a network of the method": ("methods/fsp/nets.py", "1, bias=False", "1, bias=True"),
+    "the loop": ("distributed/loop.py", "alpha=0.9", "alpha=0.8"),
+    "a schedule": ("methods/training.py", "self.lr * 0.5 *", "self.lr * 0.4 *"),
+    "an augmentation": ("methods/data/augment.py", "def ", "import math\n\n\ndef "),
+}
+
+
+@pytest.mark.parametrize("what", list(REMAKES))
+def test_a_stage_is_made_again_for(what: str, checkout: Tree) -> None:
+    assert checkout.edit(*REMAKES[what]) != checkout_digest(checkout, REMAKES[what])
+
+
+def checkout_digest(tree: Tree, edited: tuple[str, str, str]) -> str:
+    """The digest before the edit."""
+    name, old, new = edited
+    return tree.edit(name, new, old)
+
+
+@pytest.mark.usefixtures("forget")
+@pytest.mark.parametrize("line", ["from made_up_method.helper import f\n", "from .helper import f\n"])
+def test_a_method_outside_the_project_brings_its_package(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    files = {"__init__.py": "", "figures.py": "colour = 1\n", "helper.py": "def f(): return 1\n"}
+    files["stages.py"] = line + "from made_up_method import figures\n"
+    tree = Tree(tmp_path, "made_up_method.stages", {f"made_up_method/{name}": text for name, text in files.items()})
+    first = tree.edit()
+    assert tree.edit("made_up_method/helper.py", "def f()", "# a word\ndef f()") == first
+    assert tree.edit("made_up_method/figures.py", "1", "2") == first
+    assert tree.edit("made_up_method/helper.py", "return 1", "return 2") != first
+
+
+@pytest.mark.usefixtures("forget")
+def test_a_method_outside_the_project_brings_the_modules_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    files = {
+        "my_method.py": "import torch\nimport my_losses\nfrom my_parts import nets\n",
+        "my_losses.py": "import json\nfrom my_numbers import SCALE\n",
+        "my_numbers.py": "SCALE = 1\n",
+        "my_parts/__init__.py": "",
+        "my_parts/nets.py": "WIDTH = 1\n",
+        "beside.py": "UNUSED = 1\n",
+    }
+    tree = Tree(tmp_path, "my_method", files)
+    digests = [tree.edit()]
+    for file in ("my_method.py", "my_losses.py", "my_numbers.py", "my_parts/nets.py"):
+        (tmp_path / file).write_text((tmp_path / file).read_text() + "MORE = 1\n")
+        digests.append(tree.edit())
+    assert len(set(digests)) == 5
+    assert tree.edit("beside.py", "1", "2") == digests[-1], "nobody imports it"
 
 
 def test_a_state_survives_its_file() -> None:
