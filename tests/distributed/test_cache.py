@@ -125,7 +125,8 @@ REMAKES = {
     "a stage": ("methods/fsp/stages.py", "config.weight * flow", "2 * config.weight * flow"),
     "a network": ("methods/nets/cifar.py", "bias=False", "bias=True"),
     "a network of the method": ("methods/fsp/nets.py", "1, bias=False", "1, bias=True"),
-    "the loop": ("distributed/loop.py", "alpha=0.9", "alpha=0.8"),
+    "the loop": ("distributed/loop.py", "optimizer.step()", "optimizer.step(), optimizer.step()"),
+    "an optimiser": ("distributed/optimizers.py", "alpha=0.9", "alpha=0.8"),
     "a schedule": ("methods/training.py", "self.lr * 0.5 *", "self.lr * 0.4 *"),
     "an augmentation": ("methods/data/augment.py", "def ", "import math\n\n\ndef "),
 }
