@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import torch
+import numpy as np
+from scipy.stats import binomtest
 from torch import Tensor
 
 
@@ -31,14 +31,9 @@ def compare(first: Tensor, second: Tensor, *, seed: int = 0, draws: int = 10_000
     Only the rows where one is right and the other wrong matter: b and c of them. McNemar's test asks whether b of b + c
     is a fair coin (exact binomial). The bootstrap of the rows needs their counts only, which are multinomial.
     """
-    import numpy as np
-
     n = len(first)
     b, c = int((first & ~second).sum()), int((second & ~first).sum())
     drawn = np.random.default_rng(seed).multinomial(n, [b / n, c / n, 1 - (b + c) / n], size=draws)
     low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, [0.025, 0.975])
-    # P(at most min(b, c) heads in b + c tosses), doubled.
-    toss, k = torch.tensor(float(b + c), dtype=torch.float64), torch.arange(min(b, c) + 1, dtype=torch.float64)
-    log_p = torch.lgamma(toss + 1) - torch.lgamma(k + 1) - torch.lgamma(toss - k + 1) - toss * math.log(2)
-    p = min(1.0, 2 * float(log_p.exp().sum()))
+    p = float(binomtest(b, b + c).pvalue) if b + c else 1.0
     return Difference((b - c) / n, float(low), float(high), p)

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from search.evidence.words import points, span
+
 Array = NDArray[np.floating[Any]]
 
 
@@ -53,6 +55,62 @@ class Course:
         fits = (np.cumsum(self.seconds) <= seconds) & (np.cumsum(self.macs) <= macs)
         count = int(fits.sum())
         return Course(self.values[:count], self.seconds[:count], self.macs[:count])
+
+
+CONFIDENCE = 0.95
+
+
+def student(
+    values: Sequence[float], lowest: float = -math.inf, highest: float = math.inf
+) -> tuple[float, float] | None:
+    """Student's 95% interval of the mean; None where there is none: of one value, or of equal ones.
+
+    Args:
+        lowest, highest: where the quantity ends whatever Student says; 0 and 1 for a mean accuracy.
+    """
+    if len(values) < 2 or (error := float(stats.sem(values))) == 0:
+        return None
+    low, high = stats.t.interval(CONFIDENCE, len(values) - 1, float(np.mean(values)), error)
+    return max(float(low), lowest), min(float(high), highest)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One set of scores minus another, over the seeds that both have.
+
+    Attributes:
+        n: seeds.
+        mean: of the differences, as a share.
+        interval: Student's 95% interval of that mean, None where there is none.
+        p: of the paired t test, two-sided; None likewise.
+    """
+
+    n: int
+    mean: float
+    interval: tuple[float, float] | None
+    p: float | None
+
+    @staticmethod
+    def of(scores: Mapping[int, float], others: Mapping[int, float]) -> Paired | None:
+        """seed -> accuracy of both; None where they have no seed in common."""
+        seeds = sorted(scores.keys() & others.keys())
+        if not seeds:
+            return None
+        differences = [scores[seed] - others[seed] for seed in seeds]
+        interval = student(differences)
+        p = float(stats.ttest_1samp(differences, 0.0).pvalue) if interval else None
+        return Paired(len(seeds), float(np.mean(differences)), interval, p)
+
+    def sentence(self, name: str, other: str) -> str:
+        """What the difference shows, in one sentence."""
+        over = f"{self.n} {'seed' if self.n == 1 else 'seeds'}"
+        if self.interval is None:
+            why = "one seed shows no difference" if self.n == 1 else f"the same on all {over}, so there is no interval"
+            return f"{name} minus {other}: {points(self.mean)} points; {why}."
+        found = f"{points(self.mean)} points, 95% interval {span(self.interval, signed=True)}, {over}"
+        if self.interval[0] <= 0 <= self.interval[1]:
+            return f"No difference between {name} and {other} is shown ({found})."
+        return f"{name[0].upper()}{name[1:]} is {'better' if self.mean > 0 else 'worse'} than {other} ({found})."
 
 
 def paired_test(differences: Array, resamples: int = RESAMPLES) -> Array:
@@ -167,15 +225,33 @@ def analyse(courses: Mapping[str, Sequence[Course]], unit: str = "accuracy") -> 
         name: np.array([run.best[-1] if len(run.values) and run.best[-1] == run.best[-1] else worst for run in runs])
         for name, runs in courses.items()
     }
-    top = np.max(list(final.values()), axis=0)
     reference = "grid" if "grid" in names else names[0]
+    pairs = _pairs(final) if repeats > 1 else []
+    count = max(1, len(pairs))
+    found: dict[str, Any] = {
+        "repeats": repeats,
+        "reference": reference,
+        "searchers": _searchers(courses, final, reference),
+        "pairs": pairs,
+        "power": power(repeats, count) if repeats > 1 else 0.0,
+        "repeats_needed": repeats_needed(count),
+        "noise_sd": float(np.sqrt(np.mean([values.var(ddof=1) for values in final.values()]))) if repeats > 1 else None,
+    }
+    return {**found, "verdict": verdict(found, unit)}
+
+
+def _searchers(
+    courses: Mapping[str, Sequence[Course]], final: Mapping[str, Array], reference: str
+) -> dict[str, dict[str, Any]]:
+    """What each searcher reached, and when it was as good as the reference's end."""
+    top = np.max(list(final.values()), axis=0)
     searchers = {}
     for name, runs in courses.items():
         reached = [_reached(run, float(target)) for run, target in zip(runs, final[reference], strict=True)]
         searchers[name] = {
             "final": final[name].tolist(),
             "mean": float(final[name].mean()),
-            "sd": float(final[name].std(ddof=1)) if repeats > 1 else None,
+            "sd": float(final[name].std(ddof=1)) if len(runs) > 1 else None,
             "regret": (top - final[name]).tolist(),
             "trials": [len(run.values) for run in runs],
             "to_reference": {
@@ -184,37 +260,33 @@ def analyse(courses: Mapping[str, Sequence[Course]], unit: str = "accuracy") -> 
                 "macs": [at and at[2] for at in reached],
             },
         }
-    pairs: list[dict[str, Any]] = []
-    combinations = list(itertools.combinations(names, 2))
-    if repeats > 1 and combinations:
-        differences = np.array([final[a] - final[b] for a, b in combinations])
-        p = np.array([float(paired_test(row)) for row in differences])
-        for (a, b), row, raw, adjusted in zip(combinations, differences, p, holm(p), strict=True):
-            low, high = interval([row])
-            pairs.append(
-                {
-                    "a": a,
-                    "b": b,
-                    "difference": float(interquartile_mean(row)),
-                    "mean": float(row.mean()),
-                    "low": low,
-                    "high": high,
-                    "p": float(raw),
-                    "p_holm": float(adjusted),
-                    "shown": bool(adjusted <= ALPHA),
-                }
-            )
-    count = max(1, len(pairs))
-    found: dict[str, Any] = {
-        "repeats": repeats,
-        "reference": reference,
-        "searchers": searchers,
-        "pairs": pairs,
-        "power": power(repeats, count) if repeats > 1 else 0.0,
-        "repeats_needed": repeats_needed(count),
-        "noise_sd": float(np.sqrt(np.mean([values.var(ddof=1) for values in final.values()]))) if repeats > 1 else None,
-    }
-    return {**found, "verdict": verdict(found, unit)}
+    return searchers
+
+
+def _pairs(final: Mapping[str, Array]) -> list[dict[str, Any]]:
+    """Every two searchers: difference, interval, exact p and Holm's."""
+    combinations = list(itertools.combinations(final, 2))
+    if not combinations:
+        return []
+    differences = np.array([final[a] - final[b] for a, b in combinations])
+    p = np.array([float(paired_test(row)) for row in differences])
+    pairs = []
+    for (a, b), row, raw, adjusted in zip(combinations, differences, p, holm(p), strict=True):
+        low, high = interval([row])
+        pairs.append(
+            {
+                "a": a,
+                "b": b,
+                "difference": float(interquartile_mean(row)),
+                "mean": float(row.mean()),
+                "low": low,
+                "high": high,
+                "p": float(raw),
+                "p_holm": float(adjusted),
+                "shown": bool(adjusted <= ALPHA),
+            }
+        )
+    return pairs
 
 
 def _reached(run: Course, target: float) -> tuple[int, float, float] | None:
@@ -248,7 +320,7 @@ def verdict(found: Mapping[str, Any], unit: str = "accuracy") -> str:
     if sd is None:
         return "no verdict: one repeat says nothing about chance."
     if not said:
-        return "no verdict: a searcher alone is better than nobody."
+        return "no verdict: only one searcher ran; name at least two."
     bound = smallest_p(repeats) * max(1, len(found["pairs"]))
     gap, needed = f"find a gap of one noise standard deviation ({scale * sd:.2g}{word})", found["repeats_needed"]
     if bound > ALPHA:

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from search.evidence.statistics import Course
-from search.pages import charts
-from search.pages.html import Page, duration, escape, percent, share, short
+from search.evidence.statistics import Course, student
+from search.evidence.words import duration, percent, points, short
+from search.pages.charts.look import LINES, style
+from search.pages.charts.scores import anytime, differences, scores
+from search.pages.page import Page
 
 
 def comparison_page(summary: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
@@ -23,7 +25,7 @@ def comparison_page(summary: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
     units = {"trials": "trials", "seconds": "seconds of training", "macs": "MACs of training"}
     budget = ", ".join(f"{value:g} {units[name]}" for name, value in summary["budget"].items())
     page.section("Verdict")
-    page.body.append(f'<p class="verdict">{escape(summary["verdict"])}</p>')
+    page.add("verdict", text=summary["verdict"])
     page.say(
         f"{repeats} paired repeats of {budget} for each searcher: in a repeat all start from the same seed, see the",
         "same data and are charged alike for stages that they share. Trials are compared on validation; no test split",
@@ -50,16 +52,16 @@ def comparison_page(summary: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
         ]
         for name, runs in summary["curves"].items()
     }
-    with charts.style():
+    with style():
         page.section("On the way")
         page.chart(
-            "anytime", charts.anytime(courses), "Best validation accuracy against what was spent",
+            "anytime", anytime(courses), "Best validation accuracy against what was spent",
             "Best validation accuracy so far: mean over repeats; the band reaches from the lowest to the highest one.",
         )  # fmt: skip
         page.section("Differences")
         if summary["pairs"]:
             page.chart(
-                "differences", charts.differences(summary["pairs"]), "Differences of the final best",
+                "differences", differences(summary["pairs"]), "Differences of the final best",
                 "Interquartile mean of the paired differences and its 95% bootstrap interval. Filled: shown by the "
                 "exact paired test after Holm's correction.",
             )  # fmt: skip
@@ -68,7 +70,7 @@ def comparison_page(summary: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
             [
                 (
                     f"{pair['a']} minus {pair['b']}",
-                    *(f"{100 * pair[name]:+.2f}" for name in ("difference", "low", "high")),
+                    *(points(pair[name]) for name in ("difference", "low", "high")),
                     short(pair["p"]), short(pair["p_holm"]),
                 )
                 for pair in summary["pairs"]
@@ -77,8 +79,8 @@ def comparison_page(summary: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
         finals = {name: found["final"] for name, found in summary["searchers"].items()}
         page.chart(
             "finals",
-            charts.scores(
-                finals, {name: share(v) for name, v in finals.items()}, "validation accuracy (%)", len(charts.LINES)
+            scores(
+                finals, {name: student(v, 0, 1) for name, v in finals.items()}, "validation accuracy (%)", len(LINES)
             ),
             "Best validation accuracy of each repeat",
             "Best validation accuracy: mean, 95% interval of the mean, and a tick for each repeat.",
@@ -99,7 +101,6 @@ def comparison_page(summary: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
             ("report made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
         ],
     )
-    start = len(page.body)
-    page.table(("searcher", "studies"), [(name, ", ".join(names)) for name, names in summary["studies"].items()])
-    page.folded("The studies; search.report shows each", start)
+    with page.folded("The studies; search.report shows each"):
+        page.table(("searcher", "studies"), [(name, ", ".join(names)) for name, names in summary["studies"].items()])
     return page.html(f"{summary['method']} on {summary['data']['name']}: searchers compared"), page.pictures

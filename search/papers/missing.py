@@ -20,8 +20,8 @@ def missing(one: Reproduction, storage: Storage, precision: str, processes: int)
     from distributed.cache import StageCache
     from distributed.pipeline import stage_keys, unmade
     from distributed.worker import best_runtime
+    from search.evidence.words import duration
     from search.execution.forecast import probe
-    from search.pages.html import duration
     from search.searchers.grid import grid
     from search.searchers.random import random_point
     from search.study.records import Job

@@ -21,8 +21,9 @@ from methods.errors import UsageError
 from methods.method import flatten
 from methods.published import Cell, PaperTable
 from search.command.shell import OK, Parser, carry_out
-from search.pages.html import duration, interval, percent
-from search.pages.study import drawn, rebuilt
+from search.evidence.statistics import student
+from search.evidence.words import NONE, duration, markdown, percent, short
+from search.pages.paper import drawn, rebuilt
 from search.papers.lines import Reproduction
 from search.rows.files import of_study
 from search.rows.row import Row, from_table, schema
@@ -66,8 +67,8 @@ class Line:
         seeds = sorted(self.scores.keys() & other.scores.keys())
         differences = [self.scores[seed] - other.scores[seed] for seed in seeds]
         if not differences:
-            return "–"
-        span = interval(differences)
+            return NONE
+        span = student(differences)
         return f"{statistics.fmean(differences):+.2f}" + (f" ({span[0]:+.2f} to {span[1]:+.2f})" if span else "")
 
 
@@ -114,13 +115,7 @@ def _short(value: Any) -> str:
 
 
 def number(value: float | None, unit: str = "%") -> str:
-    return "–" if value is None else f"{value:.2f}" if unit == "%" else f"{value:.4g}"
-
-
-def grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    return NONE if value is None else f"{value:.2f}" if unit == "%" else f"{value:.4g}"
 
 
 def paper_table(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> str:
@@ -129,7 +124,7 @@ def paper_table(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> st
     body = []
     for line in lines:
         against = line.cell.against
-        span = interval(list(line.scores.values()))
+        span = student(list(line.scores.values()))
         if span and table.unit == "%":  # a share ends there, whatever Student says
             span = max(span[0], 0.0), min(span[1], 100.0)
         body.append(
@@ -139,11 +134,11 @@ def paper_table(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> st
                 number(line.mean, table.unit),
                 number(line.spread, table.unit),
                 str(len(line.scores)),
-                f"{number(span[0], table.unit)} to {number(span[1], table.unit)}" if span else "–",
+                f"{number(span[0], table.unit)} to {number(span[1], table.unit)}" if span else NONE,
                 f"{line.over(by_name[against])} over {against}" if against else "",
             )
         )
-    text = f"### {table.title}\n\n{table.note}\n\n".replace("\n\n\n", "\n") + grid(
+    text = f"### {table.title}\n\n{table.note}\n\n".replace("\n\n\n", "\n") + markdown(
         (
             "line",
             f"paper {table.unit}".strip(),
@@ -179,11 +174,11 @@ def _search_cost(lines: Sequence[Line]) -> str:
                 percent(best),
                 f"{macs:.3g}",
                 f"{theirs / macs:.2f}" if other and macs else "",
-                f"{printed:,.0f}" if printed else "–",
+                f"{printed:,.0f}" if printed else NONE,
                 f"{ratio:.2f}" if ratio else "",
             )
         )
-    return grid(
+    return markdown(
         ("search", "trials", "best on validation %", "MACs", "times cheaper", "paper's seconds", "paper's ratio"),
         body,
     )
@@ -222,16 +217,12 @@ def section(
     for line, tables in own.items():
         parts.append(f"### The method's own tables: {line}, first seed, on test\n")
         for table in tables.values():
-            body = [[f"{cell:,}" if isinstance(cell, int) else _cell(cell) for cell in row] for row in table["rows"]]
-            parts.append(f"{table['caption']}\n\n" + grid(table["columns"], body))
+            body = [[short(cell) for cell in row] for row in table["rows"]]
+            parts.append(f"{table['caption']}\n\n" + markdown(table["columns"], body))
     if pictures:
         parts.append(f"### Figures: {one.scale.shown[0]}, first seed, on validation\n")
         parts += [f"![{Path(path).stem.replace('_', ' ')}]({path})\n" for path in pictures]
     return "\n".join(parts)
-
-
-def _cell(value: Any) -> str:
-    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def publish(one: Reproduction, storage: Storage, out: Path) -> str:
@@ -350,7 +341,7 @@ def summary(out: Path) -> str:
                             word,
                         )
                     )
-    return grid(("method", "table", "line", "paper %", "ours % ± sd (n)", "difference, paired, 95%", "scale"), body)
+    return markdown(("method", "table", "line", "paper %", "ours % ± sd (n)", "difference, paired, 95%", "scale"), body)
 
 
 def inserted(readme: str, table: str) -> str:

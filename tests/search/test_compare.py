@@ -37,7 +37,7 @@ from search.evidence.statistics import (
     smallest_p,
 )
 from search.execution.comparison import Budget, begun, course, keep_question, spend
-from search.pages.charts import anytime
+from search.pages.charts.scores import anytime
 from search.searchers.registry import make_searcher
 from search.study.ledger import Study
 from search.study.records import Job, Outcome, Plan, Task, Trial

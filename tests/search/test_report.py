@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from helpers.made_up import made_up
 from methods.errors import TestSplitLocked
 from search import report
 from search.evidence import importance
-from search.evidence.statistics import Course, analyse
-from search.pages.html import interval
-from search.pages.study import drawn, page_of, write
+from search.evidence.statistics import Course, Paired, analyse, student
+from search.pages.paper import drawn
+from search.pages.study import page_of, write
 from search.study.ledger import Study
 from search.study.records import Job, Trial
 
@@ -89,6 +90,15 @@ def test_page_is_whole_and_needs_nothing_else(page: str) -> None:
     assert set(re.findall(r"url\((.)", page)) <= {"#"}
     assert "@import" not in page
     assert "default-src 'none'" in page
+
+
+def test_a_wheel_holds_template_style_and_scripts() -> None:
+    root = Path(report.__file__).parents[1]
+    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    pages = root / "search" / "pages"
+    packed = {path for pattern in patterns["search.pages"] for path in pages.glob(pattern)}
+    kept = {path for path in pages.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert kept and packed == kept
 
 
 def test_page_says_what_was_found(page: str, study: Study) -> None:
@@ -184,9 +194,29 @@ def test_interval_is_students() -> None:
 
     values = [0.91, 0.94, 0.9, 0.95]
     theirs = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert interval(values) == pytest.approx((theirs.low, theirs.high))
-    assert interval([0.9]) is None
-    assert interval([0.9, 0.9]) == (0.9, 0.9)
+    assert student(values) == pytest.approx((theirs.low, theirs.high))
+    assert student([0.98, 1.0, 0.99], 0, 1)[1] == 1, "no accuracy is above 1"  # type: ignore[index]
+
+
+def test_equal_values_make_no_interval() -> None:
+    assert student([0.9]) is None and student([0.9, 0.9, 0.9]) is None
+
+
+def test_a_paired_difference_is_said_in_one_sentence() -> None:
+    from scipy import stats
+
+    won, other = {1: 0.93, 2: 0.95, 3: 0.94, 9: 0.1}, {1: 0.90, 2: 0.93, 3: 0.91, 8: 0.9}
+    found = Paired.of(won, other)
+    assert found and found.n == 3 and found.mean == pytest.approx(0.08 / 3)
+    assert found.p == pytest.approx(float(stats.ttest_rel([0.93, 0.95, 0.94], [0.90, 0.93, 0.91]).pvalue))
+    assert found.sentence("the winner", "plain").startswith("The winner is better than plain (+2.67 points, 95% inter")
+    turned = Paired.of(other, won)
+    assert turned and turned.sentence("the winner", "plain").startswith("The winner is worse than plain (-2.67 points")
+    unclear = Paired.of({1: 0.9, 2: 0.8}, {1: 0.8, 2: 0.9})
+    assert unclear and unclear.sentence("a", "b").startswith("No difference between a and b is shown")
+    same = Paired.of({1: 0.9, 2: 0.8}, {1: 0.9, 2: 0.8})
+    assert same and same.interval is None and "no interval" in same.sentence("a", "b")
+    assert Paired.of({1: 0.9}, {2: 0.9}) is None
 
 
 def test_anova_finds_the_shares_of_a_known_function() -> None:
@@ -216,7 +246,7 @@ def test_a_tree_s_shares_are_sums_over_its_boxes() -> None:
 
 
 def test_front_keeps_what_nothing_beats() -> None:
-    from search.pages.charts import front
+    from search.pages.charts.trials import front
 
     assert front([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.8), (4, 0.9), (3, 0.85)]) == [(1, 0.5), (2, 0.8), (3, 0.9)]
 

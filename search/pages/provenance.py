@@ -1,0 +1,91 @@
+"""The section that says what a study ran on, and how to run it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import time
+
+from search.pages.findings import Findings
+from search.pages.page import Page
+from search.study.ledger import Study
+
+
+def add_provenance(page: Page, f: Findings) -> None:
+    page.section("Provenance")
+    page.table(("", ""), _facts(f))
+    if f.study.plan.searcher in ("bo", "grid", "random"):  # not a part of a comparison or of a paper's tables
+        page.add("code", title="The same search:", text=command(f.study))
+    if best := f.study.best():
+        config = json.loads(f.rows[best.job.number]["config"]) if best.job.number in f.rows else best.job.settings
+        known = f.study.method.fields()
+        with page.folded("All settings of the winner"):
+            page.table(
+                ("setting", "winner's value", "allowed", "searched"),
+                [
+                    (name, value, str(known[name][0]) if name in known else None, "yes" if name in f.fields else "")
+                    for name, value in config.items()
+                ],
+            )
+    with page.folded("study.json"):
+        page.add("code", title="", text=json.dumps(dataclasses.asdict(f.study.plan), indent=1))
+
+
+def _facts(f: Findings) -> list[tuple[str, str]]:
+    plan, rows = f.study.plan, list(f.rows.values())
+
+    def all_of(column: str) -> str:
+        return ", ".join(dict.fromkeys(str(row[column]) for row in rows if row[column] is not None)) or "–"
+
+    dirty = any(row["dirty"] for row in rows)
+    started = min((row["started"] for row in rows), default=None)
+    seeds = sorted({t.job.seed for t in f.done("final")})
+    nodes = dict.fromkeys(node for row in rows for node in row["nodes"] or ())
+    return [
+        ("study", f.name),
+        ("commit", all_of("commit") + (" and changes that were not committed" if dirty else "")),
+        (
+            "versions",
+            f"Python {all_of('python')}, torch {all_of('torch')}, ray {all_of('ray')}, ours {all_of('version')}",
+        ),
+        ("data", f"{plan.task.data.name}, fingerprint {all_of('data_fingerprint')}"),
+        ("seeds", f"search {plan.task.seed}; retraining {', '.join(map(str, seeds)) or 'none'}"),
+        (
+            "machine",
+            f"{all_of('device')}, {all_of('precision')}; workers a trial: {plan.task.workers}, nodes: {len(nodes)}",
+        ),
+        *(
+            (f"test split {note['event']}", f"{note['time'][:16].replace('T', ' ')} UTC, {note['what']}")
+            for note in f.study.test_notes()
+        ),
+        ("started", f"{started:%Y-%m-%d %H:%M} UTC" if started else "–"),
+        ("report made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
+    ]
+
+
+def command(study: Study) -> str:
+    """The words that ask for the same search."""
+    plan, data = study.plan, study.plan.task.data
+    words = ["python", "-m", "search.run", plan.task.method, f"--{plan.searcher}", "--data", data.name]
+    plain = type(data)(data.name)
+    for name in ("train_size", "val_size", "image_size", "text_column", "max_length", "split_column"):
+        if getattr(data, name) != getattr(plain, name):
+            words += [f"--{name.replace('_', '-')}", str(getattr(data, name))]
+    if data.label_columns != plain.label_columns:
+        words += [word for column in data.label_columns for word in ("--label-column", column)]
+    if data.directory:
+        words += ["--data-dir", data.directory]
+    words += ["--recipe", plan.task.recipe]
+    for name, value in plan.task.settings.items():
+        text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        words += ["--set", f"{name}={text}"]
+    words += ["--search", ",".join(plan.space)]
+    words += ["--trials", str(plan.trials)] if plan.trials is not None else []
+    words += ["--patience", str(plan.patience)] if plan.patience is not None else []
+    words += ["--asha"] if plan.asha else []
+    words += ["--confirm", str(plan.confirm)] if plan.confirm else []
+    words += [] if plan.controls else ["--no-controls"]
+    words += ["--seed", str(plan.task.seed), "--seeds", str(plan.seeds), "--precision", plan.task.precision]
+    words += ["--workers", str(plan.task.workers)] if plan.task.workers != 1 else []
+    return shlex.join(words)

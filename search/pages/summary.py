@@ -1,0 +1,112 @@
+"""The first section of a study's page: who won, by how much, and over what."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from methods.space import Choice, Domain
+from search.evidence.statistics import Paired, student
+from search.evidence.words import duration, percent, points, short, span
+from search.pages.charts.scores import scores
+from search.pages.findings import Findings
+from search.pages.page import Page
+from search.study.records import Trial
+
+SEARCHERS = {"bo": "Bayesian optimisation", "grid": "A grid", "random": "Independent draws"}
+
+
+def add_summary(page: Page, f: Findings) -> None:
+    plan, best = f.study.plan, f.study.best()
+    searched = f.study.of_phase("search")
+    page.section("Summary")
+    page.say(f"{f.study.method.paper}.")
+    page.say(
+        f"{SEARCHERS.get(plan.searcher, plan.searcher)} over {', '.join(plan.space)}: {len(searched)} trials on",
+        f"{plan.task.data.name}, recipe {plan.task.recipe}. Trials were compared on validation only.",
+        "" if f.study.complete else "The study is not complete: what follows is what there is so far.",
+    )
+    if best is None:
+        page.say("No trial was finished, so there is no winner.")
+        return
+    won = f.tests("final")
+    _tiles(page, f, best, list(won.values()))
+    page.table(
+        ("setting", "winner's value", "searched in"),
+        [(name, best.job.settings[name], _range(domain)) for name, domain in f.fields.items()],
+    )
+    if not won:
+        page.say("The winner was not retrained, and the test split was not read.")
+        return
+    _flattery(page, f, best)
+    _controls(page, f, won)
+
+
+def _tiles(page: Page, f: Findings, best: Trial, tested: list[float]) -> None:
+    tiles = [("winner on validation", f"{percent(best.val_accuracy)}%", f"trial {best.job.number}")]
+    if tested:
+        note = f"mean of {len(tested)} seeds" if len(tested) > 1 else "one seed"
+        interval = student(tested, 0, 1)
+        note += f", 95%: {span(interval)}" if interval else ""
+        tiles.append(("winner on test", f"{percent(fmean(tested))}%", note))
+    spent = duration(sum(t.seconds for t in f.study.trials))
+    tiles.append(("time of all trials", spent, f"{len(f.study.trials)} trials"))
+    if failed := sum(t.status == "failed" for t in f.study.trials):
+        tiles.append(("failed", str(failed), "trials"))
+    page.add("tiles", entries=tiles)
+
+
+def _flattery(page: Page, f: Findings, best: Trial) -> None:
+    """By how much the accuracy that chose the winner was too high."""
+    again = [t.val_accuracy for t in f.done("final") if t.val_accuracy is not None]
+    if not again or best.val_accuracy is None:
+        return
+    if confirmed := f.study.confirmed(best):
+        told = fmean(confirmed)
+        how = (
+            f"mean over {len(confirmed)} fresh seeds, {percent(told)}% on validation, is the highest of the best "
+            f"{f.study.plan.confirm}"
+        )
+    else:
+        told = best.val_accuracy
+        how = f"{percent(told)}% on validation is the highest of {len(f.done('search'))}"
+    gap = told - fmean(again)
+    page.say(
+        f"The winner's {how} and so flatters it: over {'further' if confirmed else 'fresh'} seeds it reached",
+        f"{percent(fmean(again))}% there, {abs(100 * gap):.2f} points {'less' if gap >= 0 else 'more'}.",
+    )
+
+
+def _controls(page: Page, f: Findings, won: dict[int, float]) -> None:
+    """Winner and controls on test over the same fresh seeds."""
+    groups, verdicts = {"winner": list(won.values())}, []
+    rows = [("winner", len(won), percent(fmean(groups["winner"])), span(student(groups["winner"], 0, 1)), "", "", "")]
+    for control in dict.fromkeys(t.job.control for t in f.study.of_phase("control")):
+        other = f.tests("control", control)
+        if control is None or not other:
+            continue
+        word = control.replace("_", " ")
+        groups[word] = list(other.values())
+        own, difference = (percent(fmean(groups[word])), span(student(groups[word], 0, 1))), Paired.of(won, other)
+        apart = (points(None), span(None), short(None))
+        if difference:
+            apart = (points(difference.mean), span(difference.interval, signed=True), short(difference.p))
+            verdicts.append(difference.sentence("the winner", word))
+        rows.append((word, len(other), *own, *apart))
+    page.table(("", "seeds", "test %", "95% interval", "winner minus this", "95% interval", "p"), rows, mark=0)
+    page.chart(
+        "test",
+        scores(groups, {name: student(values, 0, 1) for name, values in groups.items()}),
+        "Test accuracy over fresh seeds",
+        "Test accuracy over fresh seeds: mean, 95% interval of the mean where there is one, and a tick for each seed.",
+    )
+    page.say(
+        *verdicts,
+        "Differences are paired by seed; intervals and p are Student's t for each control by itself, not corrected for",
+        "their number, and hold for fresh seeds on this test split, not for other data.",
+    )
+
+
+def _range(domain: Domain) -> str:
+    if isinstance(domain, Choice):
+        return ", ".join(map(str, domain.options))
+    return f"{domain.low:g} to {domain.high:g}{', log scale' if getattr(domain, 'log', False) else ''}"
