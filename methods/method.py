@@ -129,6 +129,39 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Control:
+    """A training that a winner is held against; it runs through the same code over the same seeds.
+
+    A control that lengthens a stage stretches its schedule with it (`stretched`). A choice that costs no training, such
+    as a threshold on stored answers, it makes anew.
+
+    Attributes:
+        change: all settings of the winner -> settings to change.
+        tunes: fields that the control has of its own, and that a search of its own would move; empty: none.
+    """
+
+    change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    tunes: tuple[str, ...] = ()
+
+    def __call__(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self.change(settings)
+
+
+def stretched(settings: Mapping[str, Any], stage: str, epochs: int) -> dict[str, Any]:
+    """Settings with which a stage trains for `epochs` epochs, the same share of them at each learning rate as before.
+
+    Args:
+        settings: all of a configuration, "stage.field" -> value.
+    """
+    times = epochs / max(settings[f"{stage}.epochs"], 1)
+    return {
+        f"{stage}.epochs": epochs,
+        f"{stage}.warmup": settings[f"{stage}.warmup"] * times,
+        f"{stage}.milestones": tuple(milestone * times for milestone in settings[f"{stage}.milestones"]),
+    }
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A named set of departures from the defaults: `quick` is a laptop's size, `paper` is the paper's, exactly."""
 
@@ -167,7 +200,7 @@ class Method:
         kind: "image" or "text", the data it takes.
         stages: in order; the last one's `val_accuracy` is what a search maximises.
         recipes: "quick" and "paper", maybe more.
-        controls: name -> (settings of the winner -> settings to change); each is run over the same seeds.
+        controls: by name, what the winner is held against.
         model: (configs, states, info) -> the deployed network: x as a `Batch` holds it -> (b, classes) logits.
         costs: (configs, info) -> named networks to count: name -> module that takes one x. The deployed one is "model".
         metrics: further scalars on a split, beside accuracy, loss, top-3, macro F1 and calibration error.
@@ -183,7 +216,7 @@ class Method:
     recipes: Mapping[str, Recipe]
     model: Callable[[Configs, States, Info], nn.Module]
     costs: Callable[[Configs, Info], Mapping[str, nn.Module]]
-    controls: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = field(default_factory=dict)
+    controls: Mapping[str, Control] = field(default_factory=dict)
     metrics: Callable[[Trained], Mapping[str, float]] = lambda trained: {}
     figures: str = ""
     published: str = ""

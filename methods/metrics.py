@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,11 +24,34 @@ def calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> float:
 
 
 def macro_f1(guess: Tensor, y: Tensor, classes: int) -> float:
-    """Mean over the classes that occur in `y` of the harmonic mean of precision and recall."""
+    """Mean over classes of the harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN).
+
+    A class that is answered and does not occur in `y` counts, with 0; one that neither answers nor labels name has no
+    such mean and does not count. scikit-learn's `f1_score(y, guess, average="macro")`. guess (n,), y (n,).
+    """
     table = torch.bincount(y * classes + guess, minlength=classes * classes).view(classes, classes).double()
     hit, actual, guessed = table.diagonal(), table.sum(1), table.sum(0)
     f1 = 2 * hit / (actual + guessed).clamp_min(1)
-    return float(f1[actual > 0].mean())
+    return float(f1[actual + guessed > 0].mean())
+
+
+def temperature(logits: Tensor, y: Tensor, limit: float = 20.0) -> float:
+    """T that minimises the cross-entropy of softmax(logits / T), within [1 / limit, limit]; 1 without rows.
+
+    The cross-entropy is convex in b = 1 / T and its slope, mean_i (E_p[f] - f_y), grows with b: bisection on log b
+    finds the zero. Logits (n, C), -inf for classes that do not compete; y (n,). Guo et al. 2017, section 4.2.
+    """
+    if not len(y):
+        return 1.0
+    f = logits.double()
+    f = (f - f.amax(1, keepdim=True)).clamp_min(-1e9)  # 0 * -inf would be NaN
+    target = f.gather(1, y.unsqueeze(1)).squeeze(1)
+    low, high = -math.log(limit), math.log(limit)
+    for _ in range(40):
+        middle = (low + high) / 2
+        slope = ((math.exp(middle) * f).softmax(1) * f).sum(1).sub(target).mean()
+        low, high = (middle, high) if slope < 0 else (low, middle)
+    return math.exp(-(low + high) / 2)
 
 
 def classification(logits: Tensor, y: Tensor) -> dict[str, float]:

@@ -13,7 +13,7 @@ from methods.center_loss.settings import Joint
 from methods.center_loss.stages import train
 from methods.cost import count
 from methods.data.dataset import Info
-from methods.method import Configs, Method, Recipe, Stage, States, Trained
+from methods.method import Configs, Control, Method, Recipe, Stage, States, Trained
 
 DENSE = "layers.dense"  # the space of the loss
 
@@ -115,10 +115,10 @@ METHOD = Method(
     model=model,
     costs=costs,
     controls={
-        "cross_entropy": changed(term="none"),
-        "class_means": changed(start="means"),
-        "pull_only": changed(term="pull"),
-        "push_only": changed(term="push"),
+        "cross_entropy": Control(changed(term="none"), tunes=("joint.lr",)),
+        "class_means": Control(changed(start="means"), tunes=("joint.weight", "joint.margin", "joint.lr")),
+        "pull_only": Control(changed(term="pull"), tunes=("joint.weight", "joint.lr")),
+        "push_only": Control(changed(term="push"), tunes=("joint.weight", "joint.margin", "joint.lr")),
     },
     metrics=metrics,
     figures="methods.center_loss.figures",

@@ -13,7 +13,7 @@ from methods.data.dataset import Info
 from methods.fsp.nets import teacher_net
 from methods.fsp.settings import Finetune, Teacher, Transfer
 from methods.fsp.stages import finetune, train_teacher, transfer
-from methods.method import Configs, Method, Recipe, Stage, States
+from methods.method import Configs, Control, Method, Recipe, Stage, States, stretched
 from methods.nets.cifar import CifarNet
 
 
@@ -61,7 +61,7 @@ def student_alone(settings: Mapping[str, Any]) -> dict[str, Any]:
 def student_alone_equal_epochs(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The transfer's epochs given to the labels instead: the fair comparison."""
     epochs = settings["transfer.epochs"] + settings["finetune.epochs"]
-    return {"transfer.epochs": 0, "finetune.distill": 0.0, "finetune.epochs": epochs}
+    return {"transfer.epochs": 0, "finetune.distill": 0.0, **stretched(settings, "finetune", epochs)}
 
 
 HE_2016 = {
@@ -111,7 +111,10 @@ METHOD = Method(
     },
     model=model,
     costs=networks,
-    controls={"student_alone": student_alone, "equal_epochs": student_alone_equal_epochs},
+    controls={
+        "student_alone": Control(student_alone, tunes=("finetune.lr",)),
+        "equal_epochs": Control(student_alone_equal_epochs, tunes=("finetune.lr",)),
+    },
     figures="methods.fsp.figures",
     published="methods.fsp.published",
 )

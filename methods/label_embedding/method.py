@@ -15,7 +15,7 @@ from methods.label_embedding.nets import Ensemble, base_net, weights
 from methods.label_embedding.paper import average_macs, members
 from methods.label_embedding.settings import RULES, Base, Cluster, Experts, Route
 from methods.label_embedding.stages import Answers, choose_route, find_clusters, train_base, train_experts
-from methods.method import Configs, Method, Recipe, Stage, States, Trained
+from methods.method import Configs, Control, Method, Recipe, Stage, States, Trained
 from methods.metrics import accuracy
 from methods.nets.wrn import WideResNet
 
@@ -113,8 +113,8 @@ def base_longer(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def random_clusters(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Do the clusters matter? Experts of as many classes, dealt at random."""
-    return {"cluster.shuffle": True}
+    """Do the clusters matter? Experts of as many classes, dealt at random; e, which costs nothing, is chosen anew."""
+    return {"cluster.shuffle": True, "route.tuned": True}
 
 
 METHOD = Method(
@@ -170,7 +170,10 @@ METHOD = Method(
     },
     model=model,
     costs=networks,
-    controls={"base_longer": base_longer, "random_clusters": random_clusters},
+    controls={
+        "base_longer": Control(base_longer, tunes=("experts.lr",)),
+        "random_clusters": Control(random_clusters, tunes=("cluster.count",)),
+    },
     metrics=metrics,
     figures="methods.label_embedding.figures",
     published="methods.label_embedding.published",

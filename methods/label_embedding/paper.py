@@ -125,25 +125,6 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(1)
 
 
-def temperature(logits: Tensor, y: Tensor) -> float:
-    """T that minimises the cross-entropy of softmax(logits / T), within [0.1, 10]; 1 without rows.
-
-    The cross-entropy is convex in b = 1 / T and its slope, mean_i (E_p[f] - f_y), grows with b: bisection on log b
-    finds the zero. Logits of classes that do not compete are -inf. Shapes (n, C) and (n,). Guo et al. (2017).
-    """
-    if not len(y):
-        return 1.0
-    f = logits.double()
-    f = (f - f.amax(1, keepdim=True)).clamp_min(-1e9)  # 0 * -inf would be NaN
-    target = f.gather(1, y.unsqueeze(1)).squeeze(1)
-    low, high = math.log(0.1), math.log(10.0)
-    for _ in range(40):
-        middle = (low + high) / 2
-        slope = ((math.exp(middle) * f).softmax(1) * f).sum(1).sub(target).mean()
-        low, high = (middle, high) if slope < 0 else (low, middle)
-    return math.exp(-(low + high) / 2)
-
-
 # III-3. The ensemble
 
 

@@ -22,11 +22,10 @@ from methods.label_embedding.paper import (
     entropy,
     members,
     own_cluster,
-    temperature,
 )
 from methods.label_embedding.settings import Base, Cluster, Experts, Route
 from methods.method import State, States, Worker
-from methods.metrics import accuracy, validation
+from methods.metrics import accuracy, temperature, validation
 from methods.nets.wrn import WideResNet
 from methods.training import Batch, Player
 

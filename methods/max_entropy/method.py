@@ -12,7 +12,7 @@ from methods.data.dataset import Info
 from methods.max_entropy.nets import Augmenter, augmenter_net, classifier_net, discriminator, filled
 from methods.max_entropy.settings import Augment, Classify, Finetune
 from methods.max_entropy.stages import finetune, frozen_classifier, measure, train_augmenter, train_classifier
-from methods.method import Configs, Method, Recipe, Stage, States, Trained
+from methods.method import Configs, Control, Method, Recipe, Stage, States, Trained, stretched
 
 
 def model(configs: Configs, states: States, info: Info) -> nn.Module:
@@ -97,7 +97,7 @@ def alternate(settings: Mapping[str, Any]) -> dict[str, Any]:
     config = Augment(**{k.removeprefix("augmenter."): v for k, v in settings.items() if k.startswith("augmenter.")})
     spent = passes(config, alternate=False) * config.epochs + 3 * settings["finetune.epochs"]
     epochs = round(spent / (passes(config, alternate=True) + 3))
-    return {"augmenter.epochs": 0, "finetune.order": "alternate", "finetune.epochs": epochs}
+    return {"augmenter.epochs": 0, "finetune.order": "alternate", **stretched(settings, "finetune", epochs)}
 
 
 def final_augmenter(trained: Trained) -> tuple[Augmenter, nn.Module]:
@@ -191,15 +191,14 @@ METHOD = Method(
     model=model,
     costs=networks,
     controls={
-        "none": without("none"),
-        "crop": without("crop"),
-        "crop_flip": without("crop_flip"),
-        "randaugment": without("randaugment"),
-        "trivialaugment": without("trivialaugment"),
-        "printed": printed,
-        "as_printed": as_printed,
-        "sign_turned": sign_turned,
-        "alternate": alternate,
+        **{
+            augment: Control(without(augment), tunes=("finetune.lr",))
+            for augment in ("none", "crop", "crop_flip", "randaugment", "trivialaugment")
+        },
+        "printed": Control(printed, tunes=("augmenter.weight", "augmenter.bound", "augmenter.lr")),
+        "as_printed": Control(as_printed, tunes=("augmenter.lr",)),
+        "sign_turned": Control(sign_turned, tunes=("augmenter.lr",)),
+        "alternate": Control(alternate, tunes=("augmenter.weight", "augmenter.bound", "augmenter.lr")),
     },
     metrics=metrics,
     figures="methods.max_entropy.figures",

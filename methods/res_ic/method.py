@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from methods.data.dataset import Info
-from methods.method import Configs, Method, Recipe, Stage, States, Trained
+from methods.method import Configs, Control, Method, Recipe, Stage, States, Trained
 from methods.metrics import accuracy, macro_f1
 from methods.res_ic.nets import Networks, exit_macs, restored, task_columns
 from methods.res_ic.policies import EarlyExit, Exits, Policy, choose, oracle
@@ -121,7 +121,9 @@ METHOD = Method(
     },
     model=model,
     costs=networks,
-    controls={"without_internal": without_internal},
+    controls={
+        "without_internal": Control(without_internal, tunes=("backbone.lr", "backbone.depth", "backbone.dropout"))
+    },
     metrics=metrics,
     figures="methods.res_ic.figures",
     published="methods.res_ic.published",

@@ -19,6 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from methods.metrics import temperature
 from methods.res_ic.nets import ResIC
 from methods.res_ic.paper import length_bucket, length_table, sentence_lengths
 
@@ -146,22 +147,9 @@ RULES: dict[str, Rule] = {
 }
 
 
-def temperatures(logits: Tensor, y: Tensor, steps: int = 25) -> tuple[float, ...]:
-    """One temperature per exit that minimises the cross-entropy of logits / T (Guo et al. 2017), from 0.05 to 20.
-
-    Newton's method on b = 1 / T, in which the loss is convex: slope E_p[z] - z_y, curvature Var_p[z].
-    """
-    z = logits.double()
-    target = z.gather(2, y[:, None, None].expand(-1, z.shape[1], 1)).squeeze(2)
-    b = torch.ones(z.shape[1], dtype=torch.float64)
-    for _ in range(steps):
-        p = (z * b[:, None]).softmax(2)
-        mean = (p * z).sum(2)
-        slope = (mean - target).mean(0)
-        curvature = (p * (z - mean[..., None]).square()).sum(2).mean(0)
-        # A step of at most a factor of two keeps far starts from overshooting.
-        b = (b - slope / curvature.clamp_min(1e-12)).clamp(b / 2, b * 2).clamp(0.05, 20)
-    return tuple((1 / b).tolist())
+def temperatures(logits: Tensor, y: Tensor) -> tuple[float, ...]:
+    """The temperature of each exit (`methods.metrics.temperature`); logits (n, E, K), y (n,)."""
+    return tuple(temperature(own, y) for own in logits.unbind(1))
 
 
 @dataclass(frozen=True)

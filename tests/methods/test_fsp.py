@@ -19,6 +19,7 @@ from methods.fsp.nets import Projected
 from methods.fsp.paper import fsp_loss, fsp_matrix, soft_target_loss
 from methods.fsp.settings import Finetune, Teacher, Transfer
 from methods.fsp.stages import finetune, train_teacher, transfer
+from methods.method import flatten
 from methods.nets.cifar import CifarNet, Vgg16
 
 CIFAR = Info("cifar10", "image", tuple("0123456789"), (3, 32, 32), "", 45000, 5000, 10000, (0.5,) * 3, (0.25,) * 3)
@@ -150,7 +151,15 @@ def test_joint_mode_and_soft_targets_train_on_labels() -> None:
     assert row["loss"] == pytest.approx(0.5 * row["labels"] + 0.5 * row["soft"], rel=1e-3)
 
 
-def test_the_fair_control_trains_as_many_epochs() -> None:
-    settings = {"transfer.epochs": 7, "finetune.epochs": 5}
-    change = METHOD.controls["equal_epochs"](settings)
-    assert change["transfer.epochs"] == 0 and change["finetune.epochs"] == 12
+def test_the_fair_control_trains_as_many_epochs_at_each_rate() -> None:
+    """At the paper's size: 182 epochs of fine-tuning, 242 of the control."""
+
+    def at_each_rate(config: Finetune) -> list[int]:
+        rates = [config.learning_rate(epoch) / config.lr for epoch in range(config.epochs)]
+        return [sum(rate == pytest.approx(factor) for rate in rates) for factor in (1, 0.1, 0.01)]
+
+    plain = METHOD.configure("paper")
+    control = METHOD.configure("paper", METHOD.controls["equal_epochs"](flatten(plain)))
+    assert control["transfer"].epochs == 0
+    assert at_each_rate(plain["finetune"]) == [91, 46, 45]
+    assert at_each_rate(control["finetune"]) == [121, 62, 59]

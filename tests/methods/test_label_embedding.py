@@ -26,7 +26,7 @@ from methods.label_embedding.method import METHOD, answers, model, networks
 from methods.label_embedding.nets import sub_classifier
 from methods.label_embedding.stages import Answers
 from methods.method import Trained
-from methods.metrics import accuracy
+from methods.metrics import accuracy, temperature
 from methods.nets.wrn import WideResNet
 
 CLASSES = 12
@@ -254,8 +254,8 @@ def test_temperature_undoes_a_scale(seed: int, scale: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2000, 5, generator=generator)
     y = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
-    fitted = paper.temperature(logits * scale, y)
-    assert fitted / scale == pytest.approx(paper.temperature(logits, y), rel=1e-3)
+    fitted = temperature(logits * scale, y)
+    assert fitted / scale == pytest.approx(temperature(logits, y), rel=1e-3)
     assert fitted / scale == pytest.approx(1, abs=0.25)
     loss = [float(F.cross_entropy(logits * scale / t, y)) for t in (fitted, fitted * 1.1, fitted / 1.1)]
     assert loss[0] == min(loss)
@@ -263,10 +263,10 @@ def test_temperature_undoes_a_scale(seed: int, scale: float) -> None:
 
 def test_temperature_at_the_edges() -> None:
     logits = torch.tensor([[2.0, 1.0, -torch.inf], [-torch.inf, 0.0, 3.0]])
-    assert paper.temperature(logits[:0], torch.zeros(0, dtype=torch.int64)) == 1.0
-    assert paper.temperature(logits, torch.tensor([0, 2])) == pytest.approx(0.1)  # all right: as sharp as allowed
-    assert paper.temperature(logits, torch.tensor([1, 1])) == pytest.approx(10.0)  # all wrong: as flat as allowed
-    assert paper.temperature(logits, torch.tensor([0, 1])) > 1
+    assert temperature(logits[:0], torch.zeros(0, dtype=torch.int64)) == 1.0
+    assert temperature(logits, torch.tensor([0, 2])) == pytest.approx(0.05)  # all right: as sharp as allowed
+    assert temperature(logits, torch.tensor([1, 1])) == pytest.approx(20.0)  # all wrong: as flat as allowed
+    assert temperature(logits, torch.tensor([0, 1])) > 1
 
 
 # Clusterings

@@ -27,8 +27,9 @@ from methods import METHODS, get
 from methods.cost import count, example
 from methods.data import DataSpec, load_test
 from methods.errors import TestSplitLocked
-from methods.method import Stage, State, Trained
+from methods.method import Stage, State, Trained, flatten
 from methods.space import Choice
+from methods.training import Training
 from search.execution.tune import run_study
 from search.rows.row import from_table
 from search.rows.sql import read
@@ -92,8 +93,6 @@ def test_corners_and_centre_of_the_space_build(name: str) -> None:
 
 
 def test_every_recipe_and_control_is_a_valid_configuration(name: str) -> None:
-    from methods.method import flatten
-
     method = get(name)
     assert {"quick", "paper"} <= set(method.recipes)
     for recipe in method.recipes:
@@ -102,6 +101,45 @@ def test_every_recipe_and_control_is_a_valid_configuration(name: str) -> None:
             changed = change(settings)
             assert changed, control
             method.configure(recipe, changed)
+
+
+@pytest.mark.parametrize("recipe", ["quick", "paper"])
+def test_a_control_spends_the_same_share_of_its_epochs_at_each_rate(name: str, recipe: str) -> None:
+    """Also with a step schedule and a warm-up, whatever the recipe has."""
+    method = get(name)
+    stepped = {
+        f"{stage.name}.{field}": value
+        for stage in method.stages
+        if issubclass(stage.config, Training)
+        for field, value in {
+            "schedule": "step",
+            "milestones": (1.0, 2.0),
+            "factors": (0.1, 0.01),
+            "warmup": 0.5,
+        }.items()
+    }
+    for settings in ({}, stepped):
+        configs = method.configure(recipe, settings)
+        for control, change in method.controls.items():
+            changed = method.configure(recipe, {**settings, **change(flatten(configs))})
+            for stage, own in configs.items():
+                other = changed[stage]
+                if not isinstance(own, Training) or not own.epochs * other.epochs:
+                    continue
+                for share in ((n + 0.37) / 100 for n in range(100)):  # beside the milestones: they round
+                    rates = [c.learning_rate(share * c.epochs) / c.lr for c in (own, other)]
+                    assert rates[0] == pytest.approx(rates[1], abs=1e-6), (control, stage, share)
+
+
+def test_a_control_tunes_what_it_has_and_nothing_that_it_fixes(name: str) -> None:
+    method = get(name)
+    complete = flatten(method.configure("quick"))
+    for control, change in method.controls.items():
+        fixed = change(complete)
+        assert set(change.tunes) <= set(method.fields()) - set(fixed), control
+        for field in change.tunes:
+            stage = field.partition(".")[0]
+            assert fixed.get(f"{stage}.epochs", 1) or stage not in complete, f"{control}: {stage} does not train"
 
 
 def test_tiny_data_trains(name: str, finished: Run) -> None:
