@@ -77,15 +77,21 @@ def at(problem: Problem, shares: Sequence[float]) -> list[float]:
 
 def bayes(name: str, trials: int, seed: int) -> list[float]:
     problem = PROBLEMS[name]  # its functions would not travel to another process
-    searcher = BayesSearch("regret", "min", space=problem.space, seed=seed)
+    return regrets_of(problem, BayesSearch("regret", "min", space=problem.space, seed=seed), trials, seed)
+
+
+def regrets_of(problem: Problem, searcher: BayesSearch, trials: int, seed: int) -> list[float]:
+    """The regret of each trial, in the order in which they end."""
     order = np.random.default_rng(seed)
     running: dict[int, Config] = {}
     regrets: list[float] = []
     asked = 0
-    while len(regrets) < trials:
+    while running or asked < trials:
         while asked < trials and len(running) < problem.in_flight:
             config = searcher.suggest(str(asked))
-            assert config is not None
+            if config == BayesSearch.FINISHED:
+                asked = trials
+                break
             running[asked] = config
             asked += 1
         ended = list(running)[order.integers(len(running)) if problem.shuffled else 0]

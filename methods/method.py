@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from methods.data.dataset import Data, Info, Split
 from methods.errors import UsageError
-from methods.space import Domain, checked, domains
+from methods.space import Domain, Numbers, Searched, checked, domains
 from methods.training import Player
 
 T = TypeVar("T")
@@ -225,18 +225,21 @@ class Method:
         """ "stage.field" -> (domain, searched by default), in declaration order."""
         return {f"{stage.name}.{name}": entry for stage in self.stages for name, entry in domains(stage.config).items()}
 
-    def space(self, names: Iterable[str]) -> dict[str, Domain]:
+    def space(self, names: Iterable[str]) -> dict[str, Searched]:
         """The domains of these fields, in this order.
 
         Raises:
-            UsageError: an unknown field.
+            UsageError: an unknown field, or one that cannot be searched.
         """
-        known, result = self.fields(), {}
+        known, result = self.fields(), dict[str, Searched]()
         for name in names:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1) or [", ".join(known)]
                 raise UsageError(f"{name}: {self.name} has no such field; did you mean {near[0]}?")
-            result[name] = known[name][0]
+            domain = known[name][0]
+            if isinstance(domain, Numbers):
+                raise UsageError(f"--search {name}: a list of numbers cannot be searched; fix it by --set")
+            result[name] = domain
         return result
 
     def check(self, settings: Mapping[str, Any]) -> dict[str, Any]:

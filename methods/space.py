@@ -5,6 +5,10 @@
         weight: float = real(1.0, 1e-3, 1e2, log=True, search=True, help="lambda of eq. (1)")
 
 The same declaration checks `--set transfer.weight=7`, lays out the grid and bounds the Bayesian search.
+
+A domain that can be searched says how its values lie on [0, 1], and back; draws, grids, models and charts have no scale
+but this one. A value that is one of a few owns a cell of [0, 1] and stands in its middle: every coordinate in the cell
+means that value.
 """
 
 from __future__ import annotations
@@ -12,7 +16,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from numbers import Real as AnyReal
+from typing import Any, ClassVar
+
+import numpy as np
 
 from methods.errors import UsageError
 
@@ -22,22 +30,56 @@ __all__ = [
     "Integer",
     "Numbers",
     "Real",
+    "Searched",
     "checked",
     "choice",
     "domains",
     "integer",
     "numbers",
     "real",
+    "same",
 ]
+
+
+def _share(value: Any, first: float, last: float, log: bool) -> Any:
+    """Where `value`, a number or an array, lies between two ends: 0 at the first, 1 at the last."""
+    if log:
+        value, first, last = np.log(value), np.log(first), np.log(last)
+    return (value - first) / (last - first)
+
+
+def _value(share: Any, first: float, last: float, log: bool) -> Any:
+    """The inverse of `_share`."""
+    if log:
+        return np.exp(np.log(first) + share * (np.log(last) - np.log(first)))
+    return first + share * (last - first)
 
 
 @dataclass(frozen=True)
 class Real:
-    """A float in [low, high]; `log` says that ratios, not differences, matter."""
+    """A float in [low, high]; on a log scale where `log` says so."""
 
     low: float
     high: float
     log: bool = False
+    levels: ClassVar[float] = math.inf  # different values
+
+    def to_unit(self, value: float) -> float:
+        """The coordinate of a value, in [0, 1]."""
+        return float(_share(value, self.low, self.high, self.log))
+
+    def from_unit(self, unit: float, digits: int = 12) -> float:
+        """The value at a coordinate, to so many significant digits, so that 0.1 comes back as 0.1; the ends exactly."""
+        if not 0 < unit < 1:
+            return float(self.low if unit <= 0 else self.high)
+        return min(max(float(f"{_value(unit, self.low, self.high, self.log):.{digits}g}"), self.low), self.high)
+
+    def cell(self, unit: Any) -> Any:
+        """What tells coordinates apart: themselves."""
+        return unit
+
+    def middle(self, cell: Any) -> Any:
+        return cell
 
     def parse(self, text: str) -> float:
         return float(text)
@@ -55,11 +97,35 @@ class Real:
 
 @dataclass(frozen=True)
 class Integer:
-    """An int in [low, high], both ends included."""
+    """An int in [low, high], both ends included.
+
+    The number k owns the part of [low, high + 1] from k to k + 1, on a log scale where `log` says so; this is the
+    distribution of Ray Tune's `randint` and `lograndint`.
+    """
 
     low: int
     high: int
     log: bool = False
+
+    @property
+    def levels(self) -> int:
+        return self.high - self.low + 1
+
+    def to_unit(self, value: int) -> float:
+        return float(self.middle(value - self.low))
+
+    def from_unit(self, unit: float, digits: int = 12) -> int:
+        return self.low + int(self.cell(unit))
+
+    def cell(self, unit: Any) -> Any:
+        """The numbers, from 0, of the cells in which coordinates lie."""
+        raw = np.floor(_value(unit, self.low, self.high + 1, self.log))
+        return np.clip(raw, self.low, self.high) - self.low
+
+    def middle(self, cell: Any) -> Any:
+        """The coordinates in the middle of cells."""
+        edges = [_share(self.low + cell + more, self.low, self.high + 1, self.log) for more in (0, 1)]
+        return (edges[0] + edges[1]) / 2
 
     def parse(self, text: str) -> int:
         return int(text)
@@ -77,9 +143,34 @@ class Integer:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a few named options."""
+    """One of a few named options; all own cells of equal size, numbers in ascending order."""
 
     options: tuple[Any, ...]
+
+    @property
+    def levels(self) -> int:
+        return len(self.options)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether all options are numbers."""
+        return all(isinstance(option, AnyReal) and not isinstance(option, bool) for option in self.options)
+
+    @cached_property
+    def _ascending(self) -> list[Any]:
+        return sorted(self.options) if self.ordered else list(self.options)
+
+    def to_unit(self, value: Any) -> float:
+        return float(self.middle(next(i for i, option in enumerate(self._ascending) if same(option, value))))
+
+    def from_unit(self, unit: float, digits: int = 12) -> Any:
+        return self._ascending[int(self.cell(unit))]
+
+    def cell(self, unit: Any) -> Any:
+        return np.clip(np.floor(np.asarray(unit) * self.levels), 0, self.levels - 1)
+
+    def middle(self, cell: Any) -> Any:
+        return (cell + 0.5) / self.levels
 
     def parse(self, text: str) -> Any:
         for option in self.options:
@@ -88,10 +179,10 @@ class Choice:
         raise ValueError(str(self))
 
     def check(self, value: Any) -> Any:
-        # True == 1 in Python: a flag must not pass for a number, nor a number for a flag.
-        if not any(value == option and type(value) is type(option) for option in self.options):
-            raise ValueError(str(self))
-        return value
+        for option in self.options:
+            if same(option, value):
+                return option
+        raise ValueError(str(self))
 
     def __str__(self) -> str:
         return "one of " + ", ".join(map(str, self.options))
@@ -117,7 +208,15 @@ class Numbers:
         return f"numbers from {self.low:g} to {self.high:g}, separated by commas"
 
 
-Domain = Real | Integer | Choice | Numbers
+Searched = Real | Integer | Choice
+Domain = Searched | Numbers
+
+
+def same(option: Any, value: Any) -> bool:
+    """Equal; but True is not 1, and NaN is NaN."""
+    if isinstance(option, float) and isinstance(value, float) and math.isnan(option):
+        return math.isnan(value)
+    return isinstance(option, bool) == isinstance(value, bool) and bool(option == value)
 
 
 def _field(default: Any, domain: Domain, search: bool, help: str) -> Any:

@@ -6,7 +6,9 @@ import copy
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Real as AnyReal
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +16,96 @@ from ray.tune.search import UNDEFINED_METRIC_MODE, UNDEFINED_SEARCH_SPACE, Searc
 from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUniform, Quantized, Uniform
 from ray.tune.search.variant_generator import assign_value, parse_spec_vars
 
+from methods import space as spaces
 from search.searchers.bayesian import Proposer
-from search.searchers.cube import Array, Axis, Category, Config, Cube, Number, check_same, same
+from search.searchers.cube import Array, Axis, Config, Cube, Scale, check_same
 
 __all__ = ["BayesSearch"]
 
 
-def _number(name: str, domain: Float | Integer) -> Number:
+@dataclass(frozen=True)
+class Multiples:
+    """The multiples of a step; `count` says of which whole numbers, and how they lie on [0, 1]."""
+
+    count: spaces.Integer
+    step: float
+    low: float
+    high: float
+
+    @property
+    def levels(self) -> float:
+        return self.count.levels
+
+    def check(self, value: Any) -> float:
+        number = value / self.step
+        if not math.isclose(round(number), number, abs_tol=1e-9):
+            raise ValueError(str(self))
+        self.count.check(round(number))
+        return float(value)
+
+    def to_unit(self, value: float) -> float:
+        return self.count.to_unit(round(value / self.step))
+
+    def from_unit(self, unit: float) -> float:
+        number = self.count.from_unit(unit) * self.step
+        # Twelve digits, so that 3 * 0.1 is 0.3.
+        return number if isinstance(number, int) else min(max(float(f"{number:.12g}"), self.low), self.high)
+
+    def cell(self, unit: Any) -> Any:
+        return self.count.cell(unit)
+
+    def middle(self, cell: Any) -> Any:
+        return self.count.middle(cell)
+
+
+class _Number(Axis):
+    """A float or an integer."""
+
+    def to_float(self, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, AnyReal) or not math.isfinite(value):
+            raise ValueError(f"{self.name}: {value!r} is not in {self.text}")
+        number = float(value)
+        whole = isinstance(self.domain, spaces.Integer) and number.is_integer()
+        return super().to_float(int(number) if whole else number)
+
+
+def _number(name: str, domain: Float | Integer) -> Axis:
     """uniform, loguniform, randint, lograndint and their quantised kin."""
     sampler, step = domain.get_sampler(), 1
-    whole, quantized = isinstance(domain, Integer), isinstance(sampler, Quantized)
-    first, last = domain.lower, domain.upper
     text = f"{type(domain).__name__} {domain.domain_str}"
+    first: Any = domain.lower
+    last: Any = domain.upper
+    whole, quantized = isinstance(domain, Integer), isinstance(sampler, Quantized)
     if quantized:
         sampler, step = sampler.get_sampler(), sampler.q
         text += f" in steps of {step}"
-        if not (whole and step == 1):  # the one case in which Tune leaves the upper end out
-            first = math.ceil(first / step - 1e-9)
-            last = math.floor(last / step + 1e-9) + 1
     log = isinstance(sampler, LogUniform)
-    return Number(
-        name,
-        f"log {text}" if log else text,
-        first,
-        last,
-        (domain.lower, domain.upper),
-        log=log,
-        whole=whole,
-        discrete=whole or quantized,
-        step=step,
-    )
+    text = f"log {text}" if log else text
+    scale: Scale
+    if quantized and not (whole and step == 1):  # else Tune leaves the upper end out
+        count = spaces.Integer(math.ceil(first / step - 1e-9), math.floor(last / step + 1e-9), log)
+        scale = Multiples(count, step, first, last)
+    elif whole:
+        scale = spaces.Integer(first, last - 1, log)
+    else:
+        scale = spaces.Real(first, last, log)
+    if not (math.isfinite(first) and math.isfinite(last) and first < last and scale.levels > 0):
+        raise ValueError(f"{name}: {text} holds no range to search")
+    return _Number(name, scale, text)
+
+
+def _choice(name: str, options: Iterable[Any]) -> Axis:
+    different: list[Any] = []
+    for option in options:
+        try:
+            if not any(spaces.same(other, option) for other in different):
+                different.append(option)
+        except ValueError:  # two arrays are neither equal nor not
+            raise ValueError(f"{name}: a choice between arrays is not supported; choose between their names") from None
+    plain = [o if isinstance(o, str | int | float | None) else type(o).__name__ for o in different]
+    if not different:
+        raise ValueError(f"{name}: choice {plain} holds no range to search")
+    return Axis(name, spaces.Choice(tuple(different)), f"choice {plain}")
 
 
 def _axis(name: str, domain: Domain) -> Axis:
@@ -52,7 +114,7 @@ def _axis(name: str, domain: Domain) -> Axis:
     if isinstance(domain, Categorical) and isinstance(base, Uniform):
         if any(any(parse_spec_vars({"": option})[1:]) for option in domain.categories):
             raise ValueError(f"{name}: a choice between search spaces is not supported")
-        return Category(name, domain.categories)
+        return _choice(name, domain.categories)
     if isinstance(domain, Float | Integer) and isinstance(base, Uniform | LogUniform):
         return _number(name, domain)
     if domain.is_grid():
@@ -97,7 +159,7 @@ class _TuneCube(Cube):
         """Refuse an entry that is neither a parameter nor a constant of the space."""
         for path, value in parse_spec_vars(config)[0]:
             searched = any(path[: len(known)] == known for known in self.paths.values())
-            if not searched and not (path in self.constants and same(self.constants[path], value)):
+            if not searched and not (path in self.constants and spaces.same(self.constants[path], value)):
                 raise ValueError(f"{'/'.join(map(str, path))}: {value!r} is not part of the search space")
 
     def decode(self, point: Array) -> Config:

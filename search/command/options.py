@@ -62,7 +62,6 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], Method]:
     """
     from methods import get
     from methods.data.dataset import DataSpec
-    from methods.space import Numbers
     from search.study.records import Task
 
     for name in ("workers", "concurrency", "train_size", "val_size", "image_size", "max_length"):
@@ -89,8 +88,7 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], Method]:
                 method.check({name: 0})  # refuses it, and says which name is near
             if name in settings:
                 raise UsageError(f"--search {name}: --set fixes it; leave one of the two")
-            if isinstance(fields[name][0], Numbers):
-                raise UsageError(f"--search {name}: a list of numbers cannot be searched; fix it by --set")
+        method.space(space)  # refuses a field that cannot be searched
     else:
         space = [name for name, (_, searched) in fields.items() if searched and name not in settings]
     if not space:

@@ -7,7 +7,6 @@ space, and the shares that each setting and each pair of settings explain alone,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.space import Choice, Domain, Integer, Real
-
 Array = NDArray[np.float64]
 
 
@@ -26,23 +23,6 @@ TREES, LEAVES = 64, 64
 
 
 FEWEST = 6  # trials; a forest of fewer says nothing
-
-
-def unit(domain: Domain, value: Any) -> float:
-    """A setting's place in [0, 1]. Whole numbers and options own cells of equal size and stand in their middle."""
-    if isinstance(domain, Choice):
-        return (domain.options.index(value) + 0.5) / len(domain.options)
-    low: float
-    high: float
-    if isinstance(domain, Integer):
-        low, high, value = domain.low, domain.high + 1, value + 0.5
-    elif isinstance(domain, Real):
-        low, high = domain.low, domain.high
-    else:
-        raise TypeError(f"{domain} is never searched")
-    if domain.log:
-        return math.log(value / low) / math.log(high / low)
-    return float((value - low) / (high - low))
 
 
 @dataclass(frozen=True)

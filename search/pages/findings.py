@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from methods.space import Choice, Domain
+from methods.space import Choice, Searched
 from search.rows.files import of_study
 from search.study.ledger import Study
 from search.study.records import Outcome, Trial
@@ -26,7 +26,7 @@ class Findings:
     study: Study
     outcomes: dict[int, Outcome]
     rows: dict[int, dict[str, Any]]
-    fields: dict[str, Domain]
+    fields: dict[str, Searched]
 
     @staticmethod
     def of(study: Study) -> Findings:
@@ -58,7 +58,7 @@ class Findings:
         }
 
 
-def _covering(domain: Domain, values: Sequence[Any]) -> Domain:
+def _covering(domain: Searched, values: Sequence[Any]) -> Searched:
     """The domain, widened to all values that were tried: a study may be older than today's range."""
     if isinstance(domain, Choice):
         return Choice((*domain.options, *(v for v in dict.fromkeys(values) if v not in domain.options)))

@@ -20,7 +20,7 @@ def add_settings(page: Page, f: Findings) -> None:
     if len(done) < 2 or not f.fields or winner is None:
         page.say("Fewer than two trials were finished: there is nothing to compare.")
         return
-    x = np.array([[importance.unit(domain, t.job.settings[name]) for name, domain in f.fields.items()] for t in done])
+    x = np.array([[domain.to_unit(t.job.settings[name]) for name, domain in f.fields.items()] for t in done])
     y = np.array([t.val_accuracy for t in done], dtype=float)
     best, found = done.index(winner), importance.anova(x, y)
     _importance(page, list(f.fields), found, len(done))

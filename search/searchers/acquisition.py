@@ -44,7 +44,7 @@ class Matern52(Matern):
         return value, np.add.reduceat(gradient, np.cumsum((0, *self.columns[:-1])), axis=2)
 
 
-def _fit_with_priors(objective: Callable[[Array], Any], start: Array, bounds: Array) -> tuple[Array, float]:
+def fit_with_priors(objective: Callable[[Array], Any], start: Array, bounds: Array) -> tuple[Array, float]:
     """Most probable log hyperparameters, in the form that scikit-learn's `optimizer` takes.
 
     With a dozen noisy observations the likelihood alone is content with no length scale at all. The priors are on
@@ -64,7 +64,7 @@ def _fit_with_priors(objective: Callable[[Array], Any], start: Array, bounds: Ar
     return found.x, found.fun
 
 
-class _BelieverEI(ExpectedImprovement):
+class BelieverEI(ExpectedImprovement):
     """Expected improvement on the best posterior mean, where each pending point has the value that is predicted."""
 
     def __init__(self, cube: Cube, pending: Sequence[Row], known: Set[Row]) -> None:
@@ -107,12 +107,7 @@ class _BelieverEI(ExpectedImprovement):
         gp.fit(points, targets)
         mean = gp.predict(points)
         self.y_max = mean.max()
-        if self.pending:
-            # The model is believed where trials are under way: there nothing is left to learn, and elsewhere its mean
-            # stays as the observations have it. A lie of the best mean would make the neighbourhood look good.
-            believed = gp.predict(np.array(self.pending))
-            gp.fit(np.vstack([points, self.pending]), np.concatenate([targets, believed]))
-        acquire = self._get_acq(gp)
+        acquire = self.beside_pending(gp, points, targets, random_state)
 
         best = points[np.argsort(-mean)[:5]]
         around = best[random_state.randint(len(best), size=n_random // 4)]
@@ -127,6 +122,22 @@ class _BelieverEI(ExpectedImprovement):
             pool = np.vstack([pool[kept], children])
             loss = np.concatenate([loss[kept], acquire(children)])
         return pool[loss.argmin()]
+
+    def beside_pending(
+        self, gp: GaussianProcessRegressor, points: Array, targets: Array, rng: np.random.RandomState
+    ) -> Callable[[Array], Array]:
+        """Minus the expected improvement at points (n, d), given that trials are under way.
+
+        The model is believed where they are: nothing is left to learn there, and elsewhere its mean stays as the
+        observations have it. A lie of the best mean would make the neighbourhood look good.
+
+        Args:
+            gp: fitted to `points` and `targets`.
+        """
+        if self.pending:
+            believed = gp.predict(np.array(self.pending))
+            gp.fit(np.vstack([points, self.pending]), np.concatenate([targets, believed]))
+        return self._get_acq(gp)
 
     def _step(self, points: Array, scale: Any, rng: np.random.RandomState) -> Array:
         """Random neighbours: a normal step in every coordinate, now and then any other level in a discrete one."""

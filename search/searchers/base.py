@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from methods.space import Domain
+from methods.space import Searched
 
-Space = Mapping[str, Domain]
-
-
+Space = Mapping[str, Searched]
 Settings = dict[str, Any]
+
+NAMED = 6  # significant digits that a number needs in a table; a grid's and a random draw's have no more
 
 
 class IndexedSearch:

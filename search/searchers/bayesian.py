@@ -27,7 +27,7 @@ from scipy.stats import qmc
 from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
 from threadpoolctl import threadpool_limits
 
-from search.searchers.acquisition import JITTER, Matern52, _BelieverEI, _fit_with_priors
+from search.searchers.acquisition import JITTER, BelieverEI, Matern52, fit_with_priors
 from search.searchers.cube import Array, Config, Cube, Row, check_same
 
 
@@ -58,6 +58,7 @@ class Proposer:
     """
 
     FINISHED = "FINISHED"  # as Tune's searchers have it
+    acquisition: type[BelieverEI] = BelieverEI
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class Proposer:
         return sobol.random(1)
 
     def _propose(self, cube: Cube, known: Set[Row], rng: np.random.RandomState) -> Array:
-        acquisition = _BelieverEI(cube, list(self._pending.values()), known)
+        acquisition = self.acquisition(cube, list(self._pending.values()), known)
         axes: Any = cube.axes  # which bayes_opt takes, though its annotation knows of bounds only
         optimizer = BayesianOptimization(None, axes, acquisition, random_state=rng, verbose=0)
         optimizer.set_gp_params(
@@ -136,7 +137,7 @@ class Proposer:
             alpha=JITTER,
             normalize_y=False,
             n_restarts_optimizer=0,
-            optimizer=_fit_with_priors,
+            optimizer=fit_with_priors,
         )
         for row, target in self._targets().items():
             optimizer.space.register(np.array(row), target)

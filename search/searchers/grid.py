@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from methods.errors import UsageError
-from methods.space import Choice, Domain, Integer, Real
-from search.searchers.base import Settings, Space
+from methods.space import Choice, Integer, Real, Searched
+from search.searchers.base import NAMED, Settings, Space
 
 GRIDS = ("grid", "grid-shuffled", "grid-offset", "grid-centred")
 
 
-def natural_points(domain: Domain) -> int:
+def natural_points(domain: Searched) -> int:
     """Points that a grid gives a parameter of its own accord: one a decade where it is log, five where it is linear."""
     match domain:
         case Choice(options):
@@ -24,37 +25,22 @@ def natural_points(domain: Domain) -> int:
             return round(math.log10(high / low)) + 1
         case Integer(low, high, log):
             return min(high - low + 1, round(math.log2(high / low)) + 1 if log else 5)
-        case _:
-            return 5
+    return 5
 
 
-def axis(domain: Domain, points: int) -> list[Any]:
+def axis(domain: Searched, points: int) -> list[Any]:
     """`points` values from one end of the range to the other, evenly on its own scale; the middle where it is one."""
     if isinstance(domain, Choice):
         return list(domain.options)
-    assert isinstance(domain, Real | Integer)
+    ends: tuple[Any, Any] = domain.low, domain.high
+    first, last = map(domain.to_unit, ends)
     shares = [0.5] if points == 1 else [i / (points - 1) for i in range(points)]
-    return list(dict.fromkeys(at(domain, share) for share in shares))
+    return at(domain, [first + share * (last - first) for share in shares])
 
 
-def at(domain: Domain, share: float) -> Any:
-    """The value at a share of the range, from 0 to 1, on the range's own scale."""
-    match domain:
-        case Real(low, high, log):
-            value = math.exp(math.log(low) + share * math.log(high / low)) if log else low + share * (high - low)
-            # Six digits are enough to name a rate, except at the ends, which are the range's own.
-            return low if share == 0 else high if share == 1 else min(max(float(f"{value:.6g}"), low), high)
-        case Integer(low, high, log):
-            # Each whole number owns an equal piece of the (log) range.
-            first, last = low - 0.5, high + 0.5
-            value = (
-                math.exp(math.log(first) + share * math.log(last / first)) if log else first + share * (last - first)
-            )
-            return min(max(round(value), low), high)
-        case Choice(options):
-            return options[min(int(share * len(options)), len(options) - 1)]
-        case _:
-            raise AssertionError(domain)
+def at(domain: Searched, units: Iterable[float]) -> list[Any]:
+    """The different values at coordinates, in order."""
+    return list(dict.fromkeys(domain.from_unit(unit, NAMED) for unit in units))
 
 
 def grid(space: Space, trials: int | None) -> list[Settings]:
@@ -105,7 +91,6 @@ def arranged(form: str, space: Space, trials: int | None, seed: int) -> list[Set
     axes: list[list[Any]] = []
     for name, domain in space.items():
         count, place = len({point[name] for point in points}), 0.5 if form == "grid-centred" else float(rng.random())
-        shares = [(cell + place) / count for cell in range(count)]
-        options = isinstance(domain, Choice)
-        axes.append(axis(domain, count) if options else list(dict.fromkeys(at(domain, share) for share in shares)))
+        cells = at(domain, [(cell + place) / count for cell in range(count)])
+        axes.append(list(domain.options) if isinstance(domain, Choice) else cells)
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*axes)]

@@ -9,8 +9,6 @@ from methods.errors import UsageError
 
 if TYPE_CHECKING:
     from search.searchers.bayesian import Proposer
-from typing import TYPE_CHECKING
-
 from search.searchers.base import IndexedSearch, Settings, Space
 from search.searchers.grid import GRIDS, arranged
 from search.searchers.random import random_point
@@ -28,10 +26,9 @@ def make_searcher(
     if name == "random":
         return IndexedSearch(lambda number: random_point(space, seed, number))
     from search.searchers.bayesian import Proposer
-    from search.searchers.cube import Cube, axis_of
+    from search.searchers.cube import Cube, axes_of
 
-    cube = Cube({field: axis_of(field, domain) for field, domain in space.items()})
-    return Proposer(cube, "val_accuracy", "max", seed=seed, points_to_evaluate=first)
+    return Proposer(Cube(axes_of(space)), "val_accuracy", "max", seed=seed, points_to_evaluate=first)
 
 
 def names_of(text: str) -> list[str]:

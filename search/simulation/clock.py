@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from methods.errors import UsageError
-from methods.space import Domain
+from methods.space import Searched
 from search.evidence.statistics import Course
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Replayed:
     """Trials that are known already, in the order in which they were asked for: a problem and its own searcher."""
 
     seconds: tuple[float, ...]
-    space: dict[str, Domain] = field(default_factory=dict)
+    space: dict[str, Searched] = field(default_factory=dict)
     shared: float = 0.0
     unit: str = "accuracy"
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.space import Domain, Real
+from methods.space import Real, Searched
 
 Array = NDArray[np.floating[Any]]
 
@@ -44,7 +44,7 @@ class Problem(Protocol):
     """
 
     @property
-    def space(self) -> dict[str, Domain]: ...
+    def space(self) -> dict[str, Searched]: ...
 
     @property
     def shared(self) -> float: ...
@@ -61,7 +61,7 @@ class Problem(Protocol):
 class Function:
     """A test function turned upside down, with noise, and a learning curve that approaches the value as 1 / epoch."""
 
-    space: dict[str, Domain]
+    space: dict[str, Searched]
     regret: Callable[..., float]
     noise: float = 0.0
     epochs: int = 9

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from methods.errors import UsageError
-from methods.space import Choice, Domain, Integer, Real
+from methods.space import Choice, Integer, Real, Searched
 from search.simulation.problems import FUNCTIONS, Array, Recorded, Settings
 
 
@@ -31,7 +31,7 @@ class Table:
         about: what the file says of itself: method, data, command and so on.
     """
 
-    space: dict[str, Domain]
+    space: dict[str, Searched]
     axes: tuple[tuple[Any, ...], ...]
     curves: Array
     seconds: Array
@@ -79,12 +79,6 @@ class Table:
             macs[at] = row["macs"]
         return Table(space, axes, curves, seconds, macs, about["shared_seconds"], nearest, about)
 
-    def _coordinate(self, name: str, value: Any) -> float:
-        domain = self.space[name]
-        if isinstance(domain, Choice):
-            return float(domain.options.index(value))
-        return math.log(value) if isinstance(domain, Real | Integer) and domain.log else float(value)
-
     @cached_property
     def mean(self) -> Array:
         """(points of field 1, ..., of field n, epochs)"""
@@ -102,13 +96,18 @@ class Table:
         """(trials, fields) coordinates -> (trials, 2 epochs + 1): mean curve, seconds and MACs."""
         from scipy.interpolate import RegularGridInterpolator
 
-        grid = [[self._coordinate(n, v) for v in axis] for n, axis in zip(self.space, self.axes, strict=True)]
+        places = [
+            [domain.to_unit(v) for v in axis] for domain, axis in zip(self.space.values(), self.axes, strict=True)
+        ]
         values = np.concatenate([self.mean, self.seconds.mean(axis=-2), self.macs[..., None]], axis=-1)
+        for number, place in enumerate(places):  # options may be declared in any order
+            values = np.take(values, np.argsort(place), axis=number)
+        grid = [sorted(place) for place in places]
         return RegularGridInterpolator(grid, values, method="nearest" if self.nearest else "linear")
 
     def expected(self, settings: Sequence[Settings]) -> tuple[Array, Array, Array]:
         """Mean curves and seconds (settings, epochs) and MACs (settings,)."""
-        found = self._surface([[self._coordinate(name, one[name]) for name in self.space] for one in settings])
+        found = self._surface([[domain.to_unit(one[name]) for name, domain in self.space.items()] for one in settings])
         epochs = self.curves.shape[-1]
         return found[:, :epochs], found[:, epochs:-1], found[:, -1]
 
@@ -118,7 +117,7 @@ class Table:
         return Recorded(curve + noise, seconds, float(macs), float(curve[-1]))
 
 
-def domain_of(words: Mapping[str, Any]) -> Domain:
+def domain_of(words: Mapping[str, Any]) -> Searched:
     """A domain as a table's file writes it: the fields of its class beside the class's name."""
     match words["kind"]:
         case "Real":

@@ -32,7 +32,7 @@ from methods.data import load
 from methods.data.dataset import Info
 from methods.errors import UsageError
 from methods.method import Method
-from methods.space import Domain
+from methods.space import Searched
 from search.study.records import Job, Outcome, Plan, Trial
 
 LEDGERS = ("ledger.json", "ledger.previous.json")
@@ -71,7 +71,7 @@ class Study:
         return load(self.plan.task.data).info
 
     @cached_property
-    def space(self) -> dict[str, Domain]:
+    def space(self) -> dict[str, Searched]:
         """The searched fields with their domains, in order.
 
         Raises:

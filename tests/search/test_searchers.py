@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chi2_contingency, qmc
 
 from methods.errors import UsageError
-from methods.space import Choice, Domain, Integer, Numbers, Real, checked
-from search.searchers.grid import at, axis, grid
+from methods.space import Choice, Domain, Integer, Numbers, Real, Searched, checked
+from search.searchers.cube import Cube, axes_of
+from search.searchers.grid import axis, grid
 from search.searchers.random import random_point
 from search.searchers.registry import make_searcher
 
@@ -28,8 +32,59 @@ domains = st.one_of(reals, integers, choices)
 
 
 @given(domains, st.floats(0, 1))
-def test_every_share_is_a_value_of_the_domain(domain: Domain, share: float) -> None:
-    domain.check(at(domain, share))
+def test_every_coordinate_is_a_value_of_the_domain_and_values_come_back(domain: Searched, unit: float) -> None:
+    value = domain.check(domain.from_unit(unit))
+    assert domain.from_unit(domain.to_unit(value)) == value
+    assert domain.to_unit(value) == pytest.approx(float(domain.middle(domain.cell(unit))), abs=1e-9)
+    assert domain.check(domain.from_unit(unit, digits=3)) is not None
+
+
+KINDS: dict[str, Searched] = {
+    "real": Real(-2.0, 3.0),
+    "log real": Real(1e-4, 0.3, True),
+    "integer": Integer(-1, 6),
+    "log integer": Integer(1, 30, True),
+    "words": Choice(("sgd", "adam", True)),
+    "numbers": Choice((128, 16, 64, 0.5)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_search_and_the_bayesian_start_draw_from_one_distribution(kind: str) -> None:
+    """Chi-square over cells of equal probability (real) or over the values (discrete), each against the other."""
+    space = {"p": KINDS[kind]}
+    cube = Cube(axes_of(space))
+    sobol = qmc.Sobol(1, rng=np.random.default_rng(1)).random(2**12)
+    bayesian = [cube.decode(point)["p"] for point in sobol]
+    random = [random_point(space, 0, number)["p"] for number in range(4000)]
+
+    def counts(values: list[Any]) -> list[int]:
+        cells = 20 if kind.endswith("real") else int(KINDS[kind].levels)
+        places = [KINDS[kind].to_unit(value) for value in values]
+        middles = [(cell + 0.5) / cells for cell in range(cells)]
+        if not kind.endswith("real"):
+            middles = [float(KINDS[kind].middle(cell)) for cell in range(cells)]
+        nearest = np.abs(np.subtract.outer(places, middles)).argmin(axis=1)
+        return np.bincount(nearest, minlength=cells).tolist()
+
+    table = np.array([counts(bayesian), counts(random)])
+    assert (table > 0).all()
+    assert chi2_contingency(table).pvalue > 0.01
+
+
+def test_whole_numbers_on_a_log_scale_are_drawn_as_tune_draws_them() -> None:
+    count = Integer(1, 30, True)
+    drawn = [random_point({"p": count}, 0, number)["p"] for number in range(4000)]
+    tune = np.floor(np.exp(np.random.default_rng(0).uniform(0, math.log(31), 4000)))
+    assert np.mean(np.array(drawn) == 1) == pytest.approx(math.log(2) / math.log(31), abs=0.02)
+    table = [[np.sum(np.array(values) == k) for k in range(1, 31)] for values in (drawn, tune)]
+    assert chi2_contingency(np.array(table)).pvalue > 0.01
+
+
+def test_a_grid_of_whole_numbers_is_even_between_the_numbers_at_its_ends() -> None:
+    assert axis(Integer(1, 30, True), 6) == [1, 2, 4, 8, 16, 30]
+    assert axis(Integer(1, 9), 5) == [1, 3, 5, 7, 9]
+    assert axis(Choice((128, 16)), 2) == [128, 16]
 
 
 @given(st.one_of(reals, integers), st.integers(2, 9))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from methods.space import Choice, Domain, Integer, Real
-from search.evidence.importance import Anova, unit
+from search.evidence.importance import Anova
 from search.pages.charts.look import C1, C2, FAINT, INK, MUTED, PAPER, blank
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def ticks(domain: Domain) -> list[tuple[float, str]]:
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     if isinstance(domain, Choice):
-        return [(unit(domain, option), str(option)) for option in domain.options]
+        return [(domain.to_unit(option), str(option)) for option in domain.options]
     assert isinstance(domain, Real | Integer)
     values: Any
     if domain.log:
@@ -34,7 +34,7 @@ def ticks(domain: Domain) -> list[tuple[float, str]]:
     else:
         values = MaxNLocator(5, integer=isinstance(domain, Integer)).tick_values(domain.low, domain.high)
     kept = [v for v in values if domain.low <= v <= domain.high]
-    return [(unit(domain, int(v) if isinstance(domain, Integer) else v), f"{v:g}") for v in kept]
+    return [(domain.to_unit(int(v) if isinstance(domain, Integer) else v), f"{v:g}") for v in kept]
 
 
 def _axis_of(axis: Any, domain: Domain, name: str) -> None:
