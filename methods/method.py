@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from methods.data.dataset import Data, Info, Split
+from methods.data.dataset import Data, DataSpec, Info, Split
 from methods.errors import UsageError
 from methods.space import Domain, Numbers, Searched, checked, domains
 from methods.training import Player
@@ -169,6 +169,11 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=dict)
     train_size: int | None = None
     val_size: int | None = None
+
+    @property
+    def spec(self) -> DataSpec:
+        """The data on which it trains where a command names none."""
+        return DataSpec(self.data, train_size=self.train_size, val_size=self.val_size)
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,16 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from methods import get
 from methods.errors import UsageError
-from search.command.options import make_task, study_options
+from search.command.data import resumed_data, same
+from search.command.options import assignments, make_task, names_in, study_options
 from search.command.shell import FAILED, INTERRUPTED, OK, SOME_FAILED, Parser, carry_out, positive
 from search.execution.place import check_place, on_ray
 
 if TYPE_CHECKING:
     from search.study.ledger import Study
     from search.study.records import Plan
-
-
-# What a study's trials have in common, which --resume therefore cannot change.
-FIXED = ("method", "data", "train_size", "val_size", "image_size", "text_column", "max_length", "label_column",
-         "split_column", "recipe", "set", "search", "seed", "precision", "asha", "no_controls")  # fmt: skip
 
 
 def parser() -> Parser:
@@ -98,15 +95,39 @@ def make_plan(args: argparse.Namespace) -> Plan:
     return plan
 
 
+def check_same(args: argparse.Namespace, plan: Plan) -> None:
+    """See that the command asks for nothing that the study's trials have in common and that --resume cannot change.
+
+    Raises:
+        UsageError: it does.
+    """
+    task = plan.task
+    for word in ("method", "recipe"):
+        if given := getattr(args, word):
+            same(word if word == "method" else f"--{word}", given, getattr(task, word))
+    settings = get(task.method).check(assignments(args.set)) if args.set else {}
+    for name, value in settings.items():
+        same(f"--set {name}", value, task.settings.get(name, "searched or left at its default"))
+    if args.search:
+        same("--search", tuple(names_in(args.search)), plan.space)
+    for word, kept in (("seed", task.seed), ("precision", task.precision)):
+        if (given := getattr(args, word)) != parser().get_default(word):
+            same(f"--{word}", given, kept)
+    if args.asha and not plan.asha:
+        raise UsageError("--asha: the study's trials run without a scheduler; leave it out")
+    if args.no_controls and plan.controls:
+        raise UsageError("--no-controls: the study has controls; leave it out")
+
+
 def resumed(args: argparse.Namespace, study: Study) -> Plan:
-    """The study's plan with what this command changes of it."""
+    """The study's plan with what this command changes of it.
+
+    Raises:
+        UsageError: it changes what all trials have in common, or what was decided already.
+    """
     import dataclasses
 
-    known = parser()
-    for option in FIXED:
-        if getattr(args, option) != known.get_default(option):
-            word = option if option == "method" else "--" + option.replace("_", "-")
-            raise UsageError(f"--resume {args.resume}: the study fixes this; leave {word} out")
+    check_same(args, study.plan)
     plan = study.plan
     searcher = args.searcher or plan.searcher
     trials, more = budget(args.trials, True)
@@ -132,8 +153,7 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
     if searcher != plan.searcher:
         study.searcher_state = None
     workers = args.workers or plan.task.workers
-    directory = args.data_dir and os.path.abspath(os.path.expanduser(args.data_dir))
-    data = dataclasses.replace(plan.task.data, directory=directory or plan.task.data.directory)
+    data = resumed_data(args, plan.task.data)
     task = dataclasses.replace(plan.task, storage=args.storage, workers=workers, data=data)
     changed = dataclasses.replace(
         plan,

@@ -6,30 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class DataSpec:
-    """Which data, as a command line names it; small enough to travel to any worker.
-
-    Attributes:
-        name: "digits", "glyphs", "docstrings", "cifar10", "cifar100", "imagefolder:PATH" or "text:PATH".
-        directory: where the CIFAR sets lie (`--data-dir`).
-        train_size: a stratified subset of so many training rows.
-        val_size: the same of the validation rows; the test split stays whole.
-        image_size: side to which the images of an image folder are brought.
-        text_column, label_columns, split_column: of a text file.
-        max_length: characters of a sentence that are kept.
-    """
-
-    name: str
-    directory: str | None = None
-    train_size: int | None = None
-    val_size: int | None = None
-    image_size: int = 32
-    text_column: str = "text"
-    label_columns: tuple[str, ...] = ("label",)
-    split_column: str | None = None
-    max_length: int = 132
+from methods.data_spec import DataSpec as DataSpec
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 from distributed.storage import Storage
 from methods.data import DataSpec, load
 from methods.errors import UsageError
+from methods.records import decoded
 from search.execution.trial import perform
 from search.rows.provenance import provenance
 from search.rows.row import Row
@@ -102,8 +103,9 @@ def rerun(storage: Storage, row: Row, data_dir: str | None = None) -> dict[str, 
         raise UsageError(f"{row.id}: its status is {row.status}; only a trial that was done can be run again")
     if not row.data_spec or row.shared_seed is None or row.threads is None:
         raise UsageError(f"{row.id}: a row of schema 1 does not say what its data was read by; run its study again")
-    known = {**row.data_spec, "label_columns": tuple(row.data_spec["label_columns"])}
-    spec = DataSpec(**known | ({"directory": data_dir} if data_dir else {}))
+    spec = decoded(DataSpec, row.data_spec)
+    if data_dir:
+        spec = dataclasses.replace(spec, directory=data_dir)
     with tempfile.TemporaryDirectory() as scratch:
         task = Task(
             study=row.study,

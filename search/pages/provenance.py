@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import time
 
+from search.command.options import command
 from search.pages.findings import Findings
 from search.pages.page import Page
-from search.study.ledger import Study
 
 
 def add_provenance(page: Page, f: Findings) -> None:
     page.section("Provenance")
     page.table(("", ""), _facts(f))
     if f.study.plan.searcher in ("bo", "grid", "random"):  # not a part of a comparison or of a paper's tables
-        page.add("code", title="The same search:", text=command(f.study))
+        page.add("code", title="The same search:", text=command(f.study.plan))
     if best := f.study.best():
         config = json.loads(f.rows[best.job.number]["config"]) if best.job.number in f.rows else best.job.settings
         known = f.study.method.fields()
@@ -62,30 +61,3 @@ def _facts(f: Findings) -> list[tuple[str, str]]:
         ("started", f"{started:%Y-%m-%d %H:%M} UTC" if started else "–"),
         ("report made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
     ]
-
-
-def command(study: Study) -> str:
-    """The words that ask for the same search."""
-    plan, data = study.plan, study.plan.task.data
-    words = ["python", "-m", "search.run", plan.task.method, f"--{plan.searcher}", "--data", data.name]
-    plain = type(data)(data.name)
-    for name in ("train_size", "val_size", "image_size", "text_column", "max_length", "split_column"):
-        if getattr(data, name) != getattr(plain, name):
-            words += [f"--{name.replace('_', '-')}", str(getattr(data, name))]
-    if data.label_columns != plain.label_columns:
-        words += [word for column in data.label_columns for word in ("--label-column", column)]
-    if data.directory:
-        words += ["--data-dir", data.directory]
-    words += ["--recipe", plan.task.recipe]
-    for name, value in plan.task.settings.items():
-        text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        words += ["--set", f"{name}={text}"]
-    words += ["--search", ",".join(plan.space)]
-    words += ["--trials", str(plan.trials)] if plan.trials is not None else []
-    words += ["--patience", str(plan.patience)] if plan.patience is not None else []
-    words += ["--asha"] if plan.asha else []
-    words += ["--confirm", str(plan.confirm)] if plan.confirm else []
-    words += [] if plan.controls else ["--no-controls"]
-    words += ["--seed", str(plan.task.seed), "--seeds", str(plan.seeds), "--precision", plan.task.precision]
-    words += ["--workers", str(plan.task.workers)] if plan.task.workers != 1 else []
-    return shlex.join(words)

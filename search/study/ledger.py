@@ -32,6 +32,7 @@ from methods.data import load
 from methods.data.dataset import Info
 from methods.errors import UsageError
 from methods.method import Method
+from methods.records import decoded
 from methods.space import Searched
 from search.study.records import Job, Outcome, Plan, Trial
 
@@ -89,7 +90,7 @@ class Study:
     def open(cls, storage: Storage, name: str) -> Study:
         """A study that was begun before."""
         try:
-            plan = Plan.from_json(json.loads(storage.read_bytes(f"studies/{name}/study.json")))
+            plan = decoded(Plan, json.loads(storage.read_bytes(f"studies/{name}/study.json")))
         except FileNotFoundError:
             known = sorted({entry.split("/")[1] for entry in storage.list("studies")})
             raise UsageError(

@@ -164,14 +164,6 @@ class Plan:
             f"--confirm {self.confirm}: takes {self.confirmations} of --trials {self.trials}{taken}; give more --trials"
         )
 
-    @staticmethod
-    def from_json(content: Mapping[str, Any]) -> Plan:
-        task = dict(content["task"])
-        data = dict(task["data"])
-        data["label_columns"] = tuple(data["label_columns"])
-        task["data"] = DataSpec(**data)
-        return Plan(**{**content, "task": Task(**task), "space": tuple(content["space"])})
-
 
 @dataclass
 class Trial:

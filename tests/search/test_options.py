@@ -1,0 +1,52 @@
+"""A data option is one field: everything else follows from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers.copy import copy_to, insert, run_in
+
+FIELD = '    folds: int = option("parts of the data that take turns", 5, metavar="N", least=2)\n'
+
+LOOK = """
+import dataclasses, json
+import pytest
+from methods.data_spec import DataSpec
+from methods.errors import UsageError
+from methods.records import decoded
+from search.command.options import command
+from search.run import make_plan, parser, resumed
+from search.study.ledger import Study
+from search.study.records import Plan
+
+words = " ".join(parser().format_help().split())
+assert "--folds N parts of the data that take turns (default 5)" in words, words
+
+def asked(*more):
+    return parser().parse_args(["fsp", "--data", "digits", *more])
+
+plan = make_plan(asked("--folds", "7"))
+assert plan.task.data.folds == 7 and make_plan(asked()).task.data.folds == 5
+with pytest.raises(UsageError, match="--folds 1: give at least 2"):
+    make_plan(asked("--folds", "1"))
+kept = json.loads(json.dumps(dataclasses.asdict(plan)))
+assert decoded(Plan, kept) == plan
+assert "--folds 7" in command(plan) and "--folds" not in command(make_plan(asked()))
+study = Study(None, plan)
+assert resumed(parser().parse_args(["--resume", "s", "--folds", "7"]), study).task.data.folds == 7
+with pytest.raises(UsageError, match="--folds 6: the study has 7.*leave it out"):
+    resumed(parser().parse_args(["--resume", "s", "--folds", "6"]), study)
+"""
+
+
+def test_a_data_option_is_one_field(tmp_path: Path) -> None:
+    copy_to(tmp_path)
+    insert(tmp_path / "methods" / "data_spec.py", "    max_length: int = option(", FIELD)
+    run_in(tmp_path, "-c", LOOK)
+
+
+def test_a_data_option_that_was_added_later_has_its_default_in_an_older_study() -> None:
+    from methods.data_spec import DataSpec
+    from methods.records import decoded
+
+    assert decoded(DataSpec, {"name": "digits"}) == DataSpec("digits")
