@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -228,7 +229,23 @@ class Method:
 
     def fields(self) -> dict[str, tuple[Domain, bool]]:
         """ "stage.field" -> (domain, searched by default), in declaration order."""
+        return dict(self._fields)
+
+    @cached_property
+    def _fields(self) -> dict[str, tuple[Domain, bool]]:
         return {f"{stage.name}.{name}": entry for stage in self.stages for name, entry in domains(stage.config).items()}
+
+    def domain(self, name: str) -> Domain:
+        """The domain of a field.
+
+        Raises:
+            UsageError: there is no such field.
+        """
+        known = self._fields
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1) or [", ".join(known)]
+            raise UsageError(f"{name}: {self.name} has no such field; did you mean {near[0]}?")
+        return known[name][0]
 
     def space(self, names: Iterable[str]) -> dict[str, Searched]:
         """The domains of these fields, in this order.
@@ -236,12 +253,9 @@ class Method:
         Raises:
             UsageError: an unknown field, or one that cannot be searched.
         """
-        known, result = self.fields(), dict[str, Searched]()
+        result = dict[str, Searched]()
         for name in names:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1) or [", ".join(known)]
-                raise UsageError(f"{name}: {self.name} has no such field; did you mean {near[0]}?")
-            domain = known[name][0]
+            domain = self.domain(name)
             if isinstance(domain, Numbers):
                 raise UsageError(f"--search {name}: a list of numbers cannot be searched; fix it by --set")
             result[name] = domain
@@ -253,7 +267,7 @@ class Method:
         Raises:
             UsageError: an unknown field, or a value of the wrong type or outside its range.
         """
-        return {name: checked(name, domain, settings[name]) for name, domain in self.space(settings).items()}
+        return {name: checked(name, self.domain(name), value) for name, value in settings.items()}
 
     def configure(self, recipe: str, settings: Mapping[str, Any] | None = None) -> dict[str, Config]:
         """Stage name -> its configuration: defaults, then the recipe, then `settings` ("stage.field" -> value)."""

@@ -1,0 +1,16 @@
+"""What every method's value offers."""
+
+from __future__ import annotations
+
+import pytest
+
+from methods import METHODS, get
+from methods.method import flatten
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_recipe_holds_can_be_set_also_where_it_cannot_be_searched(name: str) -> None:
+    method = get(name)
+    for recipe in method.recipes:
+        configs = method.configure(recipe)
+        assert method.configure(recipe, flatten(configs)) == configs
