@@ -214,7 +214,7 @@ def export(deployed: Deployed, form: str) -> tuple[bytes, float, float]:
     except Exception as error:  # the exporters raise many kinds
         reason = " ".join(str(error).split())[:120]
         raise UsageError(
-            f"--export {form}: this network of {deployed.card['method']} cannot be exported "
+            f"--export {form}: this network of {deployed.card.method} cannot be exported "
             f"({type(error).__name__}: {reason}); use model.safetensors"
         ) from None
     return content, float(off), TOLERANCE * max(1.0, float(expected.abs().max()))

@@ -17,7 +17,7 @@ from typing import Any
 from distributed.storage import Storage
 from methods.data import DataSpec, load
 from methods.errors import UsageError
-from methods.records import decoded
+from methods.records import Malformed, decoded
 from search.execution.trial import perform
 from search.rows.provenance import provenance
 from search.rows.row import Row
@@ -103,7 +103,10 @@ def rerun(storage: Storage, row: Row, data_dir: str | None = None) -> dict[str, 
         raise UsageError(f"{row.id}: its status is {row.status}; only a trial that was done can be run again")
     if not row.data_spec or row.shared_seed is None or row.threads is None:
         raise UsageError(f"{row.id}: a row of schema 1 does not say what its data was read by; run its study again")
-    spec = decoded(DataSpec, row.data_spec)
+    try:
+        spec = decoded(DataSpec, row.data_spec)
+    except Malformed as error:
+        raise UsageError(f"{row.id}: its data_spec is of another version ({error}); use the row's commit") from None
     if data_dir:
         spec = dataclasses.replace(spec, directory=data_dir)
     with tempfile.TemporaryDirectory() as scratch:
@@ -128,7 +131,7 @@ def rerun(storage: Storage, row: Row, data_dir: str | None = None) -> dict[str, 
     )
     others = [float(value) for value in found.column(0).to_pylist()]
     before = {"accuracy": row.val_accuracy, "loss": row.val_loss, **row.val_metrics}
-    after = {name.removeprefix("val_"): value for name, value in outcome.val.items()}
+    after = outcome.val
     if outcome.status == "done":
         verdict = judge(row.val_accuracy, after["accuracy"], after.get("loss") == row.val_loss, others)
     else:

@@ -64,8 +64,9 @@ def curves(outcome: Outcome) -> Iterator[tuple[str, float, int]]:
 
 
 def results(outcome: Outcome) -> dict[str, float]:
-    test = {f"test_{name}": value for name, value in outcome.test.items()}
-    return {**outcome.val, **test, "seconds": outcome.seconds}
+    splits = {"val": outcome.val, "test": outcome.test}
+    scalars = {f"{split}_{name}": value for split, found in splits.items() for name, value in found.items()}
+    return {**scalars, "seconds": outcome.seconds}
 
 
 class TensorBoard:

@@ -7,6 +7,7 @@ import json
 import tempfile
 from typing import Any
 
+from methods.records import decoded
 from search.execution.trial import attempt, perform
 from search.study.records import Job, Task
 
@@ -20,7 +21,7 @@ def in_process(config: dict[str, Any], task: Task) -> None:
     import ray
     from ray import tune
 
-    outcome = attempt(task, Job(**config["job"]), lambda row: tune.report(dict(row)))
+    outcome = attempt(task, decoded(Job, config["job"]), lambda row: tune.report(dict(row)))
     outcome.nodes = [ray.get_runtime_context().get_node_id()]
     tune.report({"outcome": json.dumps(dataclasses.asdict(outcome))})
 
@@ -68,7 +69,7 @@ def rank_of_trial(config: dict[str, Any]) -> None:
 
     context = train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
-    job = Job(**config["job"])
+    job = decoded(Job, config["job"])
     outcome = perform(config["task"], job, lambda row: train.report(dict(row)), rank=rank, world_size=size)
     nodes: list[Any] = [None] * size
     dist.all_gather_object(nodes, ray.get_runtime_context().get_node_id())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from methods.errors import UsageError
-from search.study.records import Job, Outcome, Task, failed
+from search.study.records import Job, Outcome, Task, failed, on_validation
 
 
 def stop_sign(task: Task, number: int) -> str:
@@ -57,11 +57,12 @@ def perform(
     except Stopped:
         outcome.status, outcome.reason = "pruned", "stopped by the scheduler"
         seen = [row for row in outcome.history if "val_accuracy" in row]
-        outcome.val = {name: value for name, value in seen[-1].items() if name.startswith("val_")} if seen else {}
+        if seen:
+            outcome.val = on_validation({n: value for n, value in seen[-1].items() if n.startswith("val_")})
     except FloatingPointError as error:
         outcome.status, outcome.reason = "failed", f"diverged: {error}"
     else:
-        outcome.val = dict(run.states[method.stages[-1].name].metrics)
+        outcome.val = on_validation(run.states[method.stages[-1].name].metrics)
         outcome.stage_seconds, outcome.stage_keys, outcome.cached = run.seconds, run.keys, run.cached
         outcome.epochs = run.epochs
         outcome.history = [{"stage": name, **row} for name, state in run.states.items() for row in state.history]

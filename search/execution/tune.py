@@ -15,6 +15,7 @@ from ray.tune.search import Searcher
 
 from distributed.ray.cluster import Layout, alive, free_orphans, node_lost
 from methods.errors import UsageError
+from methods.records import decoded
 from search.execution.asha import GracefulStop
 from search.execution.progress import Progress
 from search.execution.trainable import in_process, on_workers
@@ -51,7 +52,7 @@ class StudySearch(Searcher):
         trial = self.running.pop(trial_id, None)
         if trial and result and "outcome" in result:
             try:
-                self.conductor.settle(trial, Outcome(**json.loads(result["outcome"])))
+                self.conductor.settle(trial, decoded(Outcome, json.loads(result["outcome"])))
             except Exception as problem:  # Tune would take it for the trial's
                 self.problem = problem
                 raise

@@ -147,7 +147,7 @@ class Conductor:
     def settle(self, trial: Trial, outcome: Outcome) -> None:
         """Keep what came of a trial: details, row, then ledger. Cut short in between, the trial simply runs again."""
         trial.status, trial.reason, trial.seconds = outcome.status, outcome.reason, outcome.seconds
-        trial.val_accuracy = outcome.val.get("val_accuracy")
+        trial.val_accuracy = outcome.val.get("accuracy")
         number = trial.job.number
         self.study.save_outcome(number, outcome)
         write_row(self.study.storage, self.row(trial, outcome))
@@ -172,8 +172,7 @@ class Conductor:
         configs = method.configure(plan.task.recipe, job.settings)
         cost = self.cost(job.settings)
         started = datetime.fromtimestamp(outcome.started, UTC)
-        val = {name.removeprefix("val_"): value for name, value in outcome.val.items()}
-        test = dict(outcome.test)
+        val, test = dict(outcome.val), dict(outcome.test)
         return Row(
             study=plan.task.study,
             trial=job.number,

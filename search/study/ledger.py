@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from distributed.locks import Taken, locked
 from distributed.storage import Storage
@@ -32,9 +32,12 @@ from methods.data import load
 from methods.data.dataset import Info
 from methods.errors import UsageError
 from methods.method import Method
-from methods.records import decoded
+from methods.records import Malformed, decoded
 from methods.space import Searched
-from search.study.records import Job, Outcome, Plan, Trial
+from search.study.kept import FORMAT, Damaged, damaged, packed, unpacked
+from search.study.records import Outcome, Plan, Trial, on_validation
+
+T = TypeVar("T")
 
 LEDGERS = ("ledger.json", "ledger.previous.json")
 
@@ -90,37 +93,40 @@ class Study:
     def open(cls, storage: Storage, name: str) -> Study:
         """A study that was begun before."""
         try:
-            plan = decoded(Plan, json.loads(storage.read_bytes(f"studies/{name}/study.json")))
+            plan = _record(Plan, storage, f"studies/{name}/study.json")[1]
         except FileNotFoundError:
             known = sorted({entry.split("/")[1] for entry in storage.list("studies")})
             raise UsageError(
                 f"study {name}: none of this name under {storage.uri}; there are {', '.join(known[-5:]) or 'none'}"
             ) from None
-        except (ValueError, TypeError, KeyError) as error:
-            raise UsageError(f"study {name}: study.json cannot be read ({error}); restore it from a copy") from None
         study = cls(storage, plan)
         study._read_ledger()
         return study
 
     def _read_ledger(self) -> None:
-        """The last ledger; the one before it where a crash or a damaged disk left no whole one."""
-        problem = None
+        """The last ledger; the one before it where a crash or a damaged disk left no whole one.
+
+        Raises:
+            UsageError: neither can be read.
+        """
+        problem: Damaged | None = None
         for name in LEDGERS:
             try:
-                content = json.loads(self.storage.read_bytes(f"{self.folder}/{name}"))
-                self.trials = [Trial(**{**line, "job": Job(**line["job"])}) for line in content["trials"]]
+                version, content = _record(_Ledger, self.storage, f"{self.folder}/{name}")
             except FileNotFoundError:
                 continue
-            except (ValueError, TypeError, KeyError) as error:
-                problem = problem or f"study {self.plan.task.study}: {name} cannot be read ({error})"
+            except Damaged as error:
+                problem = problem or error
                 continue
-            if content.get("of", self.plan.searcher) == self.plan.searcher:
-                self.searcher_state = content["searcher"]
+            self.trials = content.trials
+            # An earlier version's searcher may mean something else by its state: this one is told what was found.
+            if version == FORMAT and content.of == self.plan.searcher:
+                self.searcher_state = content.searcher
             if problem:
                 print(f"{problem}; going on from {name}, which lacks the last event", file=sys.stderr)
             return
         if problem:
-            raise UsageError(f"{problem}; restore it from a copy")
+            raise problem
 
     def save_plan(self) -> None:
         self._write("study.json", dataclasses.asdict(self.plan))
@@ -132,7 +138,7 @@ class Study:
             self.storage.move(last, previous)
         lines = ",\n".join(self._lines.get(trial.job.number) or self._line(trial) for trial in self.trials)
         rest = json.dumps({"searcher": self.searcher_state, "of": self.plan.searcher})
-        self.storage.write_bytes(last, f'{{"trials": [\n{lines}\n],\n{rest[1:]}\n'.encode())
+        self.storage.write_bytes(last, f'{{"format": {FORMAT}, "trials": [\n{lines}\n],\n{rest[1:]}\n'.encode())
 
     def _line(self, trial: Trial) -> str:
         line = json.dumps(dataclasses.asdict(trial))
@@ -144,7 +150,19 @@ class Study:
         self._write(f"trials/{number}.json", dataclasses.asdict(outcome))
 
     def outcome(self, number: int) -> Outcome:
-        return Outcome(**json.loads(self.storage.read_bytes(f"{self.folder}/trials/{number}.json")))
+        """What came of a trial that has ended.
+
+        Raises:
+            UsageError: its file is missing or cannot be read.
+        """
+        name = f"{self.folder}/trials/{number}.json"
+        try:
+            version, outcome = _record(Outcome, self.storage, name)
+        except FileNotFoundError:
+            raise damaged(self.storage.path(name), "it is missing") from None
+        if version == 1:  # whose names on validation began with "val_"
+            outcome.val = on_validation(outcome.val)
+        return outcome
 
     def note_test(self, event: Literal["opened", "refused"], what: str) -> None:
         """Keep that the test split is opened now, or that a second look was refused. A file for each: no lock is
@@ -212,7 +230,37 @@ class Study:
             raise UsageError(f"study {self.plan.task.study}: another process is running it, {taken}") from None
 
     def _write(self, name: str, content: Any) -> None:
-        self.storage.write_bytes(f"{self.folder}/{name}", json.dumps(content, indent=1).encode())
+        self.storage.write_bytes(f"{self.folder}/{name}", packed(content))
+
+
+@dataclass
+class _Ledger:
+    """The content of ledger.json.
+
+    Attributes:
+        searcher: the searcher's state.
+        of: which searcher's.
+    """
+
+    trials: list[Trial]
+    searcher: dict[str, Any] | None = None
+    of: str | None = None
+
+
+def _record(kind: type[T], storage: Storage, name: str) -> tuple[int, T]:
+    """A kept file's format and its content as a record.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Damaged: it does not hold such a record.
+        UsageError: a later version wrote it.
+    """
+    place = storage.path(name)
+    version, content = unpacked(place, storage.read_bytes(name))
+    try:
+        return version, decoded(kind, content)
+    except Malformed as error:
+        raise damaged(place, error) from None
 
 
 def new_name(method: str, searcher: str) -> str:

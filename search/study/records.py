@@ -67,7 +67,26 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What came of a trial; plain JSON."""
+    """What came of a trial; plain JSON.
+
+    Attributes:
+        status: "done"; "pruned" by a scheduler; "failed"; "interrupted" is of rows only, and no trial ends so.
+        reason: why it is not done, one line.
+        val: "accuracy", "loss" and further scalars on validation: the last stage's, or a pruned trial's last epoch's.
+        test: the same on test, of winners and controls only; empty else.
+        tables: the method's own tables on test: name -> fields of `methods.method.Table`.
+        stage_seconds: stage -> seconds, near zero where it was found.
+        stage_keys: stage -> key of its result in the stage cache.
+        cached: stages whose results were found.
+        epochs: over all stages, those of found stages included.
+        history: every epoch's row (`methods.method.EpochRow`), those of found stages included.
+        seconds: from start to finish.
+        started: seconds since 1970.
+        device: "cpu" or the GPU's name.
+        precision: in which it trained, "float32" or "bfloat16".
+        nodes: Ray's id of each worker's node, by rank; without Ray the host's name.
+        memory: bytes that the trial's process had held at most when it ended.
+    """
 
     status: Status = "done"
     reason: str | None = None
@@ -85,6 +104,15 @@ class Outcome:
     precision: str = "float32"
     nodes: list[str] = field(default_factory=list)
     memory: int | None = None
+
+
+def on_validation(scalars: Mapping[str, Any]) -> dict[str, float]:
+    """Scalars on validation by bare names.
+
+    Only where those of training stand beside them, in an epoch's row and in a stage's metrics, does a name of
+    validation begin with "val_". Everywhere else the record says which split it is.
+    """
+    return {name.removeprefix("val_"): value for name, value in scalars.items()}
 
 
 def failed(error: BaseException, started: float) -> Outcome:
@@ -170,6 +198,10 @@ class Trial:
     """A line of the ledger: what was asked of a trial, and in short what came of it.
 
     Attributes:
+        asked: when the searcher proposed it, seconds since 1970.
+        status: "running" until it has ended; also while it waits to run again.
+        val_accuracy: 0 to 1, once it has ended with one.
+        reason, seconds: as in `Outcome`.
         deaths: how often its process died; nodes that were lost with it do not count.
     """
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,10 +22,45 @@ from methods import get
 from methods.data import Info
 from methods.errors import UsageError
 from methods.method import Configs, State, flatten
+from methods.records import Malformed, decoded
+from search.study.kept import damaged, packed, unpacked
 from search.study.ledger import Study
 from search.study.records import Trial
 
-FORMAT = 1
+
+@dataclass(frozen=True)
+class Part:
+    """What rebuilds a stage's part of the network, and its metrics (see `methods.method.State`)."""
+
+    spec: dict[str, Any]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Card:
+    """The content of model.json.
+
+    Attributes:
+        method, paper, recipe, config: which network, as a row of the leaderboard says it.
+        info: of the data that it was trained on.
+        stages: those that the network is built from.
+        study, trial, seed: where it comes from.
+        val, test: as in `search.study.records.Outcome`.
+        weights: SHA-256 of model.safetensors.
+    """
+
+    method: str
+    paper: str
+    recipe: str
+    config: dict[str, Any]
+    info: Info
+    stages: dict[str, Part]
+    study: str
+    trial: int
+    seed: int
+    val: dict[str, float]
+    test: dict[str, float]
+    weights: str
 
 
 @dataclass(frozen=True)
@@ -36,12 +70,12 @@ class Deployed:
     Attributes:
         net: x as a `methods.training.Batch` holds it -> (b, classes) logits; in eval mode, on the CPU.
         info: of the data that it was trained on.
-        card: the content of model.json.
+        card: what it is.
     """
 
     net: nn.Module
     info: Info
-    card: Mapping[str, Any]
+    card: Card
 
 
 class _Asked(Mapping[str, State]):
@@ -111,27 +145,23 @@ def save_winner(study: Study) -> str:
         }
     )
     outcome = study.outcome(trial.job.number)
-    card = {
-        "format": FORMAT,
-        "method": task.method,
-        "paper": method.paper,
-        "recipe": task.recipe,
-        "config": flatten(configs),
-        "info": dataclasses.asdict(info),
-        "stages": {
-            name: {"spec": dict(states[name].spec), "metrics": dict(states[name].metrics)}
-            for name in sorted(asked.names)
-        },
-        "study": task.study,
-        "trial": trial.job.number,
-        "seed": trial.job.seed,
-        "val": outcome.val,
-        "test": outcome.test,
-        "weights": hashlib.sha256(weights).hexdigest(),
-    }
+    card = Card(
+        method=task.method,
+        paper=method.paper,
+        recipe=task.recipe,
+        config=flatten(configs),
+        info=info,
+        stages={name: Part(dict(states[name].spec), dict(states[name].metrics)) for name in sorted(asked.names)},
+        study=task.study,
+        trial=trial.job.number,
+        seed=trial.job.seed,
+        val=outcome.val,
+        test=outcome.test,
+        weights=hashlib.sha256(weights).hexdigest(),
+    )
     folder = f"{study.folder}/model"
     study.storage.write_bytes(f"{folder}/model.safetensors", weights)
-    study.storage.write_bytes(f"{folder}/model.json", json.dumps(card, indent=1).encode())
+    study.storage.write_bytes(f"{folder}/model.json", packed(dataclasses.asdict(card)))
     return folder
 
 
@@ -145,28 +175,26 @@ def load_model(storage: Storage, folder: str = "") -> Deployed:
 
     where = storage.path(folder)
     try:
-        card = json.loads(storage.read_bytes(f"{folder}/model.json" if folder else "model.json"))
+        content = storage.read_bytes(f"{folder}/model.json" if folder else "model.json")
         weights = storage.read_bytes(f"{folder}/model.safetensors" if folder else "model.safetensors")
     except FileNotFoundError as error:
         missing = "model.json" if "model.json" in str(error) else "model.safetensors"
         raise UsageError(f"{where}: there is no {missing}; give a model's folder or a study") from None
-    except ValueError as error:
-        raise UsageError(f"{where}/model.json cannot be read ({error}); restore it from a copy") from None
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise UsageError(f"{where}/model.json is not of format {FORMAT}; use the version that wrote it")
-    if hashlib.sha256(weights).hexdigest() != card["weights"]:
+    try:
+        card = decoded(Card, unpacked(f"{where}/model.json", content)[1])
+    except Malformed as error:
+        raise damaged(f"{where}/model.json", error) from None
+    if hashlib.sha256(weights).hexdigest() != card.weights:
         raise UsageError(f"{where}/model.safetensors is not what model.json names; restore both from a copy")
-    method = get(card["method"])
-    info = Info(**{name: _tuples(value) for name, value in card["info"].items()})
+    method = get(card.method)
     every = tensors_of(weights)
     states = {
-        stage: State({n.removeprefix(f"{stage}/"): t for n, t in every.items() if n.startswith(f"{stage}/")}, **words)
-        for stage, words in card["stages"].items()
+        stage: State(
+            {name.removeprefix(f"{stage}/"): tensor for name, tensor in every.items() if name.startswith(f"{stage}/")},
+            part.spec,
+            part.metrics,
+        )
+        for stage, part in card.stages.items()
     }
-    net = method.model(method.configure(card["recipe"], card["config"]), states, info)
-    return Deployed(net.eval(), info, card)
-
-
-def _tuples(value: Any) -> Any:
-    """JSON has lists where `Info` has tuples."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    net = method.model(method.configure(card.recipe, card.config), states, card.info)
+    return Deployed(net.eval(), card.info, card)

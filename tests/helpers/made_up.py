@@ -72,7 +72,7 @@ def made_up(storage: Storage, name: str = "fsp-bo-made-up", trials: int = 8) -> 
         trial = Trial(Job(number, phase, settings, seed, control), 0.0, status, accuracy, None, 2.0)
         outcome = Outcome(status, 'diverged: <loss> & "all"' if status == "failed" else None, seconds=2.0)
         if accuracy is not None:
-            outcome.val = {"val_accuracy": accuracy}
+            outcome.val = {"accuracy": accuracy}
         if status == "done":
             outcome.history = history(accuracy or 0.0)
         if phase != "search":

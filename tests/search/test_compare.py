@@ -178,12 +178,12 @@ def test_what_was_cached_is_charged_all_the_same(storage: Storage) -> None:
     base = [{"stage": "base", "epoch": 1, "seconds": 20.0}]
     head = [{"stage": "head", "epoch": 2, "seconds": 3.0}]
     outcomes = [
-        Outcome(history=base + head, seconds=25, started=0, val={"val_accuracy": 0.5}),
-        Outcome(history=base + head, seconds=4, started=25, val={"val_accuracy": 0.6}, cached=["base"]),
+        Outcome(history=base + head, seconds=25, started=0, val={"accuracy": 0.5}),
+        Outcome(history=base + head, seconds=4, started=25, val={"accuracy": 0.6}, cached=["base"]),
         Outcome(history=head, seconds=1, started=26, status="failed"),
     ]
     for number, outcome in enumerate(outcomes):
-        accuracy = outcome.val.get("val_accuracy")
+        accuracy = outcome.val.get("accuracy")
         study.trials.append(Trial(Job(number, "search", {"head.weight": 1.0}, 0), 0.0, outcome.status, accuracy))
         study.save_outcome(number, outcome)
     study.save_plan()
@@ -215,8 +215,8 @@ def test_a_budget_is_spent_and_not_overdrawn(
             if not isinstance(point, dict):
                 break
             rows = [{"stage": "base", "epoch": 1, "seconds": 20.0}, {"stage": "head", "epoch": 2, "seconds": 3.0}]
-            outcome = Outcome(history=rows, started=number, val={"val_accuracy": point["head.weight"] / 10})
-            study.trials.append(Trial(Job(number, "search", point, 0), 0.0, "done", outcome.val["val_accuracy"]))
+            outcome = Outcome(history=rows, started=number, val={"accuracy": point["head.weight"] / 10})
+            study.trials.append(Trial(Job(number, "search", point, 0), 0.0, "done", outcome.val["accuracy"]))
             study.save_outcome(number, outcome)
         study.searcher_state = searcher.save_state()
         study.save()

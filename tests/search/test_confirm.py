@@ -57,7 +57,7 @@ def test_the_winner_is_chosen_by_its_mean_within_the_budget(
             break
         assert trial is not None
         jobs.append(trial.job)
-        conductor.settle(trial, Outcome(val={"val_accuracy": accuracy(trial.job)}))
+        conductor.settle(trial, Outcome(val={"accuracy": accuracy(trial.job)}))
     assert [job.phase for job in jobs] == ["search"] * 4 + ["confirm"] * 6 + ["final"] * 2
     seeds = [{job.seed for job in jobs if job.phase == phase} for phase in ("search", "confirm", "final")]
     assert seeds == [{0}, {3, 4, 5}, {1, 2}]

@@ -50,3 +50,14 @@ def test_a_data_option_that_was_added_later_has_its_default_in_an_older_study() 
     from methods.records import decoded
 
     assert decoded(DataSpec, {"name": "digits"}) == DataSpec("digits")
+
+
+def test_a_list_of_numbers_can_be_fixed_but_not_searched() -> None:
+    import pytest
+
+    from methods import get
+    from methods.errors import UsageError
+
+    assert get("fsp").check({"teacher.milestones": "1,2"}) == {"teacher.milestones": (1.0, 2.0)}
+    with pytest.raises(UsageError, match="cannot be searched"):
+        get("fsp").space(["teacher.milestones"])

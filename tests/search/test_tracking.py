@@ -48,7 +48,7 @@ def test_tensorboard_reads_a_run_for_each_trial(storage: Storage) -> None:
     assert [(e.step, e.value) for e in run.Scalars("finetune/val_accuracy")] == [
         (row["epoch"], pytest.approx(row["val_accuracy"])) for row in outcome.history if row["stage"] == "finetune"
     ]
-    assert run.Scalars("trial/val_accuracy")[0].value == pytest.approx(outcome.val["val_accuracy"])
+    assert run.Scalars("trial/val_accuracy")[0].value == pytest.approx(outcome.val["accuracy"])
     assert "_hparams_/session_start_info" in run.summary_metadata
     assert read("final-4").Scalars("trial/test_accuracy")[0].value == pytest.approx(study.outcome(4).test["accuracy"])
     again(study, "tensorboard")
@@ -68,7 +68,7 @@ def test_mlflow_reads_a_run_for_each_trial(storage: Storage) -> None:
     assert len(runs) == len(study.trials) + 1 == len(client.search_runs([experiment.experiment_id]))
     run, outcome = runs["search-0"], study.outcome(0)
     assert run.data.params["transfer.lr"] == str(study.trials[0].job.settings["transfer.lr"])
-    assert run.data.metrics["val_accuracy"] == outcome.val["val_accuracy"]
+    assert run.data.metrics["val_accuracy"] == outcome.val["accuracy"]
     curve = client.get_metric_history(run.info.run_id, "finetune/val_accuracy")
     assert [(m.step, m.value) for m in curve] == [
         (row["epoch"], row["val_accuracy"]) for row in outcome.history if row["stage"] == "finetune"
