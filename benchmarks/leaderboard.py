@@ -24,8 +24,9 @@ from typing import Any
 
 from distributed.storage import Storage
 from search import leaderboard
-from search.rows.files import ROWS_PER_FILE, compact, verify, write_row
-from search.rows.row import COMPACTED, ROWS, Row, _encoded, _name, _record, schema
+from search.rows.compaction import ROWS_PER_FILE, compact, verify
+from search.rows.files import write_row
+from search.rows.row import COMPACTED, ROWS, Row, encoded, named, record_of, schema
 from search.rows.sql import read
 
 METHODS = ("center_loss", "fsp", "label_embedding", "max_entropy", "res_ic")
@@ -111,7 +112,7 @@ def write_million(storage: Storage, count: int) -> None:
     for first in range(0, count, ROWS_PER_FILE):
         trials = range(first, min(first + ROWS_PER_FILE, count))
         pattern = make("pattern", 0)
-        record = _record(pattern)
+        record = record_of(pattern)
         head, tail = record["config"].split('"joint.lr":0.0')
         own = {
             "study": [f"study-{trial // 1000:04d}" for trial in trials],
@@ -128,8 +129,8 @@ def write_million(storage: Storage, count: int) -> None:
             else pa.repeat(pa.scalar(record[field.name], field.type), len(trials))
             for field in schema()
         ]
-        data = _encoded(pa.table(columns, schema=schema()))
-        storage.write_bytes(_name(COMPACTED, f"{len(trials):06d}", data), data)
+        data = encoded(pa.table(columns, schema=schema()))
+        storage.write_bytes(named(COMPACTED, f"{len(trials):06d}", data), data)
 
 
 def output(words: Sequence[str]) -> bytes:

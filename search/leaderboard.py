@@ -132,7 +132,7 @@ def reproduce(storage: Storage, arguments: argparse.Namespace) -> int:
 
 def compact(storage: Storage, arguments: argparse.Namespace) -> int:
     """Merge the rows' files into few large ones."""
-    from search.rows.files import compact
+    from search.rows.compaction import compact
 
     before, after = compact(storage)
     print(f"{before} files before, {after} after")
@@ -141,7 +141,7 @@ def compact(storage: Storage, arguments: argparse.Namespace) -> int:
 
 def verify(storage: Storage, arguments: argparse.Namespace) -> int:
     """Say what is wrong with the stored rows; changes nothing."""
-    from search.rows.files import verify
+    from search.rows.compaction import verify
 
     problems = verify(storage)
     print("\n".join(problems) if problems else "nothing is wrong")

@@ -14,24 +14,21 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from methods.errors import UsageError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 2
-
-
 LEADERBOARD, ROWS, COMPACTED, QUARANTINE = (
     "leaderboard",
     "leaderboard/rows",
     "leaderboard/compacted",
     "leaderboard/quarantine",
 )
-
-
 KEY = ("study", "phase", "trial")
-
-
 IDENTITY = (*KEY, "control", "seed", "config_hash")  # what all rows of one trial have in common
+REQUIRED = (*KEY, "schema_version")  # a file that lacks any of these is no file of the leaderboard
 
 
 def _column(help: str, **options: Any) -> Any:
@@ -102,7 +99,7 @@ class Row:
     def __post_init__(self) -> None:
         hold = object.__setattr__
         hold(self, "config_hash", config_hash(self.config))
-        for name, kind in _kinds().items():
+        for name, kind in column_kinds().items():
             value = getattr(self, name)
             if value is None:
                 continue
@@ -124,7 +121,7 @@ class Row:
 
 
 @cache
-def _kinds() -> dict[str, Any]:
+def column_kinds() -> dict[str, Any]:
     """Column -> what decides how it is stored: str, int, float, bool, Mapping, tuple or datetime."""
 
     def kind(hint: Any) -> Any:
@@ -155,7 +152,7 @@ def schema() -> pa.Schema:
     return pa.schema(
         [
             pa.field(f.name, storage_types[kind], metadata={**f.metadata, **({"json": "1"} if kind is Mapping else {})})
-            for f, kind in zip(dataclasses.fields(Row), _kinds().values(), strict=True)
+            for f, kind in zip(dataclasses.fields(Row), column_kinds().values(), strict=True)
         ]
     )
 
@@ -166,32 +163,42 @@ def _json(value: Any) -> str:
     return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
 
-def _digest(data: bytes) -> str:
+def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """Sixteen hexadecimal digits; equal for equal configurations, whatever their order."""
-    return _digest(_json(config).encode())
+    return digest(_json(config).encode())
 
 
 def from_table(table: pa.Table) -> list[Row]:
-    """The rows of a table that has all columns."""
-    kinds = _kinds()
+    """The rows of a table that has all columns.
+
+    Raises:
+        UsageError: a row's mapping is not JSON.
+    """
+    kinds = column_kinds()
     given = [f.name for f in dataclasses.fields(Row) if f.init]
-    rows = []
-    for record in table.select(given).to_pylist():
-        # None for a mapping only where a file is older than the column.
-        rows.append(Row(**{n: json.loads(v or "{}") if kinds[n] is Mapping else v for n, v in record.items()}))
-    return rows
+
+    def value(record: Mapping[str, Any], name: str) -> Any:
+        if kinds[name] is not Mapping:
+            return record[name]
+        try:
+            return json.loads(record[name] or "{}")  # None only where a file is older than the column
+        except (ValueError, RecursionError):
+            trial = "/".join(str(record[part]) for part in KEY)
+            raise UsageError(f"{trial}: its {name} is not JSON; `leaderboard verify` names what is wrong") from None
+
+    return [Row(**{name: value(record, name) for name in given}) for record in table.select(given).to_pylist()]
 
 
-def _name(folder: str, label: str, data: bytes) -> str:
+def named(folder: str, label: str, data: bytes) -> str:
     """A file's name carries the hash of its content: the same content is never stored twice, no file ever changes."""
-    return f"{folder}/{label}-{_digest(data)}.parquet"
+    return f"{folder}/{label}-{digest(data)}.parquet"
 
 
-def _encoded(table: pa.Table) -> bytes:
+def encoded(table: pa.Table) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -208,6 +215,6 @@ def _encoded(table: pa.Table) -> bytes:
     return bytes(buffer.getvalue())
 
 
-def _record(row: Row) -> dict[str, Any]:
+def record_of(row: Row) -> dict[str, Any]:
     values = dataclasses.asdict(row)
-    return values | {name: _json(values[name]) for name, kind in _kinds().items() if kind is Mapping}
+    return values | {name: _json(values[name]) for name, kind in column_kinds().items() if kind is Mapping}

@@ -23,7 +23,8 @@ from helpers.tiny import tiny_images
 from helpers.trivial import METHOD, accuracy
 from methods.errors import UsageError
 from methods.method import State
-from search.rows.files import compact, verify, write_row
+from search.rows.compaction import compact, verify
+from search.rows.files import write_row
 from search.rows.row import Row, from_table
 from search.rows.sql import read
 from search.run import main

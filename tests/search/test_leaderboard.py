@@ -26,8 +26,9 @@ from helpers.made_up import START
 from helpers.made_up import row as make
 from methods.errors import UsageError
 from search import leaderboard
-from search.rows.files import _listed, compact, of_study, verify, write_row
-from search.rows.row import COMPACTED, QUARANTINE, ROWS, Row, _name, config_hash, from_table, schema
+from search.rows.compaction import compact, verify
+from search.rows.files import of_study, parquet_files, write_row
+from search.rows.row import COMPACTED, QUARANTINE, ROWS, Row, config_hash, from_table, named, schema
 from search.rows.sql import read
 
 
@@ -44,7 +45,7 @@ def put(storage: Storage, table: pa.Table, folder: str = ROWS, label: str = "alp
     """A file as another version of this package would have written it."""
     buffer = pa.BufferOutputStream()
     parquet.write_table(table, buffer)
-    name = _name(folder, label, bytes(buffer.getvalue()))
+    name = named(folder, label, bytes(buffer.getvalue()))
     storage.write_bytes(name, bytes(buffer.getvalue()))
     return name
 
@@ -425,25 +426,25 @@ def test_a_compaction_between_listing_and_reading_hides_nothing(
     compact(storage)
     for trial in range(3, 6):
         write_row(storage, make(trial))
-    listed, calls = _listed, 0
+    calls = 0
 
     def then_compact(storage: Storage, folder: str) -> list[str]:
         nonlocal calls
-        names = listed(storage, folder)
+        names = parquet_files(storage, folder)
         calls += 1
         if calls == moment:
             with monkeypatch.context() as patch:
-                patch.setattr("search.rows.files._listed", listed)
+                patch.setattr("search.rows.files.parquet_files", parquet_files)
                 compact(storage)
         return names
 
-    monkeypatch.setattr("search.rows.files._listed", then_compact)
+    monkeypatch.setattr("search.rows.files.parquet_files", then_compact)
     assert read(storage)["trial"].to_pylist() == list(range(6))
     assert len(storage.list("leaderboard")) == 1  # it did run
 
 
 def test_compacted_files_are_sorted_and_bounded(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.rows.files.ROWS_PER_FILE", 10)
+    monkeypatch.setattr("search.rows.compaction.ROWS_PER_FILE", 10)
     for trial in range(24):
         write_row(storage, make(trial))
     compact(storage)

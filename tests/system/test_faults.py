@@ -27,7 +27,7 @@ from helpers.trivial import METHOD, accuracy
 from methods.data.dataset import DataSpec
 from methods.errors import UsageError
 from search.execution.tune import Losses, StudySearch
-from search.rows.files import verify
+from search.rows.compaction import verify
 from search.run import main
 from search.study.conductor import RETRIES, Conductor, Finished
 from search.study.ledger import Study
