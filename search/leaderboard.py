@@ -1,13 +1,24 @@
-"""python -m search.leaderboard: show, export, compare, query, reproduce, compact and verify what the studies found."""
+"""python -m search.leaderboard: show, list, export, compare, query, reproduce, compact and verify what studies found.
+
+python -m search.leaderboard show --study NAME --sort -val_accuracy
+python -m search.leaderboard studies
+python -m search.leaderboard export csv --out rows.csv
+python -m search.leaderboard export optuna sqlite:///rows.db      # for optuna-dashboard
+python -m search.leaderboard query "SELECT method, max(val_accuracy) FROM leaderboard GROUP BY method"
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from methods.errors import UsageError
+from search.command.shell import FAILED, OK, Parser, carry_out
+from search.command.terminal import print_table
+from search.rows.export import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -15,100 +26,153 @@ if TYPE_CHECKING:
     from distributed.storage import Storage
 
 SHOWN = (
-    "study",
-    "trial",
-    "phase",
-    "control",
-    "method",
-    "searcher",
-    "data",
-    "val_accuracy",
-    "test_accuracy",
-    "macs_forward",
-    "params",
-    "seconds",
-    "status",
-)
+    "study", "trial", "phase", "control", "method", "searcher", "data", "val_accuracy", "test_accuracy", "macs_forward",
+    "params", "seconds", "status",
+)  # fmt: skip
 HEADERS = {"val_accuracy": "val %", "test_accuracy": "test %", "macs_forward": "MACs"}
 FILTERS = ("method", "study", "data", "phase")
+SETTINGS = 6  # columns of settings that a table has room for
 
 
 def show(storage: Storage, arguments: argparse.Namespace) -> int:
-    """The best trials as a table."""
+    """The best trials as a table, with the settings in which they differ."""
+    from search.rows.export import plain
     from search.rows.sql import read
 
     # One row more than is shown tells whether there are more.
     limit = arguments.top + 1 if arguments.top else 0
-    columns = () if arguments.json else SHOWN
+    columns = () if arguments.json else (*SHOWN, "config")
     table = read(storage, columns=columns, sort=arguments.sort, top=limit, **_where(arguments))
-    shown = table.slice(0, arguments.top or len(table))
+    records = plain(table.slice(0, arguments.top or len(table)))
     if arguments.json:
-        print(json.dumps(_plain(shown), indent=2))
-    elif len(shown):
-        _print_table(_headers(shown), _cells(shown))
+        print(json.dumps(records, indent=2))
+    elif records:
+        settings = [record.pop("config") for record in records]
+        for name in _differing(settings):
+            for record, values in zip(records, settings, strict=True):
+                record[name] = values.get(name) if isinstance(values, dict) else None
+        print_table(*_figures(records))
     if len(table) == 0:
         print("no rows match", file=sys.stderr if arguments.json else sys.stdout)
-    elif len(table) > len(shown):
-        print(f"the first {len(shown)} rows; --top 0 shows all", file=sys.stderr)
-    return 0
+    elif len(table) > len(records):
+        print(f"the first {len(records)} rows; --top 0 shows all", file=sys.stderr)
+    return OK
+
+
+def _differing(settings: Sequence[Any]) -> list[str]:
+    """Settings of which some rows have one value and some another; the first few of them."""
+    values: dict[str, set[str]] = {}
+    for config in settings:
+        for name, value in (config if isinstance(config, dict) else {}).items():
+            values.setdefault(name, set()).add(json.dumps(value))
+    return [name for name, seen in values.items() if len(seen) > 1][:SETTINGS]
+
+
+def studies(storage: Storage, arguments: argparse.Namespace) -> int:
+    """Every study: what it searched, its best, when it ended."""
+    from search.rows.export import plain
+    from search.rows.sql import query
+
+    where = " AND ".join(f'"{name}" = ?' for name in _where(arguments))
+    table = query(
+        storage,
+        "SELECT study, any_value(method) AS method, any_value(searcher) AS searcher, any_value(data) AS data, "
+        "count(*) FILTER (phase = 'search') AS trials, count(*) FILTER (status = 'failed') AS failed, "
+        "max(val_accuracy) FILTER (phase = 'search' AND status = 'done') AS val_accuracy, "
+        "avg(test_accuracy) FILTER (phase = 'final') AS test_accuracy, sum(seconds) AS seconds, max(finished) AS ended "
+        f"FROM leaderboard {f'WHERE {where}' if where else ''} GROUP BY study ORDER BY ended DESC",
+        list(_where(arguments).values()),
+    )
+    records = plain(table)
+    if arguments.json:
+        print(json.dumps(records, indent=2))
+    elif records:
+        print_table(*_figures(records))
+    else:
+        print("no rows match")
+    return OK
 
 
 def export(storage: Storage, arguments: argparse.Namespace) -> int:
     """All columns of all rows that match; Markdown has the columns that `show` has."""
-    from methods.errors import UsageError
+    from pathlib import Path
+
+    from distributed.storage import Storage as Folder
+    from search.rows.export import exported, markdown, plain
     from search.rows.sql import read
 
+    if (arguments.format == "optuna") != bool(arguments.url):
+        raise UsageError(
+            "export optuna URL: give the database, such as sqlite:///rows.db"
+            if arguments.format == "optuna"
+            else f"export {arguments.format} {arguments.url}: only optuna takes a URL; give --out FILE"
+        )
     columns = SHOWN if arguments.format == "md" else ()
     table = read(storage, columns=columns, sort=arguments.sort, **_where(arguments))
-    if arguments.out:
-        try:
-            with open(arguments.out, "wb") as file:
-                file.write(_exported(table, arguments.format))
-        except OSError as error:
-            raise UsageError(f"--out {arguments.out} cannot be written: {error.strerror}; give another file") from None
-        print(f"{len(table)} rows written to {arguments.out}")
-    elif arguments.format == "parquet" and sys.stdout.isatty():
+    if arguments.format == "optuna":
+        from search.rows.optuna import to_optuna
+
+        print(f"{to_optuna(table, arguments.url)} trials written to {arguments.url}")
+        return OK
+    if arguments.format == "parquet" and not arguments.out and sys.stdout.isatty():
         raise UsageError("export parquet: a terminal cannot show it; give --out FILE")
-    else:
-        sys.stdout.buffer.write(_exported(table, arguments.format))
-    return 0
+    content = markdown(*_figures(plain(table))) if arguments.format == "md" else exported(table, arguments.format)
+    if not arguments.out:
+        sys.stdout.buffer.write(content)
+        return OK
+    target = Path(arguments.out).expanduser().absolute()
+    if not target.parent.is_dir() or target.is_dir():
+        raise UsageError(f"--out {arguments.out} cannot be written: no such folder, or a folder; give a file")
+    try:
+        Folder(target.parent).write_bytes(target.name, content)  # whole or not at all: an older file is kept
+    except UsageError as error:
+        raise UsageError(f"--out {arguments.out}: {error}") from None
+    print(f"{len(table)} rows written to {arguments.out}")
+    return OK
 
 
 def diff(storage: Storage, arguments: argparse.Namespace) -> int:
-    """Two studies, by their best trials, or two trials side by side."""
+    """What differs between two studies, by their best trials, or between two trials."""
     left, right = (_facts(storage, name) for name in (arguments.a, arguments.b))
     if arguments.json:
         print(json.dumps({arguments.a: left, arguments.b: right}, indent=2))
-        return 0
+        return OK
     names = [*left, *(name for name in right if name not in left)]
     lines = []
     for name in names:
         a, b = left.get(name), right.get(name)
-        change = "" if a == b or name not in left or name not in right else "differs"
+        if a == b and not arguments.all:
+            continue
+        known = name in left and name in right
+        change = "" if a == b or not known else "differs"
         if change and isinstance(a, int | float) and isinstance(b, int | float):
             change = f"{b - a:+.4g}"
         lines.append([name, _text(a), _text(b), change])
-    _print_table(["", arguments.a, arguments.b, "difference"], lines)
-    return 0
+    if lines:
+        print_table(["", arguments.a, arguments.b, "difference"], lines)
+    if not arguments.all:
+        print(f"{len(names) - len(lines)} facts are equal; --all shows them too", file=sys.stderr)
+    return OK
 
 
 def query(storage: Storage, arguments: argparse.Namespace) -> int:
     """Any SELECT over the table `leaderboard`."""
+    from search.rows.export import plain
     from search.rows.sql import query
 
     table = query(storage, arguments.sql)
+    records = plain(table)
     if arguments.json:
-        print(json.dumps(_plain(table), indent=2))
-    elif len(table):
-        _print_table(table.column_names, [[_text(value) for value in row.values()] for row in _plain(table)])
+        print(json.dumps(records, indent=2, allow_nan=False))
+    elif records:
+        print_table(table.column_names, [[_text(value) for value in record.values()] for record in records])
     else:
         print("no rows match")
-    return 0
+    return OK
 
 
 def reproduce(storage: Storage, arguments: argparse.Namespace) -> int:
     """Train a row again and say whether its accuracy comes back; 1 where it does not."""
-    from methods.errors import UsageError
     from search.execution.rerun import rerun
     from search.rows.row import from_table
 
@@ -118,16 +182,16 @@ def reproduce(storage: Storage, arguments: argparse.Namespace) -> int:
     summary = rerun(storage, found[0], arguments.data_dir)
     if arguments.json:
         print(json.dumps(summary, indent=2))
-        return 0 if summary["same"] else 1
+        return OK if summary["same"] else FAILED
     for name, (then, now) in summary["differences"].items():
-        print(f"{name} was {then}, is {now}")
+        print(printable(f"{name} was {then}, is {now}"))
     lines = []
     for name, value in summary["row"].items():
         again = summary["again"].get(name)
         lines.append([name, _text(value), _text(again), "" if again is None else f"{again - value:+.2g}"])
-    _print_table(["on validation", "row", "again", "difference"], lines)
-    print(f"{summary['id']}: {summary['verdict']}")
-    return 0 if summary["same"] else 1
+    print_table(["on validation", "row", "again", "difference"], lines)
+    print(printable(f"{summary['id']}: {summary['verdict']}"))
+    return OK if summary["same"] else FAILED
 
 
 def compact(storage: Storage, arguments: argparse.Namespace) -> int:
@@ -136,7 +200,7 @@ def compact(storage: Storage, arguments: argparse.Namespace) -> int:
 
     before, after = compact(storage)
     print(f"{before} files before, {after} after")
-    return 0
+    return OK
 
 
 def verify(storage: Storage, arguments: argparse.Namespace) -> int:
@@ -144,27 +208,12 @@ def verify(storage: Storage, arguments: argparse.Namespace) -> int:
     from search.rows.compaction import verify
 
     problems = verify(storage)
-    print("\n".join(problems) if problems else "nothing is wrong")
-    return 1 if problems else 0
+    print(printable("\n".join(problems)) if problems else "nothing is wrong")
+    return FAILED if problems else OK
 
 
 def _where(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in FILTERS if getattr(arguments, name) is not None}
-
-
-def _plain(table: pa.Table) -> list[dict[str, Any]]:
-    """Records as JSON can hold them: our mappings as objects, times as text."""
-    from search.rows.row import schema
-
-    mappings = {f.name for f in schema() if b"json" in f.metadata}
-    records: list[dict[str, Any]] = table.to_pylist()
-    for record in records:
-        for name, value in record.items():
-            if name in mappings and isinstance(value, str):
-                record[name] = json.loads(value)
-            elif value is not None and not isinstance(value, str | int | float | list | dict):
-                record[name] = value.isoformat() if hasattr(value, "isoformat") else str(value)
-    return records
 
 
 def _trial(storage: Storage, name: str) -> pa.Table:
@@ -173,20 +222,20 @@ def _trial(storage: Storage, name: str) -> pa.Table:
     from search.rows.sql import read
 
     study, phase, trial = ["", "", *name.rsplit("/", 2)][-3:]
-    if not (study and trial.isdecimal()):
+    if not (study and trial.isdecimal() and len(trial) < 19):  # more digits than a number of the table has
         return schema().empty_table()
     return read(storage, study=study, phase=phase, trial=int(trial))
 
 
 def _facts(storage: Storage, name: str) -> dict[str, Any]:
     """What `diff` says of a trial (study/phase/trial), or of a study: its totals and its best trial."""
-    from methods.errors import UsageError
+    from search.rows.export import flat, plain
     from search.rows.sql import read
 
     facts: dict[str, Any] = {}
-    records = _plain(_trial(storage, name))
+    records = plain(_trial(storage, name))
     if not records:
-        records = _plain(read(storage, sort="-val_accuracy", study=name))
+        records = plain(read(storage, sort="-val_accuracy", study=name))
         tested = [r["test_accuracy"] for r in records if r["phase"] == "final" and r["test_accuracy"] is not None]
         facts["trials of the study"] = len(records)
         facts["failed trials"] = sum(r["status"] == "failed" for r in records)
@@ -196,41 +245,11 @@ def _facts(storage: Storage, name: str) -> dict[str, Any]:
         records = [r for r in records if r["phase"] == "search"] or records
     if not records:
         raise UsageError(f"{name}: no such study, and no such trial (study/phase/trial); `show` lists them")
-    for column, value in records[0].items():
-        if isinstance(value, dict):
-            facts |= {f"{column}.{key}": part for key, part in value.items()}
-        else:
-            facts[column] = value
-    return facts
+    return facts | flat(records[0])
 
 
-def _exported(table: pa.Table, form: str) -> bytes:
-    import pyarrow as pa
-
-    if form == "json":
-        return json.dumps(_plain(table), indent=2).encode() + b"\n"
-    if form == "md":
-        lines = [_headers(table), ["---"] * table.num_columns, *_cells(table)]
-        return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines).encode()
-    buffer = pa.BufferOutputStream()
-    if form == "parquet":
-        from pyarrow import parquet
-
-        parquet.write_table(table, buffer, compression="zstd")
-    else:
-        from pyarrow import csv
-
-        hosts = pa.array([" ".join(nodes or ()) for nodes in table["nodes"].to_pylist()], pa.string())
-        csv.write_csv(table.set_column(table.column_names.index("nodes"), "nodes", hosts), buffer)
-    return bytes(buffer.getvalue())
-
-
-def _headers(table: pa.Table) -> list[str]:
-    return [HEADERS.get(name, name) for name in table.column_names]
-
-
-def _cells(table: pa.Table) -> list[list[str]]:
-    """Figures as people read them: per cent, thousands, seconds."""
+def _figures(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells of a table, figures as people read them: per cent, thousands, seconds."""
 
     def cell(name: str, value: Any) -> str:
         if value is None:
@@ -242,7 +261,8 @@ def _cells(table: pa.Table) -> list[list[str]]:
             return f"{value / 10**power:.{1 if power else 0}f}{'TGMk'[(12 - power) // 3] if power else ''}"
         return f"{value:.1f}" if name == "seconds" else _text(value)
 
-    return [[cell(name, value) for name, value in record.items()] for record in table.to_pylist()]
+    names = list(records[0]) if records else list(SHOWN)
+    return [HEADERS.get(n, n) for n in names], [[cell(n, v) for n, v in record.items()] for record in records]
 
 
 def _text(value: Any) -> str:
@@ -253,56 +273,46 @@ def _text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _print_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for header, column in zip(headers, zip(*lines, strict=True), strict=True):
-        figures = all(cell[:1] in "+-0123456789" for cell in column)
-        table.add_column(header, justify="right" if figures else "left")
-    for line in lines:
-        table.add_row(*line)
-    # In a pipe nothing is cut off or wrapped. Names are text, also where they look like markup.
-    Console(width=None if sys.stdout.isatty() else 10_000, markup=False, highlight=False, emoji=False).print(table)
-
-
 def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} is not a number of rows; give 20, or 0 for all")
     return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m search.leaderboard", description="What the studies found: one row for every trial."
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m search.leaderboard", description="What the studies found: one row for every trial.")
+    # Words that may stand before the verb too; after it they have no default of their own, which would win.
+    parser.add_argument("--storage", default="results", metavar="URI", help="folder or s3://bucket/prefix (results)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    place = argparse.ArgumentParser(add_help=False)
-    place.add_argument("--storage", default="results", metavar="URI", help="folder or s3://bucket/prefix (results)")
-    chosen = argparse.ArgumentParser(add_help=False)
+    place = Parser(add_help=False)
+    place.add_argument("--storage", default=argparse.SUPPRESS, metavar="URI", help="folder or s3://bucket/prefix")
+    chosen = Parser(add_help=False)
     for name in FILTERS:
         chosen.add_argument(f"--{name}", metavar="NAME", help=f"only rows of this {name}")
-    chosen.add_argument(
+    order = Parser(add_help=False)
+    order.add_argument(
         "--sort", default="-val_accuracy", metavar="COLUMN", help="- before it for descending order (-val_accuracy)"
     )
-    as_json = argparse.ArgumentParser(add_help=False)
+    as_json = Parser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")
 
-    command = commands.add_parser("show", parents=[place, chosen, as_json], help="the best trials")
+    command = commands.add_parser("show", parents=[place, chosen, order, as_json], help="the best trials")
     command.add_argument("--top", type=_natural, default=20, metavar="N", help="so many rows; 0 for all (20)")
     command.set_defaults(run=show)
 
-    command = commands.add_parser("export", parents=[place, chosen], help="all rows that match, in another format")
-    command.add_argument("format", choices=("csv", "md", "json", "parquet"))
+    command = commands.add_parser("studies", parents=[place, chosen, as_json], help="every study and its best")
+    command.set_defaults(run=studies)
+
+    command = commands.add_parser("export", parents=[place, chosen, order], help="all rows that match, in a file")
+    command.add_argument("format", choices=("csv", "md", "json", "parquet", "optuna"))
+    command.add_argument("url", nargs="?", metavar="URL", help="of optuna's storage: sqlite:///rows.db")
     command.add_argument("--out", metavar="FILE", help="write there and not to standard output")
     command.set_defaults(run=export)
 
-    command = commands.add_parser("diff", parents=[place, as_json], help="two studies or two trials side by side")
+    command = commands.add_parser("diff", parents=[place, as_json], help="what differs between two studies or trials")
     command.add_argument("a", metavar="A", help="a study, or a trial as study/phase/trial")
     command.add_argument("b", metavar="B")
+    command.add_argument("--all", action="store_true", help="what is equal, too")
     command.set_defaults(run=diff)
 
     command = commands.add_parser(
@@ -329,16 +339,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0; 1 where the leaderboard or a row does not hold; 2 where it is the command that is wrong."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if "--sort" in words[:-1]:  # argparse would take "-val_accuracy" for an option
-        at = words.index("--sort")
-        words[at : at + 2] = [f"--sort={words[at + 1]}"]
-    arguments = _parser().parse_args(words)
-
+def run(arguments: argparse.Namespace) -> int:
+    """Do what the command says; returns the exit code."""
     from distributed.storage import Storage
-    from methods.errors import UsageError
     from search.rows.row import LEADERBOARD
 
     try:
@@ -346,15 +349,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not storage.exists(LEADERBOARD):
             raise UsageError(f"--storage {arguments.storage} has no leaderboard; run a study there or name another")
         return int(arguments.run(storage, arguments))
-    except UsageError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         print(f"--storage {arguments.storage} cannot be read: {error}", file=sys.stderr)
-        return 1
+        return FAILED
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0; 1 where the leaderboard or a row does not hold; 2 where it is the command that is wrong."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--sort" in words[:-1]:  # argparse would take "-val_accuracy" for an option
+        at = words.index("--sort")
+        words[at : at + 2] = [f"--sort={words[at + 1]}"]
+    return carry_out(_parser(), run, words)
 
 
 if __name__ == "__main__":

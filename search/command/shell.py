@@ -9,6 +9,8 @@ from typing import Any
 
 from distributed.ray.cluster import heed_sigterm
 from methods.errors import UsageError
+from search.command.terminal import outlive_reader
+from search.rows.export import printable
 
 OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -23,10 +25,11 @@ class Parser(argparse.ArgumentParser):
 def carry_out(words: Parser, act: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
     """Do what the words of a command ask for; returns its exit code. Bad usage is one line on stderr."""
     heed_sigterm()
+    outlive_reader()
     try:
         return act(words.parse_args(argv))
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -26,6 +26,7 @@ from helpers.made_up import START
 from helpers.made_up import row as make
 from methods.errors import UsageError
 from search import leaderboard
+from search.rows import export
 from search.rows.compaction import compact, verify
 from search.rows.files import of_study, parquet_files, write_row
 from search.rows.row import COMPACTED, QUARANTINE, ROWS, Row, config_hash, from_table, named, schema
@@ -184,7 +185,7 @@ def test_round_trip(written: list[Row], tmp_path: Path) -> None:
         write_row(storage, row)
     table = read(storage)
     assert {row.id: row for row in from_table(table)} == {row.id: row for row in written}
-    json.dumps(leaderboard._plain(table), allow_nan=False)
+    json.dumps(export.plain(table), allow_nan=False)
     compact(storage)
     assert read(storage).equals(table)
 
@@ -541,7 +542,7 @@ def test_storage_without_a_leaderboard(storage: Storage, capsys: pytest.CaptureF
         assert command(storage, *words) == 2
         assert (
             capsys.readouterr().err
-            == f"--storage {storage.uri} has no leaderboard; run a study there or name another\n"
+            == f"error: --storage {storage.uri} has no leaderboard; run a study there or name another\n"
         )
 
 
@@ -555,8 +556,13 @@ def test_export(filled: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert parquet.read_table(io.BytesIO(exported("parquet"))).equals(expected)
     assert json.loads(exported("json"))[1]["config"]["transfer.lr"] == 1.1
     records = list(csv.DictReader(io.StringIO(exported("csv").decode())))
-    assert list(records[0]) == schema().names and records[1]["nodes"] == "a b"
-    assert json.loads(records[1]["config"]) == {"transfer.lr": 1.1, "transfer.milestones": [1.0, 2.0]}
+    assert records[1]["nodes"] == "a b" and records[1]["config.transfer.lr"] == "1.1"
+    assert set(schema().names) - {name.split(".")[0] for name in records[0]} == {
+        "data_spec",
+        "stage_seconds",
+        "val_metrics",
+        "test_metrics",
+    }  # empty here
     markdown = exported("md").decode().splitlines()
     assert len(markdown) == 4 and markdown[1].startswith("| --- |") and "| 60.00 |" in markdown[3]
     assert "2 rows written" in capsys.readouterr().out
@@ -574,7 +580,10 @@ def test_diff(filled: Storage, capsys: pytest.CaptureFixture[str]) -> None:
         "0.0003",
         "+0.0002",
     ]
-    assert lines["method"] == ["fsp", "fsp"] and lines["config_hash"][-1] == "differs"
+    assert "method" not in lines and lines["config_hash"][-1] == "differs"
+    assert command(filled, "diff", "alpha/search/1", "alpha/search/3", "--all") == 0
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.split()}
+    assert lines["method"] == ["fsp", "fsp"]
 
 
 def test_query(filled: Storage, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,76 @@
+"""What a command prints. Text of others is shown, never obeyed; a pipe that closes or a full device loses nothing."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from search.rows.export import printable
+
+
+def print_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """A table on standard output; figures to the right. In a pipe nothing is cut off or wrapped."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for header, column in zip(headers, zip(*lines, strict=True), strict=True):
+        figures = all(cell[:1] in "+-0123456789" for cell in column)
+        table.add_column(printable(header), justify="right" if figures else "left")
+    for line in lines:
+        table.add_row(*(printable(cell) for cell in line))
+    # Names are text, also where they look like markup.
+    Console(width=None if sys.stdout.isatty() else 10_000, markup=False, highlight=False, emoji=False).print(table)
+
+
+class Output(io.RawIOBase):
+    """Standard output that outlives its reader: what can no longer be written goes nowhere, and the command goes on.
+
+    Attributes:
+        problem: why, where it is not that the reader has seen enough.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.problem: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self.descriptor)
+
+    def write(self, data: Any) -> int:
+        try:
+            return os.write(self.descriptor, data)
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                self.problem = error
+                print(f"standard output: {error.strerror}; the rest of it is lost", file=sys.stderr)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.descriptor)
+            os.close(nowhere)
+            return len(data)
+
+
+def outlive_reader() -> Output | None:
+    """Put an `Output` in the place of this process's own standard output; None where something else stands there.
+
+    Characters that the terminal's encoding lacks are written as escapes.
+    """
+    stdout = sys.stdout
+    if stdout is not sys.__stdout__ or stdout is None:
+        return None
+    stdout.flush()
+    raw = Output(stdout.fileno())
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding=stdout.encoding, errors="backslashreplace", line_buffering=raw.isatty()
+    )
+    return raw
