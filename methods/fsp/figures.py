@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from methods.cost import count
-from methods.fsp.method import networks
+from methods.fsp.method import model, networks, teacher
 from methods.fsp.nets import teacher_net
-from methods.fsp.paper import fsp_loss, fsp_matrix
+from methods.fsp.paper import fsp_matrix, section_losses
 from methods.method import Table, Trained
-from methods.nets.cifar import CifarNet, Sectioned
+from methods.metrics import accuracy
+from methods.nets.cifar import Sectioned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,29 @@ def tables(trained: Trained) -> dict[str, Table]:
         f"Fig. 3: cost of one image of {info.name}. The paper prints a gap of about 2000 FLOP between "
         "its two teachers without a unit; ResNet-26 and VGG-26 have the same convolutions."
     )
-    return {"cost": Table(caption, ("network", "MACs", "parameters"), tuple(rows))}
+    return {"teacher": teaching(trained), "cost": Table(caption, ("network", "MACs", "parameters"), tuple(rows))}
+
+
+def teaching(trained: Trained) -> Table:
+    """Accuracy of teacher and student, and in words what follows from it."""
+    worker, split, configs = trained.worker, trained.split, trained.configs
+    student = worker.place(model(configs, trained.states, worker.data.info)).eval()
+    mine, theirs = (accuracy(worker.predict(net, split.x), split.y) for net in (student, teacher(trained)))
+    taught = configs["transfer"].epochs > 0 or configs["finetune"].distill > 0
+    rows = ((configs["teacher"].arch, round(theirs, 4)), ("student", round(mine, 4)))
+    return Table(f"Accuracy of teacher and student. {verdict(theirs, mine, taught)}", ("network", "accuracy"), rows)
+
+
+def verdict(teacher: float, student: float, taught: bool) -> str:
+    """What the accuracies of teacher and student say of a transfer."""
+    if not taught:
+        return "The student learned from labels alone."
+    if teacher >= student:
+        return "The teacher is at least as accurate as its student."
+    return (
+        "The teacher is less accurate than its student, which so learned the flow of a worse network. Train the "
+        "teacher for longer (--set teacher.epochs=N) or take another (--set teacher.arch=NAME)."
+    )
 
 
 def figures(trained: Trained) -> dict[str, Figure]:
@@ -53,11 +76,17 @@ def training(trained: Trained) -> Figure:
     left.set(title="Accuracy on validation", xlabel="epoch of the stage", ylabel="%")
     left.legend(frameon=False)
     rows = list(trained.states["transfer"].history)
-    losses = [row["fsp"] for row in rows]
-    right.plot([r["epoch"] for r in rows], losses, "o-", color="0.1", markersize=3)
-    right.set(title="Flow loss, eq. (1) with λ = 1", xlabel="epoch of the transfer", ylabel="sum of three MSE")
-    if losses and max(losses) > 10 * min(losses):
+    parts = {"fsp": "all three", **{f"fsp_{i}": f"section {i}" for i in (1, 2, 3)}}
+    for (part, words), style in zip(parts.items(), ("o-", "--", "-.", ":"), strict=True):
+        points = [(row["epoch"], row[part]) for row in rows if part in row]
+        if points:
+            right.plot(*zip(*points, strict=True), style, color="0.1", markersize=3, label=words)
+    right.set(title="Flow loss, eq. (1) with λ = 1", xlabel="epoch of the transfer", ylabel="MSE")
+    losses = [row[part] for row in rows for part in parts if part in row]
+    if losses and max(losses) > 10 * min(losses) > 0:
         right.set_yscale("log")
+    if losses:
+        right.legend(frameon=False)
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
     return figure
@@ -69,16 +98,13 @@ def flow(trained: Trained) -> Figure:
     from matplotlib.figure import Figure
 
     worker, x = trained.worker, trained.split.x[:256]
-    teacher = teacher_net(trained.states["teacher"].spec["arch"], worker.data.info)
-    teacher.load_state_dict(dict(trained.states["teacher"].tensors))
-    student = CifarNet(worker.data.info, trained.states["finetune"].spec["depth"])
-    student.load_state_dict(dict(trained.states["finetune"].tensors))
+    student = model(trained.configs, trained.states, worker.data.info)
 
     def matrices(net: Sectioned) -> list[torch.Tensor]:
         maps = worker.place(net).sections((x.float() / 255).to(worker.device))[1]
         return [fsp_matrix(first, last).cpu() for first, last in maps]
 
-    theirs, mine = matrices(teacher.eval()), matrices(student.eval())
+    theirs, mine = matrices(teacher(trained)), matrices(student.eval())
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots(2, 3)
     for column, (t, s) in enumerate(zip(theirs, mine, strict=True)):
@@ -91,6 +117,6 @@ def flow(trained: Trained) -> Figure:
                 ticks.get_major_locator().set_params(integer=True)
         figure.colorbar(image, ax=[axes[0][column], axes[1][column]], shrink=0.6)
     same = all(t.shape == s.shape for t, s in zip(theirs, mine, strict=True))
-    distance = f"; eq. (1) with λ = 1 is {float(fsp_loss(theirs, mine)):.3g}" if same else ""
+    distance = f"; eq. (1) with λ = 1 is {float(section_losses(theirs, mine).sum()):.3g}" if same else ""
     figure.suptitle(f"FSP matrices after fine-tuning, mean over {len(x)} images{distance}")
     return figure

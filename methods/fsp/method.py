@@ -12,16 +12,28 @@ from methods.cost import count
 from methods.data.dataset import Info
 from methods.fsp.nets import teacher_net
 from methods.fsp.settings import Finetune, Teacher, Transfer
-from methods.fsp.stages import finetune, train_teacher, transfer
-from methods.method import Configs, Control, Method, Recipe, Stage, States, stretched
-from methods.nets.cifar import CifarNet
+from methods.fsp.stages import finetune, frozen_teacher, train_teacher, transfer
+from methods.method import Configs, Control, Method, Recipe, Stage, States, Trained, stretched
+from methods.metrics import accuracy
+from methods.nets.cifar import CifarNet, Sectioned
 
 
-def model(configs: Configs, states: States, info: Info) -> nn.Module:
+def model(configs: Configs, states: States, info: Info) -> CifarNet:
     """The fine-tuned student; the teacher is not needed any more."""
     net = CifarNet(info, states["finetune"].spec["depth"])
     net.load_state_dict(dict(states["finetune"].tensors))
     return net
+
+
+def teacher(trained: Trained) -> Sectioned:
+    """The teacher with its weights, in eval mode."""
+    return frozen_teacher(trained.worker, trained.states["teacher"])
+
+
+def metrics(trained: Trained) -> dict[str, float]:
+    """The teacher's accuracy on the split, beside which the student's is to be read."""
+    split = trained.split
+    return {"teacher_accuracy": accuracy(trained.worker.predict(teacher(trained), split.x), split.y)}
 
 
 def networks(configs: Configs, info: Info) -> dict[str, nn.Module]:
@@ -115,6 +127,7 @@ METHOD = Method(
         "student_alone": Control(student_alone, tunes=("finetune.lr",)),
         "equal_epochs": Control(student_alone_equal_epochs, tunes=("finetune.lr",)),
     },
+    metrics=metrics,
     figures="methods.fsp.figures",
     published="methods.fsp.published",
 )

@@ -32,12 +32,17 @@ def fsp_matrix(first: Tensor, last: Tensor) -> Tensor:
         return torch.bmm(first.flatten(2), last.flatten(2).transpose(1, 2)) / (size[0] * size[1])
 
 
-def fsp_loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
-    """Eq. (1) with lambda = 1: the sum over sections of MSE(T_i, S_i). Each T_i, S_i is (b, m_i, n_i)."""
-    total = torch.zeros((), device=student[0].device)
-    for t, s in zip(teacher, student, strict=True):
-        total = total + F.mse_loss(s, t)
-    return total
+def section_losses(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
+    """MSE(T_i, S_i) of each section, (sections,); their sum is eq. (1) with lambda = 1. T_i, S_i are (b, m_i, n_i)."""
+    return torch.stack([F.mse_loss(s, t) for t, s in zip(teacher, student, strict=True)])
+
+
+def uncertainty_weighted(losses: Tensor, s: Tensor) -> Tensor:
+    """sum_i exp(-s_i) L_i / 2 + s_i / 2 with learned s_i = log sigma_i^2 (Kendall et al. 2018, sec. 3.2). (n,), (n,).
+
+    Its minimum over s_i is at s_i = log L_i, where every term weighs the same.
+    """
+    return ((-s).exp() * losses + s).sum() / 2
 
 
 def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -45,3 +50,31 @@ def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Te
     s = F.log_softmax(student.float() / temperature, 1)
     t = F.log_softmax(teacher.float() / temperature, 1)
     return F.kl_div(s, t, reduction="batchmean", log_target=True) * temperature**2
+
+
+def decoupled_loss(
+    student: Tensor, teacher: Tensor, y: Tensor, temperature: float, alpha: float, beta: float
+) -> Tensor:
+    """T^2 (alpha TCKD + beta NCKD) of logits (b, classes) and labels (b,) (DKD, Zhao et al. 2022, eq. 7).
+
+    TCKD is the divergence of the two-way probabilities (label, not label), NCKD that among the other classes. With
+    alpha = 1 and beta = 1 - p_label of the teacher, image by image, the sum is Hinton's.
+    """
+    target = F.one_hot(y, student.shape[1]).bool()
+
+    def parts(logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of (label, not label), (b, 2), and among the other classes, (b, classes - 1)."""
+        z = logits.float() / temperature
+        own, others = z[target], z[~target].view(len(z), -1)
+        return torch.stack([own, others.logsumexp(1)], 1).log_softmax(1), others.log_softmax(1)
+
+    (s_two, s_others), (t_two, t_others) = parts(student), parts(teacher)
+    tckd = F.kl_div(s_two, t_two, reduction="batchmean", log_target=True)
+    nckd = F.kl_div(s_others, t_others, reduction="batchmean", log_target=True)
+    return (alpha * tckd + beta * nckd) * temperature**2
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """Logits (b, classes) with mean 0 and standard deviation 1 for each image (Sun et al. 2024, eq. 8)."""
+    z = logits.float()
+    return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from methods.fsp.nets import Projected, teacher_net
-from methods.fsp.paper import fsp_loss, fsp_matrix, soft_target_loss
+from methods.fsp.paper import decoupled_loss, fsp_matrix, section_losses, soft_target_loss, standardised
 from methods.fsp.settings import Finetune, Teacher, Transfer
 from methods.method import State, States, Worker
 from methods.metrics import validation
@@ -39,25 +39,29 @@ def transfer(worker: Worker, config: Transfer, needs: States) -> State:
     """Stage 1: the student learns the teacher's flow, eq. (1); in mode `joint` together with the labels."""
     student = CifarNet(worker.data.info, config.depth)
     teacher = frozen_teacher(worker, needs["teacher"])
-    net = worker.place(Projected(student, teacher))
+    net = worker.place(Projected(student, teacher, config.balance))
     val = worker.data.val
 
     def loss(batch: Batch) -> dict[str, Tensor]:
         logits, mine = net(batch.x)
         with torch.no_grad():
             theirs = [fsp_matrix(first, last) for first, last in teacher.sections(batch.x)[1]]
-        flow = fsp_loss(theirs, mine)
+        sections = section_losses(theirs, mine)
+        if config.balance != "none" and batch.epoch == 0:
+            net.begin(worker.total(sections.detach() * (len(batch.x) / batch.size)))
+        cost = config.weight * net.balanced(sections)
+        parts = {"fsp": sections.sum(), **{f"fsp_{i}": section for i, section in enumerate(sections, 1)}}
         if config.mode == "two_stage":
-            return {"loss": config.weight * flow, "fsp": flow}
+            return {"loss": cost, **parts}
         labels = config.cross_entropy(logits.float(), batch.y)
-        return {"loss": labels + config.weight * flow, "fsp": flow, "labels": labels}
+        return {"loss": labels + cost, **parts, "labels": labels}
 
     def validate() -> dict[str, float]:
         return validation(worker.predict(student, val.x), val.y)
 
     # Until the labels are seen, accuracy is chance and must not reach a scheduler.
     history = worker.fit(Player(net, loss, config), validate=validate if config.mode == "joint" else None)
-    metrics = {"fsp": history[-1]["fsp"]} if history else {}
+    metrics = {part: value for part, value in history[-1].items() if part.startswith("fsp")} if history else {}
     return State(student.state_dict(), {"depth": config.depth}, metrics)
 
 
@@ -68,7 +72,7 @@ def finetune(worker: Worker, config: Finetune, needs: States) -> State:
     net.load_state_dict(dict(needs["transfer"].tensors))
     worker.place(net)
     teacher = frozen_teacher(worker, needs["teacher"]) if config.distill else None
-    val = worker.data.val
+    val, temperature = worker.data.val, config.temperature
 
     def loss(batch: Batch) -> dict[str, Tensor]:
         logits = net(batch.x).float()
@@ -76,12 +80,21 @@ def finetune(worker: Worker, config: Finetune, needs: States) -> State:
         if teacher is None:
             return {"loss": labels}
         with torch.no_grad():
-            theirs = teacher(batch.x)
-        soft = soft_target_loss(logits, theirs, config.temperature)
+            theirs = teacher(batch.x).float()
+        if config.standardise:
+            mine, theirs = standardised(logits), standardised(theirs)
+        else:
+            mine = logits
+        if config.soft == "dkd":
+            soft = decoupled_loss(mine, theirs, batch.y, temperature, 1.0, config.beta)
+        else:
+            soft = soft_target_loss(mine, theirs, temperature)
         return {"loss": (1 - config.distill) * labels + config.distill * soft, "labels": labels, "soft": soft}
 
     def validate() -> dict[str, float]:
         return validation(worker.predict(net, val.x), val.y)
 
     worker.fit(Player(net, loss, config), validate=validate)
-    return State(net.state_dict(), spec, validate())
+    # A student that learned from a worse network is a fact about the result.
+    teacher_accuracy = needs["teacher"].metrics["val_accuracy"]
+    return State(net.state_dict(), spec, validate() | {"teacher_accuracy": teacher_accuracy})

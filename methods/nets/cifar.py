@@ -44,7 +44,15 @@ class Block(nn.Module):
         self.stride, self.grow, self.shortcut = stride, out - channels, shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return self.closed(self.opened(x), x)
+
+    def opened(self, x: Tensor) -> Tensor:
+        """The map after the block's first convolution, (b, out, h', w')."""
+        return F.relu(self.norm1(self.conv1(x)))
+
+    def closed(self, opened: Tensor, x: Tensor) -> Tensor:
+        """The block's map from `opened(x)` and its input."""
+        out = self.norm2(self.conv2(opened))
         if self.shortcut:
             if self.stride > 1 or self.grow:
                 x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.grow))
@@ -87,11 +95,13 @@ class CifarNet(Sectioned):
         x = F.relu(self.norm(self.conv(self.normalize(x))))
         maps: Sections = []
         for section in self.body:
-            assert isinstance(section, nn.ModuleList)
-            x = first = section[0](x)
+            assert isinstance(section, nn.ModuleList) and isinstance(section[0], Block)
+            opened = section[0].opened(x)
+            x = first = section[0].closed(opened, x)
             for block in section[1:]:
                 x = block(x)
-            maps.append((first, x))
+            # A section of one block would compare its map with itself: there its first layer's map is the first.
+            maps.append((first if len(section) > 1 else opened, x))
         return self.fc(x.mean((2, 3))), maps
 
 

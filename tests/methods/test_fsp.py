@@ -14,12 +14,20 @@ from distributed.worker import LocalWorker
 from helpers.tiny import tiny_images
 from methods.cost import count
 from methods.data.dataset import Info
+from methods.fsp.figures import tables, verdict
 from methods.fsp.method import METHOD
 from methods.fsp.nets import Projected
-from methods.fsp.paper import fsp_loss, fsp_matrix, soft_target_loss
+from methods.fsp.paper import (
+    decoupled_loss,
+    fsp_matrix,
+    section_losses,
+    soft_target_loss,
+    standardised,
+    uncertainty_weighted,
+)
 from methods.fsp.settings import Finetune, Teacher, Transfer
 from methods.fsp.stages import finetune, train_teacher, transfer
-from methods.method import flatten
+from methods.method import State, Trained, flatten
 from methods.nets.cifar import CifarNet, Vgg16
 
 CIFAR = Info("cifar10", "image", tuple("0123456789"), (3, 32, 32), "", 45000, 5000, 10000, (0.5,) * 3, (0.25,) * 3)
@@ -62,8 +70,8 @@ def test_fsp_loss_is_the_sum_of_three_mean_squares() -> None:
         entries = [(float(t[b, i, j]) - float(s[b, i, j])) ** 2
                    for b in range(2) for i in range(t.shape[1]) for j in range(t.shape[2])]  # fmt: skip
         slow += sum(entries) / len(entries)
-    assert float(fsp_loss(teacher, student)) == pytest.approx(slow, rel=1e-5)
-    assert float(fsp_loss(teacher, teacher)) == 0.0
+    assert float(section_losses(teacher, student).sum()) == pytest.approx(slow, rel=1e-5)
+    assert float(section_losses(teacher, teacher).sum()) == 0.0
 
 
 def test_soft_targets_follow_hinton() -> None:
@@ -100,6 +108,75 @@ def test_shortcuts_carry_the_input_and_plain_blocks_do_not() -> None:
         torch.testing.assert_close(block(x), x if shortcut else torch.zeros_like(x))
 
 
+def softmax(z: list[float]) -> list[float]:
+    powers = [math.exp(v) for v in z]
+    return [p / sum(powers) for p in powers]
+
+
+def divergence(p: list[float], q: list[float]) -> float:
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def test_decoupled_soft_targets_follow_zhao() -> None:
+    """Eqs. 2 to 7 written out: the label against the rest, and the rest among themselves."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(5, 4, generator=generator) for _ in range(2))
+    y, temperature, alpha, beta = torch.tensor([0, 1, 2, 3, 1]), 3.0, 1.5, 4.0
+    slow = 0.0
+    for s, t, label in zip(student.tolist(), teacher.tolist(), y.tolist(), strict=True):
+        q, p = (softmax([v / temperature for v in row]) for row in (s, t))
+        two = [[probs[label], 1 - probs[label]] for probs in (p, q)]
+        rest = [[v / (1 - probs[label]) for k, v in enumerate(probs) if k != label] for probs in (p, q)]
+        slow += temperature**2 * (alpha * divergence(*two) + beta * divergence(*rest)) / 5
+    assert float(decoupled_loss(student, teacher, y, temperature, alpha, beta)) == pytest.approx(slow, rel=1e-4)
+
+
+def test_hintons_loss_is_the_decoupled_one_with_the_teachers_doubt_as_beta() -> None:
+    student, teacher, y = torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([1])
+    doubt = 1 - softmax([v / 4.0 for v in teacher[0].tolist()])[1]
+    assert float(decoupled_loss(student, teacher, y, 4.0, 1.0, doubt)) == pytest.approx(
+        float(soft_target_loss(student, teacher, 4.0)), rel=1e-4
+    )
+
+
+def test_standardised_logits_follow_sun() -> None:
+    """Eq. 8; so a student whose logits are the teacher's, shifted and scaled, has nothing to learn."""
+    rows = torch.tensor([[1.0, 2.0, 6.0], [0.0, 0.5, -1.0]])
+    for row, found in zip(rows.tolist(), standardised(rows).tolist(), strict=True):
+        mean = sum(row) / 3
+        deviation = math.sqrt(sum((v - mean) ** 2 for v in row) / 2)
+        assert found == pytest.approx([(v - mean) / deviation for v in row], rel=1e-4)
+    assert float(soft_target_loss(standardised(3 * rows + 5), standardised(rows), 2.0)) == pytest.approx(0, abs=1e-6)
+
+
+def test_learned_weights_follow_kendall_and_are_even_at_their_optimum() -> None:
+    losses, s = torch.tensor([0.5, 30.0, 600.0]), torch.tensor([0.1, -0.2, 2.0])
+    slow = sum(math.exp(-b) * a / 2 + b / 2 for a, b in zip(losses.tolist(), s.tolist(), strict=True))
+    assert float(uncertainty_weighted(losses, s)) == pytest.approx(slow, rel=1e-5)
+    best = losses.log().requires_grad_()
+    (slope,) = torch.autograd.grad(uncertainty_weighted(losses, best), best)
+    torch.testing.assert_close(slope, torch.zeros(3), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("balance", ["start", "learned"])
+def test_balanced_sections_weigh_the_same_at_the_start(balance: str) -> None:
+    """Whatever the scale of their losses, the gradient of each section's share is that of log L_i."""
+    net = Projected(CifarNet(CIFAR, 14), CifarNet(CIFAR, 26), balance)
+    losses = torch.tensor([0.95, 37.0, 568.0], requires_grad=True)
+    net.begin(losses)
+    (slope,) = torch.autograd.grad(net.balanced(losses), losses)
+    shares = slope * losses.detach()
+    torch.testing.assert_close(shares, shares[:1].expand(3))
+    plain = Projected(CifarNet(CIFAR, 14), CifarNet(CIFAR, 26))
+    assert float(plain.balanced(losses).detach()) == pytest.approx(605.95)
+
+
+@pytest.mark.parametrize("depth", [8, 14, 26])
+def test_every_section_has_two_maps(depth: int) -> None:
+    for first, last in CifarNet(CIFAR, depth).sections(torch.rand(2, 3, 32, 32))[1]:
+        assert first.shape == last.shape and not torch.equal(first, last)
+
+
 @pytest.mark.parametrize("teacher", [CifarNet(CIFAR, 26), CifarNet(CIFAR, 26, shortcut=False), Vgg16(CIFAR)])
 def test_student_flows_have_the_teachers_shapes(teacher: torch.nn.Module) -> None:
     x = torch.rand(2, 3, 32, 32)
@@ -117,6 +194,8 @@ def test_transfer_brings_the_student_nearer_to_the_teacher_and_leaves_the_head_a
     config = Transfer(epochs=6, batch_size=32, lr=0.05, depth=8, augment="none", weight_decay=0.0)
     state = transfer(worker, config, {"teacher": teacher})
     losses = [row["fsp"] for row in worker.history if "fsp" in row]
+    for row in worker.history[1:]:
+        assert sum(row[f"fsp_{section}"] for section in (1, 2, 3)) == pytest.approx(row["fsp"], rel=1e-4)
     assert losses[-1] < 0.7 * losses[0]
     torch.manual_seed(0)
     untouched = CifarNet(worker.data.info, 8)
@@ -133,22 +212,47 @@ def test_lambda_and_learning_rate_are_one_parameter_under_plain_sgd() -> None:
     for weight, lr in ((1.0, 0.02), (10.0, 0.002)):
         torch.manual_seed(0)
         config = Transfer(
-            epochs=1, batch_size=32, depth=8, weight=weight, lr=lr, momentum=0.0, weight_decay=0.0, augment="none"
-        )
+            epochs=1, batch_size=32, depth=8, weight=weight, lr=lr, momentum=0.0, weight_decay=0.0, clip=0.0,
+            augment="none",
+        )  # fmt: skip
         states.append(transfer(worker.for_stage(0, None, None), config, {"teacher": teacher}))
     for name, value in states[0].tensors.items():
         torch.testing.assert_close(value, states[1].tensors[name], rtol=1e-3, atol=1e-4)
 
 
-def test_joint_mode_and_soft_targets_train_on_labels() -> None:
+@pytest.mark.parametrize(("soft", "standardise"), [("kd", False), ("kd", True), ("dkd", False), ("dkd", True)])
+def test_joint_mode_and_soft_targets_train_on_labels(soft: str, standardise: bool) -> None:
     worker = LocalWorker(tiny_images(), seed=0)
     teacher = train_teacher(worker, Teacher(epochs=1, batch_size=32, augment="none"), {})
     joint = transfer(worker, Transfer(epochs=1, batch_size=32, depth=8, mode="joint", lr=0.05), {"teacher": teacher})
     assert {"labels", "fsp", "val_accuracy"} <= worker.history[-1].keys()
     needs = {"teacher": teacher, "transfer": joint}
-    finetune(worker, Finetune(epochs=1, batch_size=32, distill=0.5), needs)
+    config = Finetune(epochs=1, batch_size=32, distill=0.5, soft=soft, standardise=standardise)
+    state = finetune(worker, config, needs)
+    assert state.metrics["teacher_accuracy"] == teacher.metrics["val_accuracy"]
     row = worker.history[-1]
     assert row["loss"] == pytest.approx(0.5 * row["labels"] + 0.5 * row["soft"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "taught", "words"),
+    [(0.3, 0.34, True, "less accurate than"), (0.9, 0.8, True, "at least as accurate"), (0.3, 0.34, False, "alone")],
+)
+def test_a_teacher_below_its_student_is_said(teacher: float, student: float, taught: bool, words: str) -> None:
+    assert words in verdict(teacher, student, taught)
+
+
+def test_the_teachers_accuracy_stands_in_the_result_and_in_a_table() -> None:
+    common = {f"{stage}.{field}": v for stage in ("teacher", "transfer", "finetune")
+              for field, v in {"epochs": 1, "batch_size": 32, "augment": "none"}.items()}  # fmt: skip
+    configs = METHOD.configure("quick", {**common, "transfer.depth": 8})
+    worker, states = LocalWorker(tiny_images(), seed=0), dict[str, State]()
+    for stage in METHOD.stages:
+        states[stage.name] = stage.run(worker, configs[stage.name], states)
+    trained = Trained(worker, configs, states, worker.data.val)
+    found = METHOD.metrics(trained)["teacher_accuracy"]
+    assert found == states["finetune"].metrics["teacher_accuracy"] == states["teacher"].metrics["val_accuracy"]
+    assert tables(trained)["teacher"].rows[0] == ("resnet26", round(found, 4))
 
 
 def test_the_fair_control_trains_as_many_epochs_at_each_rate() -> None:
