@@ -12,8 +12,9 @@ from torch import nn
 from methods.data.dataset import Info
 from methods.method import Configs, Control, Method, Recipe, Stage, States, Trained
 from methods.metrics import accuracy, macro_f1
+from methods.res_ic.choosing import choose
 from methods.res_ic.nets import Networks, exit_macs, restored, task_columns
-from methods.res_ic.policies import EarlyExit, Exits, Policy, choose, oracle
+from methods.res_ic.policies import EarlyExit, Exits, Policy, oracle
 from methods.res_ic.settings import Backbone, Stopping
 from methods.res_ic.stages import by_task, choose_exit, train_backbone
 

@@ -10,7 +10,6 @@ sweep over stored logits, where a new threshold costs nothing, and inference tha
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +18,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from methods.metrics import temperature
 from methods.res_ic.nets import ResIC
-from methods.res_ic.paper import length_bucket, length_table, sentence_lengths
+from methods.res_ic.paper import length_bucket, sentence_lengths
 
-GOALS = ("accurate", "cheap", "given")
 NEVER = 2.0  # a threshold above every score: no sentence leaves early
 
 
@@ -50,6 +47,11 @@ class Exits:
         """(n, E) bool: which exits are right."""
         return self.logits.argmax(2) == self.y[:, None]
 
+    def every(self, step: int, start: int) -> Exits:
+        """Every `step`-th sentence from `start` on."""
+        rows = slice(start, None, step)
+        return Exits(self.logits[rows], self.y[rows], self.lengths[rows], self.longest, self.macs)
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -60,6 +62,7 @@ class Policy:
         exits: of the network, the last one included.
         threshold: leave where the score is at least this.
         temperatures: of each exit, for "ensemble".
+        weights: of each exit, for "agreement"; their sum is 1.
         table: exit of each bucket of lengths, for "length".
     """
 
@@ -67,6 +70,7 @@ class Policy:
     exits: int
     threshold: float = NEVER
     temperatures: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
     table: tuple[int, ...] = ()
 
     def scores(self, logits: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,10 +105,14 @@ def _fixed(policy: Policy, logits: Tensor, lengths: Tensor) -> tuple[Tensor, Ten
 
 
 def _length(policy: Policy, logits: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """1 from the exit on that the table gives for the sentence's length (section 5.2)."""
+    """0 before the exit that the table gives for the sentence's length (section 5.2), from there on its depth.
+
+    So the lowest threshold follows the table, and a higher one leaves no earlier than at some exit.
+    """
     table = torch.tensor(policy.table, device=logits.device)
     exit = table[length_bucket(lengths).clamp_max(len(policy.table) - 1)]
-    return (torch.arange(logits.shape[1], device=logits.device) >= exit[:, None]).float(), logits
+    number = torch.arange(logits.shape[1], device=logits.device)
+    return (number + 1) / policy.exits * (number >= exit[:, None]), logits
 
 
 def _confidence(policy: Policy, logits: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,6 +144,20 @@ def _ensemble(policy: Policy, logits: Tensor, lengths: Tensor) -> tuple[Tensor, 
     return mean.amax(2), mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
 
+def _agreement(policy: Policy, logits: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted confidence of the exits that agree with this one in a row (BEEM, Bajpai & Hanawal 2025).
+
+    S_i = S_{i-1} + w_i C_i where exit i answers as exit i - 1 did, w_i C_i where it does not; C_i is the largest
+    probability. Each exit gives its own answer.
+    """
+    confidence, guess = logits.softmax(2).max(2)
+    weighted = confidence * torch.tensor(policy.weights[: logits.shape[1]], device=logits.device)
+    sums = [weighted[:, 0]]
+    for i in range(1, logits.shape[1]):
+        sums.append(weighted[:, i] + sums[-1] * (guess[:, i] == guess[:, i - 1]))
+    return torch.stack(sums, 1), logits
+
+
 RULES: dict[str, Rule] = {
     "last": _last,
     "fixed": _fixed,
@@ -144,87 +166,8 @@ RULES: dict[str, Rule] = {
     "entropy": _entropy,
     "patience": _patience,
     "ensemble": _ensemble,
+    "agreement": _agreement,
 }
-
-
-def temperatures(logits: Tensor, y: Tensor) -> tuple[float, ...]:
-    """The temperature of each exit (`methods.metrics.temperature`); logits (n, E, K), y (n,)."""
-    return tuple(temperature(own, y) for own in logits.unbind(1))
-
-
-@dataclass(frozen=True)
-class Curve:
-    """What a rule gives at T increasing thresholds, each (T,) float64.
-
-    Attributes:
-        thresholds: the higher, the later sentences leave.
-        accuracy: share of right answers.
-        macs: multiply-adds per sentence, on average; never falls with the threshold.
-    """
-
-    thresholds: Tensor
-    accuracy: Tensor
-    macs: Tensor
-
-
-def thresholds(scores: Tensor, most: int = 200) -> Tensor:
-    """Thresholds worth trying for scores (n, E), increasing, (T,): between values, where rounding moves none."""
-    values = scores[:, :-1].double().unique()
-    apart = values.diff() > 1e-6
-    middles = ((values[1:] + values[:-1]) / 2)[apart]
-    if len(middles) > most:
-        middles = middles[torch.linspace(0, len(middles) - 1, most).round().long()]
-    return torch.cat([middles.new_zeros(1), middles, middles.new_full((1,), NEVER)])
-
-
-def sweep(policy: Policy, exits: Exits, at: Tensor | None = None) -> Curve:
-    """The rule at many thresholds (default: `thresholds` of these rows), from stored logits alone.
-
-    A sentence leaves at exit i for every threshold above the scores of the exits before and up to its own. So each
-    sentence adds to one stretch of thresholds per exit, and no threshold is looked at by itself.
-    """
-    scores, answers = policy.scores(exits.logits, exits.lengths)
-    at = thresholds(scores) if at is None else at
-    reached = scores.double().cummax(1).values
-    reached = torch.cat([reached[:, :-1], torch.full_like(reached[:, :1], torch.inf)], 1)
-    ends = torch.searchsorted(at, reached.contiguous(), right=True)
-    starts = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], 1)
-
-    def mean(value: Tensor) -> Tensor:
-        steps = torch.zeros(len(at) + 1, dtype=torch.float64)
-        steps.index_add_(0, starts.flatten(), value.flatten()).index_add_(0, ends.flatten(), -value.flatten())
-        return steps.cumsum(0)[:-1] / len(value)
-
-    right = (answers.argmax(2) == exits.y[:, None]).double()
-    return Curve(at, mean(right), mean(torch.tensor(exits.macs, dtype=torch.float64).expand_as(right)))
-
-
-def choose(rule: str, exits: Exits, goal: str = "accurate", threshold: float = NEVER) -> Policy:
-    """The policy that validation prefers.
-
-    Args:
-        rule: a key of `RULES`.
-        exits: of the validation split.
-        goal: "accurate" takes the best accuracy, between equal ones the cheaper. "cheap" takes the fewest MACs among
-            those that are not less accurate than the last classifier, or the best where all are. "given" keeps
-            `threshold`. The length table has no threshold: "given" is "accurate" there.
-    """
-    policy = Policy(rule, exits.logits.shape[1], threshold)
-    match rule:
-        case "last":
-            return dataclasses.replace(policy, threshold=NEVER)
-        case "length":
-            table = length_table(exits.right, exits.lengths, exits.longest, cheapest=goal == "cheap")
-            return dataclasses.replace(policy, threshold=0.5, table=table)
-        case "ensemble":
-            policy = dataclasses.replace(policy, temperatures=temperatures(exits.logits, exits.y))
-    if goal == "given":
-        return policy
-    curve = sweep(policy, exits)
-    enough = curve.accuracy >= exits.right[:, -1].double().mean() - 1e-9
-    # The first of equal thresholds is the cheapest.
-    index = (enough.int() if goal == "cheap" and enough.any() else curve.accuracy.round(decimals=9)).argmax()
-    return dataclasses.replace(policy, threshold=float(curve.thresholds[index]))
 
 
 def oracle(exits: Exits) -> Tensor:

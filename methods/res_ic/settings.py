@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from methods.res_ic.choosing import GOALS
 from methods.res_ic.nets import BLOCKS
 from methods.res_ic.paper import BALANCES, WEIGHTINGS
-from methods.res_ic.policies import GOALS, RULES
+from methods.res_ic.policies import RULES
 from methods.space import choice, integer, real
 from methods.training import OPTIMIZERS, Training
 
@@ -30,5 +31,7 @@ class Backbone(Training):
 @dataclass(frozen=True)
 class Stopping:
     rule: str = choice("confidence", tuple(RULES))
-    goal: str = choice("accurate", GOALS, help="best accuracy; fewest MACs at the last exit's accuracy; `threshold`")
+    goal: str = choice("controlled", GOALS, help="of the threshold: see choosing.choose")
     threshold: float = real(0.9, 0.0, 1.0, help="of the score, for goal `given`")
+    delta: float = real(0.01, 0.001, 0.5, help="accuracy below the last classifier's that goal `controlled` may lose")
+    alpha: float = real(0.1, 0.001, 0.5, help="chance that it loses more")

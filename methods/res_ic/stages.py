@@ -11,9 +11,10 @@ from torch import Tensor
 from methods.data.dataset import Info, Split
 from methods.method import State, States, Worker
 from methods.metrics import validation
+from methods.res_ic.choosing import choose
 from methods.res_ic.nets import Networks, ResIC, task_columns, task_sizes
 from methods.res_ic.paper import class_weights, dropout_mask, exit_losses, exit_weights, sentence_lengths, total_loss
-from methods.res_ic.policies import Exits, choose
+from methods.res_ic.policies import Exits
 from methods.res_ic.settings import Backbone, Stopping
 from methods.training import Batch, Player
 
@@ -73,7 +74,10 @@ def choose_exit(worker: Worker, config: Stopping, needs: States) -> State:
     """The policy of each task, chosen on validation from stored logits."""
     info, val, backbone = worker.data.info, worker.data.val, needs["backbone"]
     tasks = by_task(backbone.tensors["val_logits"], val, info, backbone.spec["macs"])
-    policies = [choose(config.rule, exits, config.goal, config.threshold) for exits in tasks]
+    policies = [
+        choose(config.rule, exits, config.goal, config.threshold, delta=config.delta, alpha=config.alpha)
+        for exits in tasks
+    ]
     exit, answer = policies[0].decide(tasks[0].logits, tasks[0].lengths)
     macs = float(torch.tensor(tasks[0].macs, dtype=torch.float64)[exit].mean())
     metrics = validation(answer, tasks[0].y) | {"macs": macs}

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from methods.paired import holm
 from search.evidence.words import points, span
 
 Array = NDArray[np.floating[Any]]
@@ -138,15 +139,6 @@ def paired_test(differences: Array, resamples: int = RESAMPLES) -> Array:
         rng=np.random.default_rng(0),
     )
     return np.asarray(found.pvalue)
-
-
-def holm(p: Array) -> Array:
-    """Adjusted p-values that hold the chance of any false verdict among (..., tests) at the level (Holm 1979)."""
-    order = np.argsort(p, axis=-1)
-    steps = np.take_along_axis(p, order, axis=-1) * np.arange(p.shape[-1], 0, -1)
-    adjusted = np.empty_like(p)
-    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(steps, axis=-1), 1.0), axis=-1)
-    return adjusted
 
 
 def interquartile_mean(*strata: Array, axis: int = -1) -> Array:

@@ -7,9 +7,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from distributed.worker import LocalWorker
@@ -20,45 +17,15 @@ from methods.method import State, Trained
 from methods.res_ic import figures
 from methods.res_ic.method import METHOD, measured
 from methods.res_ic.nets import CBAM, ChannelAttention, Networks, ResIC, SpatialAttention, exit_macs
-from methods.res_ic.paired import compare
 from methods.res_ic.paper import (
     class_weights,
     dropout_mask,
     exit_losses,
     exit_weights,
-    length_table,
     sentence_lengths,
     total_loss,
 )
-from methods.res_ic.policies import (
-    NEVER,
-    RULES,
-    EarlyExit,
-    Exits,
-    Policy,
-    choose,
-    first,
-    oracle,
-    sweep,
-    temperatures,
-    thresholds,
-)
 from methods.training import Batch
-
-
-def stacked(seed: int, n: int = 60, e: int = 5, k: int = 4) -> Exits:
-    """Exits that get better with depth, on made-up sentences."""
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.randint(k, (n,), generator=generator)
-    noise = torch.randn(n, e, k, generator=generator)
-    logits = noise + 3 * F.one_hot(y, k)[:, None] * torch.linspace(0.2, 1, e)[:, None]
-    lengths = torch.randint(5, 61, (n,), generator=generator)
-    return Exits(logits, y, lengths, 60, tuple(range(10, 10 + e)))
-
-
-def chosen(rule: str, exits: Exits, threshold: float) -> Policy:
-    return choose(rule, exits, "given", threshold)
-
 
 # The paper's equations.
 
@@ -104,19 +71,6 @@ def test_dropout_keeps_the_mean_and_zeroes_its_share() -> None:
     mask = dropout_mask(torch.randn(200_000), 0.3)
     assert set(mask.unique().tolist()) == {0.0, float(torch.tensor(1 / 0.7))}
     assert float(mask.mean()) == pytest.approx(1, abs=0.01)
-
-
-def test_length_table_against_a_loop() -> None:
-    exits = stacked(3, n=200)
-    table = length_table(exits.right, exits.lengths, 70)
-    cheap = length_table(exits.right, exits.lengths, 70, cheapest=True)
-    assert len(table) == 8 and table[7] == 4  # no sentence has 70 characters: the last exit
-    for b in range(7):
-        rows = [j for j in range(200) if exits.lengths[j] // 10 == b]
-        if rows:
-            hits = [sum(bool(exits.right[j, i]) for j in rows) for i in range(5)]
-            assert table[b] == hits.index(max(hits))
-            assert cheap[b] == next(i for i in range(5) if hits[i] >= hits[-1])
 
 
 # Networks.
@@ -181,183 +135,6 @@ def test_macs_agree_with_the_project_count() -> None:
     plain = exit_macs(ResIC(10, 7, 18, width=8, internal=False), 40)
     heads = 7 * sum(net.widths[:-1])
     assert plain == [macs[-1] - heads]
-
-
-# Policies.
-
-
-@given(seed=st.integers(0, 10_000), rule=st.sampled_from(sorted(RULES)))
-@settings(max_examples=40, deadline=None)
-def test_no_score_looks_ahead(seed: int, rule: str) -> None:
-    exits = stacked(seed, n=12)
-    policy = chosen(rule, exits, 0.5)
-    whole, answers = policy.scores(exits.logits, exits.lengths)
-    assert float(whole.min()) >= 0 and float(whole.max()) <= 1 + 1e-6
-    for e in range(1, 6):
-        part, heads = policy.scores(exits.logits[:, :e], exits.lengths)
-        assert torch.allclose(part, whole[:, :e], atol=1e-6)
-        assert torch.allclose(heads, answers[:, :e], atol=1e-6)
-
-
-def test_patience_against_its_algorithm() -> None:
-    exits = stacked(1)
-    for patience in range(1, 5):
-        exit, _ = chosen("patience", exits, (patience - 0.5) / 4).decide(exits.logits, exits.lengths)
-        for j in range(60):
-            guesses, same, left = exits.logits[j].argmax(1).tolist(), 0, 4
-            for i in range(1, 5):
-                same = same + 1 if guesses[i] == guesses[i - 1] else 0
-                if same == patience:
-                    left = i
-                    break
-            assert int(exit[j]) == left
-
-
-def test_entropy_and_confidence_against_their_definitions() -> None:
-    exits = stacked(2, n=5)
-    p = exits.logits.double().softmax(2)
-    confidence, _ = chosen("confidence", exits, 0.9).scores(exits.logits, exits.lengths)
-    entropy, _ = chosen("entropy", exits, 0.9).scores(exits.logits, exits.lengths)
-    for j in range(5):
-        for i in range(5):
-            h = -sum(float(q) * math.log(float(q)) for q in p[j, i])
-            assert float(confidence[j, i]) == pytest.approx(float(p[j, i].max()), abs=1e-5)
-            assert float(entropy[j, i]) == pytest.approx(1 - h / math.log(4), abs=1e-5)
-
-
-def test_ensemble_is_the_mean_of_calibrated_probabilities() -> None:
-    exits = stacked(4)
-    policy = chosen("ensemble", exits, 0.8)
-    score, answers = policy.scores(exits.logits, exits.lengths)
-    p = (exits.logits / torch.tensor(policy.temperatures)[:, None]).softmax(2)
-    for i in range(5):
-        mean = p[:, : i + 1].mean(1)
-        assert torch.allclose(answers[:, i].exp(), mean, atol=1e-5)
-        assert torch.allclose(score[:, i], mean.amax(1), atol=1e-5)
-
-
-def test_temperature_is_found_again() -> None:
-    generator = torch.Generator().manual_seed(0)
-    z = 2 * torch.randn(20_000, 1, 5, generator=generator)
-    y = torch.multinomial(z[:, 0].softmax(1), 1, generator=generator).squeeze(1)
-    stretched = torch.cat([z * 3, z * 0.5], 1)
-    assert temperatures(stretched, y) == pytest.approx((3.0, 0.5), rel=0.05)
-
-
-def test_temperature_of_a_perfect_exit_is_bounded() -> None:
-    z = 50 * F.one_hot(torch.arange(4), 4)[:, None].float()
-    assert temperatures(z, torch.arange(4))[0] >= 0.05 - 1e-9
-
-
-@given(seed=st.integers(0, 10_000), rule=st.sampled_from(["fixed", "confidence", "entropy", "patience", "ensemble"]))
-@settings(max_examples=25, deadline=None)
-def test_a_sweep_runs_from_the_first_exit_to_the_last(seed: int, rule: str) -> None:
-    exits = stacked(seed)
-    policy = chosen(rule, exits, 0.5)
-    curve = sweep(policy, exits)
-    assert curve.macs[0] == exits.macs[0] and curve.macs[-1] == exits.macs[-1]
-    assert (curve.macs.diff() > -1e-9).all()  # a higher bar costs more
-    for threshold, accuracy, macs in zip(*(v.tolist() for v in vars(curve).values()), strict=True):
-        exit, answer = dataclasses.replace(policy, threshold=threshold).decide(exits.logits, exits.lengths)
-        assert accuracy == pytest.approx(float((answer.argmax(1) == exits.y).double().mean()))
-        assert macs == pytest.approx(float(torch.tensor(exits.macs).double()[exit].mean()))
-    exit, answer = choose(rule, exits).decide(exits.logits, exits.lengths)
-    assert float((answer.argmax(1) == exits.y).double().mean()) == pytest.approx(float(curve.accuracy.max()))
-    cheap, answer = choose(rule, exits, "cheap").decide(exits.logits, exits.lengths)
-    if rule != "ensemble":  # whose answer at the last exit is not the last exit's
-        assert float((answer.argmax(1) == exits.y).double().mean()) >= float(exits.right[:, -1].double().mean())
-        assert int(cheap.sum()) <= int(exit.sum())
-
-
-def test_thresholds_lie_between_scores() -> None:
-    scores = torch.rand(50, 3)
-    at = thresholds(scores)
-    assert at[0] == 0 and at[-1] == NEVER and (at.diff() > 0).all()
-    assert float((at[1:-1, None] - scores[:, :-1].flatten()).abs().min()) > 4e-7
-    assert len(thresholds(torch.rand(5000, 3))) == 202
-
-
-def test_best_fixed_exit_is_the_best_exit() -> None:
-    exits = stacked(7)
-    exit, _ = choose("fixed", exits).decide(exits.logits, exits.lengths)
-    accuracy = exits.right.double().mean(0)
-    assert exit.unique().tolist() == [int(accuracy.argmax())]
-
-
-@given(seed=st.integers(0, 10_000))
-@settings(max_examples=20, deadline=None)
-def test_nothing_that_picks_an_exit_beats_the_oracle(seed: int) -> None:
-    exits = stacked(seed)
-    ceiling = float(exits.right.any(1).double().mean())
-    assert float(exits.right.gather(1, oracle(exits)[:, None]).double().mean()) == ceiling
-    for rule in set(RULES) - {"ensemble"}:
-        _, answer = choose(rule, exits).decide(exits.logits, exits.lengths)
-        assert float((answer.argmax(1) == exits.y).double().mean()) <= ceiling
-
-
-def test_one_exit_leaves_nothing_to_choose() -> None:
-    exits = dataclasses.replace(stacked(5, e=1), macs=(10,))
-    for rule in RULES:
-        exit, answer = choose(rule, exits).decide(exits.logits, exits.lengths)
-        assert exit.tolist() == [0] * 60 and torch.equal(answer.argmax(1), exits.logits[:, 0].argmax(1))
-
-
-# Inference that stops.
-
-
-@pytest.mark.parametrize("rule", sorted(RULES))
-def test_inference_that_stops_answers_as_the_whole_network_does(rule: str) -> None:
-    torch.manual_seed(0)
-    net = ResIC(30, 5, 18, width=8)
-    x = torch.randint(1, 32, (40, 30))
-    x[torch.arange(30) >= torch.randint(5, 30, (40, 1))] = 0
-    net(x)
-    net.eval()
-    with torch.no_grad():  # answers that differ, from a network that nobody trained
-        for head in net.heads:
-            head.weight.normal_(std=3.0)
-        for head, mean in zip(net.heads, net(x).mean(0), strict=True):
-            head.bias -= mean
-    lengths = sentence_lengths(x)
-    with torch.no_grad():
-        logits = net(x)[:, :, 1:4]
-    exits = Exits(logits, torch.randint(3, (40,)), lengths, 30, tuple(exit_macs(net, 30)))
-    score, _ = chosen(rule, exits, 0.5).scores(logits, lengths)
-    # The threshold that spreads the sentences over the most exits.
-    policy = chosen(rule, exits, max(thresholds(score).tolist(), key=lambda at: len(first(score, at).unique())))
-    early = EarlyExit(net, policy, slice(1, 4)).eval()
-
-    worked: list[int] = []
-    for part in net.parts:
-        part.register_forward_hook(lambda module, inputs, out: worked.append(len(out)))
-    answer, exit = early.infer(x)
-    still_in = [int((exit >= i).sum()) for i in range(8)]
-    assert worked == [n for n in still_in if n]  # blocks work for the sentences that are still in, and no others
-    expected, _ = policy.decide(logits, lengths)
-    assert torch.equal(exit, expected)
-    with torch.no_grad():
-        assert torch.allclose(early(x), answer, atol=1e-5)
-    if rule not in ("last", "fixed", "length"):
-        assert len(exit.unique()) > 2
-
-
-# Paired tests.
-
-
-def test_mcnemar_and_bootstrap() -> None:
-    first = torch.tensor([True] * 80 + [False] * 20)
-    second = first.clone()
-    second[:12] = False  # twelve that only the first has right
-    second[80:83] = True  # three that only the second has
-    result = compare(first, second)
-    tail = sum(math.comb(15, i) for i in range(4)) / 2**15
-    assert result.p == pytest.approx(2 * tail)
-    assert result.accuracy == pytest.approx(0.09)
-    # Normal approximation: var = (b + c - (b - c)^2 / n) / n^2.
-    half = 1.96 * math.sqrt((15 - 81 / 100) / 100**2)
-    assert result.low == pytest.approx(0.09 - half, abs=0.011) and result.high == pytest.approx(0.09 + half, abs=0.011)
-    same = compare(first, first)
-    assert (same.accuracy, same.low, same.high, same.p) == (0, 0, 0, 1)
 
 
 # The stages, on sentences whose characters tell both tasks.

@@ -1,12 +1,16 @@
-"""Two classifiers on the same sentences: is the difference more than chance?"""
+"""Two classifiers on the same rows: is the difference more than chance?"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
+
+Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -35,5 +39,14 @@ def compare(first: Tensor, second: Tensor, *, seed: int = 0, draws: int = 10_000
     b, c = int((first & ~second).sum()), int((second & ~first).sum())
     drawn = np.random.default_rng(seed).multinomial(n, [b / n, c / n, 1 - (b + c) / n], size=draws)
     low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, [0.025, 0.975])
-    p = float(binomtest(b, b + c).pvalue) if b + c else 1.0
+    p = float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0
     return Difference((b - c) / n, float(low), float(high), p)
+
+
+def holm(p: Array) -> Array:
+    """Adjusted p-values that hold the chance of any false verdict among (..., tests) at the level (Holm 1979)."""
+    order = np.argsort(p, axis=-1)
+    steps = np.take_along_axis(p, order, axis=-1) * np.arange(p.shape[-1], 0, -1)
+    adjusted = np.empty_like(p)
+    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(steps, axis=-1), 1.0), axis=-1)
+    return adjusted
