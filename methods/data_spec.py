@@ -55,10 +55,26 @@ class DataSpec:
     train_size: int | None = option("a stratified subset of the training rows", None, metavar="N", least=1)
     val_size: int | None = option("a stratified subset of the validation rows", None, metavar="N", least=1)
     image_size: int = option("side of an image folder's images", 32, metavar="PX", least=1)
+    ground: str = option("colour under transparent pixels of an image folder, by name or #rrggbb", "white",
+                         metavar="COLOUR")  # fmt: skip
+    white: float | None = option(
+        "value that is white in images of more than 8 bits (default: the end of their type's range)", None, metavar="X"
+    )
+    max_megapixels: int = option("an image folder's images may be so large", 179, metavar="N", least=1)
+    unreadable: str = option("images that cannot be read", "refuse", choices=("refuse", "drop"))
     text_column: str = option("column of a text file that holds the sentences", "text", metavar="NAME")
     label_columns: tuple[str, ...] = option(
         "label column of a text file; repeat for several tasks; rating:bad=1-4,good=9-10 makes classes of numbers",
         ("label",), flag="--label-column", metavar="NAME",
     )  # fmt: skip
-    split_column: str | None = option("column of a text file that says train, val or test", None, metavar="NAME")
+    split_column: str | None = option(
+        "column of a text file that says train, val or test; split:train=train,val=dev+eval says what its values mean",
+        None, metavar="NAME",
+    )  # fmt: skip
     max_length: int = option("characters of a sentence that are kept", 132, metavar="N", least=1)
+    delimiter: str | None = option(
+        "between the columns of a text file (default: found in the first line)", None, metavar="CHARACTER"
+    )
+    columns: str | None = option("names of a headerless text file's columns, by commas", None, metavar="NAMES")
+    encoding: str | None = option("of a text file (default utf-8)", None, metavar="NAME")
+    conflicts: str = option("rows whose content stands under two labels", "drop", choices=("drop", "refuse"))

@@ -81,11 +81,9 @@ def rows_of(inputs: Sequence[str], deployed: Deployed) -> Iterator[tuple[list[st
 
 
 def _images(path: Path, deployed: Deployed) -> Iterator[tuple[list[str], Tensor]]:
-    import numpy as np
     import torch
-    from PIL import Image, ImageOps
 
-    from methods.data.imagefolder import SUFFIXES
+    from methods.data.images.pixels import SUFFIXES, Pixels, Unreadable, own_limit, read
 
     files = [path]
     if path.is_dir():
@@ -95,30 +93,28 @@ def _images(path: Path, deployed: Deployed) -> Iterator[tuple[list[str], Tensor]
     channels, height, width = deployed.info.shape
     if channels not in (1, 3):
         raise UsageError(f"{path}: this network takes {channels} channels, which no image file holds")
+    how = Pixels(height, width, channels, **deployed.info.reading)
     for start in range(0, len(files), ROWS):
         some = files[start : start + ROWS]
         x = torch.empty(len(some), channels, height, width, dtype=torch.uint8)
         for row, file in zip(x, some, strict=True):
             try:
-                with Image.open(file) as image:
-                    upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-                raise UsageError(f"{file}: this is not an image, or not a whole one; mend or remove it") from None
-            fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
-            row.copy_(torch.from_numpy(np.array(fitted).reshape(height, width, channels)).permute(2, 0, 1))
+                with own_limit():
+                    pixels, _ = read(file, how)
+            except Unreadable as error:
+                raise UsageError(f"{file}: this is not an image, or not a whole one ({error}); mend it") from None
+            row.copy_(torch.from_numpy(pixels))
         yield [str(file) for file in some], x
 
 
 def _sentences(path: Path, deployed: Deployed) -> Iterator[tuple[list[str], Tensor]]:
-    import unicodedata
-
     from methods.data.characters import encode
+    from methods.data.texts.encodings import utf8
+    from methods.data.texts.sentences import tidy
 
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (UnicodeDecodeError, OSError):
-        raise UsageError(f"{path}: this is not a UTF-8 text file; give one with a sentence a line") from None
-    numbered = [(n, " ".join(unicodedata.normalize("NFC", line).split())) for n, line in enumerate(lines, 1)]
+    # Lines as an editor counts them: Python's splitlines breaks at more characters.
+    text = utf8(str(path), path, None).decode().replace("\r\n", "\n").replace("\r", "\n")
+    numbered = [(n, tidy(line)) for n, line in enumerate(text.split("\n"), 1)]
     numbered = [(n, line) for n, line in numbered if line]
     if not numbered:
         raise UsageError(f"{path}: there is no sentence in it; give a file with one a line")

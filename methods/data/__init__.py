@@ -9,18 +9,22 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from methods.data.account import Account
 from methods.data.characters import encode, vocabulary
 from methods.data.dataset import Data, DataSpec, Info, Split
-from methods.data.source import Source, sample
+from methods.data.source import Source, subset
 from methods.errors import TestSplitLocked, UsageError
 
 __all__ = ["SETS", "Data", "DataSpec", "Info", "Split", "load", "load_test", "stage_running"]
@@ -31,8 +35,8 @@ SETS = {
     "docstrings": "methods.data.docstrings",
     "cifar10": "methods.data.cifar",
     "cifar100": "methods.data.cifar",
-    "imagefolder:PATH": "methods.data.imagefolder",
-    "text:PATH": "methods.data.text",
+    "imagefolder:PATH": "methods.data.images.folder",
+    "text:PATH": "methods.data.texts.file",
 }
 """Name on the command line -> the module whose `read(spec)` returns its `Source`."""
 
@@ -73,15 +77,17 @@ def stage_running() -> Iterator[None]:
 
 @lru_cache(maxsize=2)
 def _splits(spec: DataSpec) -> tuple[Info, dict[str, Split]]:
-    source = _subset(_read(spec), spec)
+    source = subset(_read(spec), spec)
+    if source.decode:
+        source = source.decode(source)
     (_, classes), *_ = source.tasks
     labels = torch.from_numpy(source.y).squeeze(1) if len(source.tasks) == 1 else torch.from_numpy(source.y)
     parts = {part: torch.from_numpy(source.parts[part]) for part in ("train", "val", "test")}
     if isinstance(source.rows, Tensor):
-        splits = {part: Split(source.rows[index], labels[index]) for part, index in parts.items()}
-        mean, std = _moments(splits["train"].x)
-        info = Info(spec.name, "image", classes, tuple(source.rows.shape[1:]), "", 0, 0, 0, mean, std)
+        splits = {part: Split(_taken(source.rows, index), labels[index]) for part, index in parts.items()}
+        info = Info(spec.name, "image", classes, tuple(source.rows.shape[1:]), "", 0, 0, 0)
     else:
+        assert source.rows is not None
         texts = {part: tuple(source.rows[row] for row in index) for part, index in parts.items()}
         characters = vocabulary(texts["train"], spec.max_length)
         splits = {
@@ -92,8 +98,42 @@ def _splits(spec: DataSpec) -> tuple[Info, dict[str, Split]]:
             spec.name, "text", classes, (spec.max_length,), "", 0, 0, 0, vocabulary=characters, tasks=source.tasks
         )
     sizes = {f"{part}_size": len(split) for part, split in splits.items()}
-    info = replace(info, notes=source.notes, **sizes)  # type: ignore[arg-type]
-    return replace(info, fingerprint=_fingerprint(info, splits)), splits
+    info = replace(info, account=_account(source), reading=source.reading, **sizes)  # type: ignore[arg-type]
+    return replace(info, **_known(source, info, splits)), splits
+
+
+def _taken(rows: Tensor, index: Tensor) -> Tensor:
+    """rows[index]; a view where the rows follow one another, so that mapped ones stay shared."""
+    first, count = (int(index[0]), len(index)) if len(index) else (0, 0)
+    if count and int(index[-1]) - first + 1 == count:  # ascending
+        return rows[first : first + count]
+    return rows[index]
+
+
+def _account(source: Source) -> Account:
+    """What a source says of itself, with the rows that each part has of each class."""
+    (_, classes), *_ = source.tasks
+    rows = {}
+    for part in ("train", "val", "test"):
+        counts = np.bincount(source.y[source.parts[part], 0], minlength=len(classes))
+        rows[part] = dict(zip(classes, counts.tolist(), strict=True))
+    return Account(rows, source.left_out, source.notes)
+
+
+def _known(source: Source, info: Info, splits: dict[str, Split]) -> dict[str, Any]:
+    """Fingerprint, mean and std: from where they were noted the last time, or found out and noted."""
+    if source.memo:
+        with suppress(OSError, ValueError, KeyError):
+            known = json.loads(source.memo.read_bytes())
+            return {"fingerprint": known["fingerprint"], "mean": tuple(known["mean"]), "std": tuple(known["std"])}
+    mean, std = _moments(splits["train"].x) if info.kind == "image" else ((), ())
+    known = {"fingerprint": _fingerprint(info, splits), "mean": mean, "std": std}
+    if source.memo:
+        with suppress(OSError):
+            aside = source.memo.with_suffix(f".{os.getpid()}")
+            aside.write_text(json.dumps(known))
+            os.replace(aside, source.memo)
+    return known
 
 
 def _read(spec: DataSpec) -> Source:
@@ -102,25 +142,14 @@ def _read(spec: DataSpec) -> Source:
     module = SETS.get(f"{name}:PATH" if colon and path else name)
     if module is None:
         raise UsageError(f"--data {spec.name}: no such data set; give one of {', '.join(SETS)}")
+    for word, value, known in (
+        ("conflicts", spec.conflicts, ("drop", "refuse")),
+        ("unreadable", spec.unreadable, ("refuse", "drop")),
+    ):
+        if value not in known:
+            raise UsageError(f"--{word} {value}: give {' or '.join(known)}")
     source: Source = importlib.import_module(module).read(spec)
     return source
-
-
-def _subset(source: Source, spec: DataSpec) -> Source:
-    """Stratified subsets of the training and validation rows where the spec asks for them."""
-    parts = dict(source.parts)
-    classes = len(source.tasks[0][1])
-    for part, word, size in (("train", "training", spec.train_size), ("val", "validation", spec.val_size)):
-        if size is None:
-            continue
-        rows = parts[part]
-        if not classes <= size <= len(rows):
-            raise UsageError(
-                f"{part}_size {size}: {spec.name} has {len(rows)} {word} rows in {classes} classes; "
-                f"give a number from {classes} to {len(rows)}"
-            )
-        parts[part] = rows[sample(source.y[rows, 0], size)]
-    return replace(source, parts=parts)
 
 
 def _moments(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -129,8 +158,10 @@ def _moments(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     Taken from histograms: exact on every machine, and without a float copy of the images.
     """
     values = torch.arange(256, dtype=torch.float64) / 255
-    share = torch.stack([torch.bincount(x[:, c].flatten(), minlength=256) for c in range(x.shape[1])]).double()
-    share /= share.sum(1, keepdim=True)
+    counts = torch.zeros(x.shape[1], 256, dtype=torch.int64)
+    for some in x.split(1024):  # a part at a time: counting takes eight bytes for each of an image's
+        counts += torch.stack([torch.bincount(some[:, c].flatten(), minlength=256) for c in range(x.shape[1])])
+    share = counts.double() / counts.sum(1, keepdim=True)
     mean = (share * values).sum(1)
     std = (share * (values - mean[:, None]) ** 2).sum(1).sqrt()
     return tuple(mean.tolist()), tuple(std.tolist())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
+from methods.data.account import Account
 from methods.data_spec import DataSpec as DataSpec
 
 
@@ -41,7 +44,8 @@ class Info:
         mean, std: per channel over the training split, of values in [0, 1]; empty for text.
         vocabulary: characters from index 2 on, for text.
         tasks: (task name, class names), for text; the first is `classes`.
-        notes: what a person should know (rows cut, duplicates dropped), one line each.
+        account: what was read and what was left out.
+        reading: how rows from elsewhere are read to be like these (`methods.data.images.pixels`, `methods.data.texts`).
     """
 
     name: str
@@ -56,7 +60,8 @@ class Info:
     std: tuple[float, ...] = ()
     vocabulary: tuple[str, ...] = ()
     tasks: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    notes: tuple[str, ...] = ()
+    account: Account = field(default_factory=Account)
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from methods.data.cache import directory
 from methods.data.dataset import DataSpec
 from methods.data.source import Source
-from methods.data.text import sentences
+from methods.data.texts.sentences import sentences
 from methods.errors import UsageError
 
 if TYPE_CHECKING:

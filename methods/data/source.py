@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from methods.data.account import LeftOut
+from methods.data.dataset import DataSpec
 from methods.errors import UsageError
 
 Indices = NDArray[np.int64]
@@ -22,18 +27,25 @@ class Source:
     """All rows of a data set, not yet divided.
 
     Attributes:
-        rows: images (n, c, h, w) uint8, or sentences.
+        rows: images (n, c, h, w) uint8, or sentences; None where `decode` is still to read them.
         y: labels (n, tasks).
         tasks: (task name, class names); the first task is the one that divisions are stratified by.
         parts: "train", "val", "test" -> indices of rows, ascending. A row may be in no part.
-        notes: what a person should know, one line each.
+        left_out, notes: as in `methods.data.account.Account`.
+        decode: reads the rows of all parts, once it is known which are asked for.
+        reading: what a row from elsewhere must be read by to be like these (JSON).
+        memo: holds what is known of the decoded rows, so that it need not be found again.
     """
 
-    rows: Tensor | tuple[str, ...]
+    rows: Tensor | tuple[str, ...] | None
     y: Indices
     tasks: tuple[tuple[str, tuple[str, ...]], ...]
     parts: Mapping[str, Indices]
+    left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    decode: Callable[[Source], Source] | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    memo: Path | None = None
 
 
 def quota(counts: Indices, size: int) -> Indices:
@@ -91,3 +103,89 @@ def divide(
         parts[part] = rest[sample(y[rest], max(round(share * total), len(classes)))]
         parts["train"] = np.setdiff1d(rest, parts[part], assume_unique=True)
     return parts
+
+
+def subset(source: Source, spec: DataSpec) -> Source:
+    """Stratified subsets of the training and validation rows where the spec asks for them.
+
+    Raises:
+        UsageError: more rows than there are, or fewer than classes.
+    """
+    parts = dict(source.parts)
+    for part, word, size in (("train", "training", spec.train_size), ("val", "validation", spec.val_size)):
+        if size is None:
+            continue
+        rows = parts[part]
+        classes = len(np.unique(source.y[rows, 0]))
+        if not classes <= size <= len(rows):
+            raise UsageError(
+                f"{part}_size {size}: {spec.name} has {len(rows)} {word} rows in {classes} classes; "
+                f"give a number from {classes} to {len(rows)}"
+            )
+        parts[part] = rows[sample(source.y[rows, 0], size)]
+    return replace(source, parts=parts)
+
+
+def once(
+    spec: DataSpec,
+    keys: Sequence[Hashable],
+    labels: Sequence[Hashable],
+    parts: Sequence[str],
+    published: Sequence[str],
+    show: Callable[[int], str],
+) -> tuple[NDArray[np.bool_], tuple[LeftOut, ...]]:
+    """Which rows to use, so that equal rows never stand in two parts nor under two labels.
+
+    Test is looked at first, then validation, then training. A row is left out if an earlier part has one that is equal;
+    if equal rows have different labels; and if its own part has one already. The last two never take a row from a
+    published part.
+
+    Args:
+        spec: names the data; `spec.conflicts` "refuse" makes rows under two labels an error.
+        keys: (n) equal for rows that are equal.
+        labels: (n).
+        parts: (n) "train", "val" or "test".
+        published: parts that are not drawn here.
+        show: a row's number -> a word for it, for messages.
+
+    Returns:
+        (n) which rows are used, and what is left out.
+
+    Raises:
+        UsageError: rows under two labels, where the spec refuses them.
+    """
+    given: dict[Hashable, Hashable] = {}
+    disputed = {key for key, label in zip(keys, labels, strict=True) if given.setdefault(key, label) != label}
+    contested = [row for row, key in enumerate(keys) if key in disputed]
+    if contested and spec.conflicts == "refuse":
+        key = keys[contested[0]]
+        pair = [show(row) for row in contested if keys[row] == key]
+        raise UsageError(
+            f"{spec.name}: {len(contested)} rows stand under two labels, e.g. {' and '.join(pair[:2])}; "
+            "mend them, or leave them out with --conflicts drop"
+        )
+    place: dict[Hashable, str] = {}
+    keep = np.zeros(len(keys), dtype=bool)
+    lost: Counter[tuple[str, str]] = Counter()
+    example: dict[tuple[str, str], str] = {}
+    for part in ("test", "val", "train"):
+        whole = part in published and part != "train"
+        for row in (row for row, own in enumerate(parts) if own == part):
+            key = keys[row]
+            why = ""
+            if place.get(key, part) != part:
+                why = "shared"
+            elif key in disputed and not whole:
+                why = "conflicting"
+            elif key in place and not whole:
+                why = "duplicate"
+            if why:
+                lost[why, part] += 1
+                example.setdefault((why, part), show(row))
+            else:
+                keep[row] = True
+                place[key] = part
+    told = tuple(
+        LeftOut(why, count, f"{part}, e.g. {example[why, part]}") for (why, part), count in sorted(lost.items())
+    )
+    return keep, told

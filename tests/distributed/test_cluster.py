@@ -93,7 +93,7 @@ def test_every_file_of_the_project_reaches_the_nodes(config: Any) -> None:
     files = [
         file.relative_to(ROOT) for folder in folders for file in (ROOT / folder).rglob("*.*") if file.suffix != ".pyc"
     ]
-    assert Path("methods/data/text.py") in files and not [file for file in files if left_out(file)]
+    assert Path("methods/data/texts/file.py") in files and not [file for file in files if left_out(file)]
     assert left_out(Path("results/stages/some")) and left_out(Path("search/__pycache__/run.pyc"))
 
 

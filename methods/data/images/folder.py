@@ -1,0 +1,187 @@
+"""`imagefolder:PATH`: a folder with one folder of images per class, maybe inside one folder per part."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from methods.data.account import LeftOut, some
+from methods.data.dataset import DataSpec
+from methods.data.images.pixels import SUFFIXES, Pixels
+from methods.data.images.rows import decode, identical
+from methods.data.labels import alike_notes, in_order, normal
+from methods.data.parts import named_parts, part_of
+from methods.data.source import Indices, Source, divide, once
+from methods.errors import UsageError
+
+
+def read(spec: DataSpec) -> Source:
+    """Images (n, 3, s, s) with s = `spec.image_size`: the shorter side is brought to s and the centre kept.
+
+    Divided as the folders for training, validation and test say (`methods.data.parts`), where there is one for
+    training. Whatever of the three is missing is drawn from the training images: 15% validation, 15% test, stratified.
+    Of files with the same bytes one is used; images with the same pixels leave training, see `images.rows.decode`.
+
+    Raises:
+        UsageError: no folder, no classes, an empty class, a class too small to divide, part folders that are not
+            understood, a folder that cannot be looked into.
+    """
+    root = Path(spec.name.partition(":")[2]).expanduser()
+    if not root.is_dir():
+        raise UsageError(f"{spec.name}: {root} is not a folder; name one that holds a folder of images per class")
+    how = pixels_of(spec)
+    places = _places(spec, root)
+    beside: Counter[str] = Counter()
+    files: list[Path] = []
+    labels: list[str] = []
+    words: list[str] = []
+    for part, place in places.items():
+        for label, images in _classes(spec, place, beside):
+            files += images
+            labels += [label] * len(images)
+            words += [part] * len(images)
+    trained = {label for label, part in zip(labels, words, strict=True) if part == "train"}
+    for label, part in zip(labels, words, strict=True):
+        if label not in trained:
+            raise UsageError(f"{spec.name}: class {label} of {part} is not one of train's; add it there")
+    if len(trained) < 2:
+        raise UsageError(f"{spec.name}: {some(trained)} is the only class folder; a classifier needs two or more")
+
+    published = tuple(places)
+    keep, left = once(spec, identical(files), labels, words, published, lambda row: shown(files[row], root))
+    kept = np.flatnonzero(keep)
+    files, labels, words = ([column[row] for row in kept] for column in (files, labels, words))  # type: ignore[assignment]
+    classes = in_order(trained)
+    number = {label: index for index, label in enumerate(classes)}
+    y = np.array([number[label] for label in labels], dtype=np.int64)
+    of_row = np.array(words)
+    given: dict[str, Indices] = {part: np.flatnonzero(of_row == part) for part in places}
+    parts = divide(spec.name, y, classes, given, val=0.15, test=0.15)
+    notes = alike_notes(labels, "class folders")
+    drawn = " and ".join(part for part in ("val", "test") if part not in given)
+    if drawn:
+        notes.append(f"{drawn} drawn from the training images, 15% each")
+    if beside:
+        what = ", ".join(f"{count:,} {kind}" for kind, count in sorted(beside.items()))
+        left += (LeftOut("not looked into", sum(beside.values()), what),)
+    return Source(
+        None,
+        y[:, None],
+        (("class", classes),),
+        parts,
+        left,
+        tuple(notes),
+        decode=partial(decode, spec, how, files, root, published),
+        reading={"ground": spec.ground, "white": spec.white, "max_megapixels": spec.max_megapixels},
+    )
+
+
+def pixels_of(spec: DataSpec) -> Pixels:
+    """How the images of a folder are read."""
+    return Pixels(spec.image_size, spec.image_size, 3, spec.ground, spec.white, spec.max_megapixels)
+
+
+def shown(path: Path, root: Path) -> str:
+    """A path under a folder as text that any terminal takes."""
+    return os.fsencode(path.relative_to(root)).decode("utf-8", "backslashreplace")
+
+
+def _places(spec: DataSpec, root: Path) -> dict[str, Path]:
+    """Part -> the folder that holds its class folders; training alone, which is the whole folder, if there are none.
+
+    A class may be called "train" or "test": only a folder of folders is a part.
+    """
+    children = {folder.name: folder for folder in _folders(spec, root)}
+    of_folders = {name for name, folder in children.items() if any(_inside(spec, folder))}
+    parts = named_parts(spec.name, of_folders, "folder")
+    flat = sorted(name for name in children.keys() - of_folders if part_of(name))
+    if not parts:
+        if len(flat) > 1 or len(flat) == len(children):
+            raise UsageError(
+                f"{spec.name}: {some(flat)} hold no class folders; put each image into a folder named after its class"
+            )
+        return {"train": root}
+    if others := sorted(children.keys() - parts.keys()):
+        raise UsageError(
+            f"{spec.name}: {others[0]} is no part beside {some(parts)}; name it train, val or test and put "
+            "class folders into it, or move it away"
+        )
+    found = {part: children[name] for name, part in parts.items()}
+    if "train" not in found:
+        raise UsageError(f"{spec.name}: {some(parts)} but no folder train; add it, or name one of them so")
+    return {part: found[part] for part in ("train", "val", "test") if part in found}
+
+
+def _inside(spec: DataSpec, folder: Path) -> Iterator[Path]:
+    """Folders in a folder, hidden ones left out."""
+    try:
+        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise UsageError(f"{spec.name}: folder {folder}: {error.strerror}; permit it or move it away") from None
+    for path in inside:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError:
+            name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+            raise UsageError(f"{spec.name}: the name of folder {name} is not UTF-8; rename it") from None
+    return iter(inside)
+
+
+def _folders(spec: DataSpec, root: Path) -> list[Path]:
+    folders = list(_inside(spec, root))
+    if not folders:
+        raise UsageError(
+            f"{spec.name}: no class folders in {root}; a class folder is named after its class and holds its images"
+        )
+    return folders
+
+
+def _classes(spec: DataSpec, place: Path, beside: Counter[str]) -> Iterator[tuple[str, list[Path]]]:
+    """(label, images in order) of each class folder; counts in `beside` what is not looked into."""
+    folders = _folders(spec, place)
+    for path in place.iterdir():
+        if path not in folders:
+            beside[_kind(path) if not path.is_dir() else "hidden folders"] += 1
+    for folder in folders:
+        images: list[Path] = []
+        for path in _walk(spec, folder, beside):
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+                images.append(path)
+            else:
+                beside[_kind(path)] += 1
+        if not images:
+            raise UsageError(
+                f"{spec.name}: class folder {folder} holds no image ({' '.join(SUFFIXES)}); fill it or remove it"
+            )
+        yield normal(folder.name), sorted(images)
+
+
+def _kind(path: Path) -> str:
+    if path.name.startswith(".") or path.name == "Thumbs.db":
+        return "hidden files"
+    return path.suffix.lower() or "without suffix"
+
+
+def _walk(spec: DataSpec, folder: Path, beside: Counter[str]) -> Iterator[Path]:
+    """Files under a folder, links followed but never round a circle."""
+    above: dict[str, frozenset[str]] = {str(folder): frozenset()}
+
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"{spec.name}: folder {error.filename}: {error.strerror}; permit it or move it away")
+
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(place)
+        if real in above[place]:
+            folders.clear()
+            continue
+        if hidden := sum(name.startswith(".") for name in folders):
+            beside["hidden folders"] += hidden
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            above[os.path.join(place, name)] = above[place] | {real}
+        yield from (Path(place, name) for name in files)
