@@ -52,18 +52,28 @@ def not_utf8(data: bytes) -> str:
         return "UTF-8"
     except UnicodeDecodeError as error:
         where = f"not UTF-8 at byte {error.start} (line {data.count(10, 0, error.start) + 1})"
-    guess = looks_like(data)
-    return f"{where}; it looks like {guess}: give --encoding {guess}" if guess else f"{where}; give its --encoding"
+    guesses = " or ".join(looks_like(data))
+    return (
+        f"{where}; it looks like {guesses}: give --encoding {guesses}" if guesses else f"{where}; give its --encoding"
+    )
 
 
-def looks_like(data: bytes) -> str | None:
-    """The name of the encoding that bytes seem to be in, or None."""
+def looks_like(data: bytes) -> tuple[str, ...]:
+    """The encodings that bytes seem to be in, most likely first: one, or two where each byte is a character."""
     for mark, name in MARKS:
         if data.startswith(mark):
-            return name
+            return (name,)
     from charset_normalizer import from_bytes
+    from charset_normalizer.utils import is_multi_byte_encoding
 
     # Only what is not ASCII tells one encoding from another.
     telling = b"\n".join(line for line in re.split(rb"[\r\n]+", data[: 1 << 22]) if not line.isascii())
-    best = from_bytes(telling[:SAMPLE] or data[:SAMPLE]).best()
-    return best.encoding if best else None
+    found = from_bytes(telling[:SAMPLE] or data[:SAMPLE])
+    if not found:
+        return ()
+    names = [match.encoding for match in found if not is_multi_byte_encoding(match.encoding)]
+    best = found[0].encoding
+    if is_multi_byte_encoding(best):
+        return (best,)
+    # Windows' western code page is by far the most frequent, and its neighbours differ from it in a few letters only.
+    return tuple(dict.fromkeys([best, *(["cp1252"] if "cp1252" in names else names[1:2])]))
