@@ -20,7 +20,7 @@ from methods.errors import UsageError
 from search.command.data import resumed_data, same
 from search.command.options import assignments, make_task, names_in, study_options
 from search.command.shell import FAILED, INTERRUPTED, OK, SOME_FAILED, Parser, carry_out, positive
-from search.execution.place import check_place, on_ray
+from search.execution.place import check_place, on_ray, settled
 
 if TYPE_CHECKING:
     from search.study.ledger import Study
@@ -222,14 +222,12 @@ def trackers(args: argparse.Namespace) -> list[str]:
 
 
 def search(args: argparse.Namespace, study: Study) -> int:
-    import dataclasses
 
     started, task = time.monotonic(), study.plan.task
     with study.locked(), on_ray(args, task.workers, study.storage, f"{study.folder}/ray.log") as (place, terminal):
         from search.execution.tune import run_study
 
-        task = dataclasses.replace(task, cpus=place.cpus, gpus=place.gpus)
-        study.plan = dataclasses.replace(study.plan, task=task)
+        study.plan = settled(study.plan, place, args.address)
         study.save_plan()
         for name in trackers(args):
             from search.execution.tracking import track

@@ -10,6 +10,19 @@ from search.execution.trial import stop_sign
 from search.study.ledger import Study
 
 
+def halving(epochs: int) -> dict[str, Any]:
+    """ASHA's arguments: it looks after 1, 3, 9, ... epochs of a trial that has so many, and keeps a third.
+
+    A trial that reaches `max_t` is ended by Ray, so that lies beyond the last epoch.
+    """
+    return {"time_attr": "epoch", "max_t": max(epochs, 2) + 1, "grace_period": 1, "reduction_factor": 3}
+
+
+def asha_scheduler(metric: str, epochs: int) -> ASHAScheduler:
+    """Ray's own, for trials of so many epochs."""
+    return ASHAScheduler(metric=metric, mode="max", **halving(epochs))
+
+
 class GracefulStop(ASHAScheduler):
     """ASHA whose verdict reaches a trial as a sign that it reads after its next epoch.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from methods.errors import UsageError
-from search.execution.place import on_ray
+from search.execution.place import on_ray, settled
 
 if TYPE_CHECKING:
     from distributed.ray.cluster import Layout
@@ -31,7 +31,7 @@ class Budget:
     macs: float = math.inf
 
     def more(self, course: Course) -> int:
-        """Trials that what is left will pay for, at the mean cost so far."""
+        """How many more trials the rest of the budget allows, at the mean cost so far."""
         left = self.trials - len(course.values)
         for limit, spent in ((self.seconds, course.seconds), (self.macs, course.macs)):
             if limit < math.inf:
@@ -64,13 +64,19 @@ def course(study: Study) -> Course:
     return Course(tuple(values), tuple(seconds), tuple(macs))
 
 
-def begun(storage: Storage, plan: Plan) -> Study:
-    """The study of this plan, from where it was left. Its number of trials may differ, and where it lies and runs."""
+def opened(storage: Storage, plan: Plan) -> Study:
+    """The study of this plan, from where it was left. Its number of trials, storage, workers and cores may differ.
+
+    Raises:
+        UsageError: the study was begun by another plan.
+    """
     from search.study.ledger import Study
 
     if not storage.exists(f"studies/{plan.task.study}/study.json"):
         return Study(storage, plan)
     study = Study.open(storage, plan.task.study)
+    if plan.task.precision == "auto":  # it was decided when the study was begun
+        plan = dataclasses.replace(plan, task=dataclasses.replace(plan.task, precision=study.plan.task.precision))
     same = dataclasses.replace(
         study.plan,
         trials=plan.trials,
@@ -88,11 +94,14 @@ def begun(storage: Storage, plan: Plan) -> Study:
     return study
 
 
-def spend(study: Study, budget: Budget, trials: int, place: Layout, terminal: TextIO) -> Course | None:
+def spend(
+    study: Study, budget: Budget, trials: int, place: Layout, terminal: TextIO, address: str | None = None
+) -> Course | None:
     """Run a study until its budget is spent or its searcher has no more; None when it was interrupted.
 
     Args:
         trials: to begin with.
+        address: of the Ray that they run on, if not this machine's.
     """
     from search.execution.tune import run_study
 
@@ -104,8 +113,7 @@ def spend(study: Study, budget: Budget, trials: int, place: Layout, terminal: Te
         while True:
             complete, asked = study.complete, len(study.of_phase("search"))
             if not complete or asked < goal:
-                task = dataclasses.replace(study.plan.task, cpus=place.cpus, gpus=place.gpus)
-                study.plan = dataclasses.replace(study.plan, task=task, trials=goal)
+                study.plan = dataclasses.replace(settled(study.plan, place, address), trials=goal)
                 study.save_plan()
                 run_study(study, place, terminal)
                 if not study.complete:
@@ -156,8 +164,8 @@ def run_all(
                     trials = max(len(runs[repeat].values) for runs in courses.values() if len(runs) > repeat)
                 else:
                     trials = FIRST
-                study = begun(storage, planned(name, repeat))
-                done = spend(study, budget, trials, place, terminal)
+                study = opened(storage, planned(name, repeat))
+                done = spend(study, budget, trials, place, terminal, args.address)
                 if done is None:
                     return None
                 courses[name].append(done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from distributed.ray.cluster import Layout
     from distributed.storage import Storage
+    from search.study.records import Plan
 
 
 def check_place(args: argparse.Namespace, workers: int) -> None:
@@ -27,6 +29,32 @@ def check_place(args: argparse.Namespace, workers: int) -> None:
         layout(machine(), workers=workers, concurrency=args.concurrency)
     elif args.address != "auto":
         check_address(args.address)
+
+
+def settled(plan: Plan, place: Layout, address: str | None) -> Plan:
+    """The plan with what is decided once, when its study starts: cores and GPUs of a worker, and the precision.
+
+    A plan that says the precision keeps it, so that a study never mixes two, whichever machines it goes on with.
+
+    Args:
+        address: of the Ray that trials run on, if not one of this machine: a worker of it says what "auto" is there.
+    """
+    precision = plan.task.precision
+    if precision == "auto":
+        precision = _usual_precision(place, address)
+    task = dataclasses.replace(plan.task, cpus=place.cpus, gpus=place.gpus, precision=precision)
+    return dataclasses.replace(plan, task=task)
+
+
+def _usual_precision(place: Layout, address: str | None) -> str:
+    from distributed.worker import best_runtime
+
+    if not address:
+        return best_runtime().precision
+    import ray
+
+    ask = ray.remote(num_cpus=place.cpus, num_gpus=place.gpus)(lambda: best_runtime().precision)
+    return str(ray.get(ask.remote()))
 
 
 @contextmanager

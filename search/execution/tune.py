@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 from distributed.ray.cluster import Layout, alive, free_orphans, node_lost
 from methods.errors import UsageError
 from methods.records import decoded
-from search.execution.asha import GracefulStop
+from search.execution.asha import GracefulStop, halving
 from search.execution.progress import Progress
 from search.execution.trainable import in_process, on_workers
 from search.study.conductor import Conductor, Finished
@@ -77,8 +77,8 @@ class StudySearch(Searcher):
         """Nothing: see `save`."""
 
 
-class Losses(tune.Callback):
-    """Tells the search what was lost, and frees what it held.
+class LostTrials(tune.Callback):
+    """Tells the search which trials' processes died, and frees what they held.
 
     Args:
         home: Ray's id of the node that the search itself runs on.
@@ -130,9 +130,7 @@ def run_study(study: Study, layout: Layout, terminal: TextIO) -> None:
         longest = sum(
             getattr(config, "epochs", 0) for config in study.method.configure(task.recipe, task.settings).values()
         )
-        scheduler = GracefulStop(
-            study, time_attr="epoch", max_t=max(longest, 2) + 1, grace_period=1, reduction_factor=3
-        )
+        scheduler = GracefulStop(study, **halving(longest))
     later = plan.confirmations + plan.seeds * (1 + plan.controls * len(study.method.controls))
     progress = Progress(study, terminal, later)
     with tempfile.TemporaryDirectory(prefix="search-") as scratch:
@@ -153,7 +151,7 @@ def run_study(study: Study, layout: Layout, terminal: TextIO) -> None:
                     name=task.study,
                     storage_path=scratch,
                     verbose=0,
-                    callbacks=[progress, Losses(search, get_runtime_context().get_node_id())],
+                    callbacks=[progress, LostTrials(search, get_runtime_context().get_node_id())],
                 ),
             ).fit()
         finally:

@@ -11,7 +11,7 @@ from search.pages.findings import Findings
 from search.pages.page import Page
 from search.study.ledger import Study
 from search.study.records import Trial
-from search.study.winner import trained, winner
+from search.study.winner import stored_states, winner
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ def rebuilt(study: Study, trial: Trial) -> Trained:
     from distributed.worker import LocalWorker, best_runtime
     from methods.data import load
 
-    configs, states = trained(study, trial)
+    configs, states = stored_states(study, trial)
     data = load(study.plan.task.data)
     worker = LocalWorker(data, seed=trial.job.seed, runtime=best_runtime(study.plan.task.precision))
     return Trained(worker, configs, states, data.val)

@@ -18,9 +18,7 @@ from search.evidence.statistics import Course
 if TYPE_CHECKING:
     from search.study.ledger import Study
 from search.simulation.problems import Array, Problem, Recorded, Settings
-
-ATTEMPTS = 3  # of a trial whose process dies, as in a real search
-
+from search.study.records import ATTEMPTS
 
 SLOWNESS = 5.0  # of a straggler
 
@@ -100,12 +98,9 @@ def simulate(
         else:
             plans[asked] = curve, now + lost + np.cumsum(seconds), macs / len(curve)
             if asha and scheduler is None:
-                from ray.tune.schedulers import ASHAScheduler
+                from search.execution.asha import asha_scheduler
 
-                scheduler = ASHAScheduler(
-                    time_attr="epoch", metric="value", mode="max", max_t=len(curve) + 1, grace_period=1,
-                    reduction_factor=3,
-                )  # fmt: skip
+                scheduler = asha_scheduler("value", len(curve))
             if scheduler:
                 scheduler.on_trial_add(None, SimpleNamespace(trial_id=str(asked)))
             first = 1 if asha else len(curve)

@@ -15,9 +15,7 @@ from search.rows.files import write_row
 from search.rows.provenance import provenance
 from search.rows.row import Row
 from search.study.ledger import Study
-from search.study.records import Job, Outcome, Phase, Trial, failed
-
-RETRIES = 2  # of a trial whose process died
+from search.study.records import ATTEMPTS, Job, Outcome, Phase, Trial, failed
 
 
 class Finished(Exception):
@@ -135,7 +133,7 @@ class Conductor:
             killed: whether `error` says no more than that the process is gone.
         """
         trial.deaths += blamed
-        if trial.deaths <= RETRIES:
+        if trial.deaths < ATTEMPTS:
             self.waiting.insert(0, trial)
             self._save()
             return

@@ -125,6 +125,10 @@ def failed(error: BaseException, started: float) -> Outcome:
 
 
 CONFIRM_SEEDS = 3
+"""Runs of each of the best again."""
+
+ATTEMPTS = 3
+"""A trial whose process died so often has failed. Nodes that were lost with it do not count."""
 
 
 @dataclass(frozen=True)

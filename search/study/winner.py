@@ -102,7 +102,7 @@ def winner(study: Study) -> Trial | None:
     return done[0] if done else study.best()
 
 
-def trained(study: Study, trial: Trial) -> tuple[Configs, dict[str, State]]:
+def stored_states(study: Study, trial: Trial) -> tuple[Configs, dict[str, State]]:
     """Configurations and stage states of a finished trial, from the cache.
 
     Raises:
@@ -134,7 +134,7 @@ def save_winner(study: Study) -> str:
     if trial is None:
         raise UsageError(f"study {task.study}: no trial was finished, so there is no model; go on with --resume")
     method, info = study.method, study.info
-    configs, states = trained(study, trial)
+    configs, states = stored_states(study, trial)
     asked = _Asked(states)
     method.model(configs, asked, info)
     weights = save(

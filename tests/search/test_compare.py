@@ -36,7 +36,7 @@ from search.evidence.statistics import (
     repeats_needed,
     smallest_p,
 )
-from search.execution.comparison import Budget, begun, course, keep_question, spend
+from search.execution.comparison import Budget, course, keep_question, opened, spend
 from search.pages.charts.scores import anytime
 from search.searchers.registry import make_searcher
 from search.study.ledger import Study
@@ -194,7 +194,7 @@ def test_what_was_cached_is_charged_all_the_same(storage: Storage) -> None:
     study.save_outcome(2, Outcome(history=[], seconds=40, started=26, status="failed"))
     assert course(study).seconds == (23.0, 23.0, 40.0), "out of memory after 40 seconds"
     assert run.values[0] == 0.5 and math.isnan(run.values[1]) and run.values[2] == 0.6, "in the order of their ends"
-    again = begun(storage, Plan(task, "random", ("head.weight",), None, seeds=0, controls=False))
+    again = opened(storage, Plan(task, "random", ("head.weight",), None, seeds=0, controls=False))
     assert again.trials == study.trials and again.plan.trials == 3
 
 
@@ -227,7 +227,7 @@ def test_a_budget_is_spent_and_not_overdrawn(
     place = Layout(1, 1, 0.0, 1)
 
     def study() -> Study:
-        one = begun(storage, plan)
+        one = opened(storage, plan)
         one.method, one.info = TWO, tiny_images().info
         return one
 
@@ -249,7 +249,7 @@ def test_a_budget_of_time_ends_where_every_trial_fails(storage: Storage, monkeyp
 
     monkeypatch.setattr("search.execution.tune.run_study", run_study)
     task = Task("cmp", "two", "quick", DataSpec("digits"), {}, storage.uri, 0)
-    study = begun(storage, Plan(task, "random", ("head.weight",), None, seeds=0, controls=False))
+    study = opened(storage, Plan(task, "random", ("head.weight",), None, seeds=0, controls=False))
     study.method, study.info = TWO, tiny_images().info
     spend(study, Budget(seconds=3600), 3, Layout(1, 1, 0.0, 1), sys.stderr)
     assert len(study.trials) == 3

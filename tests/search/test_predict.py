@@ -20,7 +20,7 @@ from methods.data import load
 from methods.errors import UsageError
 from search import predict
 from search.study.ledger import Study
-from search.study.winner import Deployed, load_model, save_winner, trained, winner
+from search.study.winner import Deployed, load_model, save_winner, stored_states, winner
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def direct(study: Study) -> torch.Tensor:
     """Probabilities of the first validation images by the method's own model."""
     trial, data = winner(study), load(study.plan.task.data)
     assert trial is not None and trial.job.phase == "final"
-    configs, states = trained(study, trial)
+    configs, states = stored_states(study, trial)
     net = get("fsp").model(configs, states, data.info).eval()
     with torch.no_grad():
         return net(data.val.x[:5].float() / 255).softmax(1)

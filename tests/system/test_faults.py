@@ -29,9 +29,9 @@ from methods.errors import UsageError
 from search.execution.tune import Losses, StudySearch
 from search.rows.compaction import verify
 from search.run import main
-from search.study.conductor import RETRIES, Conductor, Finished
+from search.study.conductor import Conductor, Finished
 from search.study.ledger import Study
-from search.study.records import Outcome, Plan, Task
+from search.study.records import ATTEMPTS, Outcome, Plan, Task
 
 
 class Killed(BaseException):
@@ -191,7 +191,7 @@ def test_a_node_that_is_lost_uses_up_no_retry(storage: Storage, monkeypatch: pyt
         assert job["number"] == 0
         search.lost("tune's", ActorDiedError())
         deaths.append(Study.open(storage, "s").trials[0].deaths)
-    assert deaths == [0, 0, 1, 1, 1, 2, 2, 3] and max(deaths) == RETRIES + 1
+    assert deaths == [0, 0, 1, 1, 1, 2, 2, 3] and max(deaths) == ATTEMPTS
     (trial,) = Study.open(storage, "s").trials
     assert trial.status == "failed" and trial.reason == "its process died 3 times: killed, or out of memory"
     (row,) = rows_of(storage.uri)
@@ -248,7 +248,7 @@ def test_trials_that_fail_are_rows_with_their_reasons(tmp_path: Path) -> None:
     assert found["memory"][0] == "failed" and "can't allocate memory" in str(found["memory"][1])
     assert len(study.trials) == 8 and study.complete and [row.trial for row in rows_of(tmp_path)] == list(range(8))
     deaths = {str(trial.job.settings["only.fault"]): trial.deaths for trial in study.trials[:7]}
-    assert deaths == {**dict.fromkeys(deaths, 0), "killed once": 1, "killed": RETRIES + 1}
+    assert deaths == {**dict.fromkeys(deaths, 0), "killed once": 1, "killed": ATTEMPTS}
     (again,) = (trial for trial in study.trials if trial.job.settings["only.fault"] == "killed once")
     processes = [epoch["process"] for epoch in study.outcome(again.job.number).history]
     assert len(processes) == 3 and len(set(processes)) == 2, "it went on from its last checkpoint in another process"
