@@ -60,8 +60,8 @@ class Info:
     std: tuple[float, ...] = ()
     vocabulary: tuple[str, ...] = ()
     tasks: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    account: Account = field(default_factory=Account)
-    reading: Mapping[str, Any] = field(default_factory=dict)
+    account: Account = field(default_factory=Account, hash=False)
+    reading: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -61,3 +61,9 @@ def test_a_list_of_numbers_can_be_fixed_but_not_searched() -> None:
     assert get("fsp").check({"teacher.milestones": "1,2"}) == {"teacher.milestones": (1.0, 2.0)}
     with pytest.raises(UsageError, match="cannot be searched"):
         get("fsp").space(["teacher.milestones"])
+
+
+def test_what_is_known_of_data_is_a_key_of_what_is_counted_once() -> None:
+    from methods.data import DataSpec, load
+
+    assert hash(load(DataSpec("digits")).info) == hash(load(DataSpec("digits")).info)
