@@ -1,0 +1,37 @@
+"""What CONTRIBUTING says, done to a copy as it is written there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from helpers.copy import copy_to, insert, run_in
+from helpers.running import ROOT
+
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_the_files_that_it_names_are_there() -> None:
+    named = {word for word in re.findall(r"`([\w./]+/[\w./]*)`", TEXT) if "NAME" not in word}
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_a_method_joins_by_its_folder_and_two_lines(tmp_path: Path) -> None:
+    copy = copy_to(tmp_path)
+    asked = set(re.findall(r"`(\w+\.\w+)`", TEXT.partition("A folder `methods/NAME/` with")[2].partition("2. ")[0]))
+    source, mine = copy / "methods" / "center_loss", copy / "methods" / "mine"
+    shutil.copytree(source, mine)
+    assert asked - {"search.reproduce"} == {file.name for file in mine.iterdir()}
+    for file in mine.glob("*.py"):
+        file.write_text(file.read_text().replace("center_loss", "mine"))
+    insert(copy / "methods" / "__init__.py", '    "fsp": "methods.fsp', '    "mine": "methods.mine.method",\n')
+    tiny = '    "mine": {"joint.epochs": 2, "joint.batch_size": 32, "joint.lr": 0.01, "joint.begin": 1},\n'
+    insert(copy / "tests" / "helpers" / "tiny.py", '    "fsp": {\n', tiny)
+    assert "mine" in run_in(copy, "-m", "search.run", "--help")
+    chosen = "methods_know_nothing or (mine and (corners or valid_configuration or tiny_data_trains or logits))"
+    found = run_in(
+        copy, "-m", "pytest", "tests/system/test_imports.py", "tests/system/test_conformance.py", "-k", chosen
+    )
+    assert "....." in found, found
