@@ -2,48 +2,57 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from distributed.norm import arrange, has_batch_norm, running_statistics
 from distributed.optimizers import make_optimizer
+from distributed.ranks import Ranks, Reducer, Share, share_of
+from distributed.seeds import seed_of
+from methods.data.dataset import Data
 from methods.training import Batch, Player
 
-if TYPE_CHECKING:
-    from distributed.worker import LocalWorker
+Row = dict[str, Any]
+"""What is known of an epoch: "epoch" from 1, means of the losses' parts, validation's scalars, "seconds"."""
 
 
 class Stopped(Exception):
     """A scheduler or a person asked this training to end early. Its stage has no result."""
 
 
-def seed_of(*parts: int | str) -> int:
-    """A 63-bit seed that is a pure function of what it is for; the same in every process and on every rank."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+class Host(Protocol):
+    """What the loop asks of the process that it runs in (`distributed.worker.LocalWorker`).
 
-
-def diverged(totals: Mapping[str, tuple[float, float]], epoch: int, players: Sequence[Player]) -> str:
-    """Which part of the losses was the first that was not finite, in words.
-
-    Args:
-        totals: part -> (its mean, the steps in which it was not finite).
-        epoch: from 0.
+    Attributes:
+        checkpoint_seconds: at least so much time lies between two checkpoints.
     """
-    # The part that was broken for longest broke first; of several, one is the cause and "loss" their sum.
-    part = max(totals, key=lambda name: (totals[name][1], name != "loss"))
-    rates = ", ".join(f"{player.training.learning_rate(epoch):.3g}" for player in players)
-    what = "the loss" if part == "loss" else f"{part}, a part of the loss,"
-    return f"{what} is {totals[part][0]} in epoch {epoch + 1} at learning rate {rates}"
+
+    data: Data
+    device: torch.device
+    seed: int
+    ranks: Ranks
+    checkpoint_seconds: float
+
+    def autocast(self) -> AbstractContextManager[Any]: ...
+
+    def batch(self, index: Tensor, kind: str, seed: int, rows: slice, size: int) -> Tensor: ...
+
+    def report(self, row: Row) -> bool: ...
+
+    def load_checkpoint(self, name: str) -> dict[str, Any] | None: ...
+
+    def save_checkpoint(self, name: str, progress: Mapping[str, Any]) -> None: ...
 
 
 def fit(
-    worker: LocalWorker,
+    host: Host,
     players: Sequence[Player],
     *,
     name: str,
@@ -52,7 +61,7 @@ def fit(
     targets: Tensor | None = None,
     keep: str = "last",
     patience: int | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Train `players` as `methods.method.Worker.fit` says; `name` tells this fit's checkpoint from others'.
 
     A batch is never larger than the rows there are, and the rows left over by full batches wait for another epoch.
@@ -62,103 +71,208 @@ def fit(
     Raises:
         Stopped: the worker's listener said so.
         FloatingPointError: a loss was NaN or infinite in an epoch; the message names its part, the epoch and the rate.
+        UsageError: the workers are too many for a batch.
     """
-    first = players[0].training
-    rows = torch.arange(len(worker.data.train)) if rows is None else rows
-    size = min(first.batch_size, len(rows))
-    if size < 2 * worker.world_size:
-        raise ValueError(f"a batch of {size} rows cannot be shared by {worker.world_size} workers")
-    steps = len(rows) // size
-    mine = slice(size * worker.rank // worker.world_size, size * (worker.rank + 1) // worker.world_size)
-    share = (mine.stop - mine.start) / size
-    labels = (worker.data.train.y if targets is None else targets).to(worker.device)
-    parameters = [[p for p in player.net.parameters() if p.requires_grad] for player in players]
-    optimizers = [make_optimizer(player.net, player.training) for player in players]
+    training = players[0].training
+    feed = Feed.of(host, players, name, rows, targets)
+    for player in players:
+        arrange(player.net, training.norm, feed.share.groups, host.ranks)
+    with ExitStack() as stack:
+        movers = [stack.enter_context(closing(Mover(player, host.ranks, feed.share))) for player in players]
+        course = Course(movers, keep)
+        if progress := host.load_checkpoint(name):
+            course.restore(progress)
+            for earlier in course.history:
+                host.report(earlier)
+        written = time.monotonic()
+        for epoch in range(len(course.history), training.epochs):
+            started = time.monotonic()
+            means = train_epoch(host, movers, feed, epoch)
+            row = {"epoch": epoch + 1, **means, **(validate() if validate else {})}
+            row["seconds"] = time.monotonic() - started
+            stop = host.report(row)
+            course.note(row)
+            if stop:
+                raise Stopped
+            if patience is not None and epoch - course.best_epoch >= patience:
+                break
+            if time.monotonic() - written >= host.checkpoint_seconds and epoch + 1 < training.epochs:
+                host.save_checkpoint(name, course.progress())
+                written = time.monotonic()
+        course.settle()
+    return course.history
 
-    history: list[dict[str, Any]] = []
-    best: dict[str, Any] = {"val_accuracy": -math.inf, "epoch": 0, "nets": None}
 
-    def snapshot() -> list[dict[str, Tensor]]:
-        return [{k: v.detach().clone() for k, v in player.net.state_dict().items()} for player in players]
+@dataclass(frozen=True)
+class Feed:
+    """The batches of this rank, epoch by epoch.
 
-    if progress := worker.load_checkpoint(name):
-        for player, weights in zip(players, progress["nets"], strict=True):
-            player.net.load_state_dict(weights)
-        for optimizer, moments in zip(optimizers, progress["optimizers"], strict=True):
-            optimizer.load_state_dict(moments)
-        history, best = progress["history"], progress["best"]
-        for earlier in history:
-            worker.report(earlier)
+    Attributes:
+        rows: of the training split, that an epoch goes through.
+        labels: of all of the split's rows.
+        share: this rank's part of every batch.
+        augment: kind of augmentation.
+    """
 
-    written = time.monotonic()
-    for epoch in range(len(history), first.epochs):
-        started = time.monotonic()
-        seed = seed_of(worker.seed, name, epoch)
-        torch.manual_seed(seed)  # what a network draws itself, such as dropout
-        order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))].to(worker.device)
-        for player in players:
-            player.net.train()
-        sums: dict[str, Tensor] = {}  # of each part of the losses, and of the steps in which it was not finite
+    host: Host
+    name: str
+    rows: Tensor
+    labels: Tensor
+    share: Share
+    augment: str
+
+    @classmethod
+    def of(cls, host: Host, players: Sequence[Player], name: str, rows: Tensor | None, targets: Tensor | None) -> Feed:
+        """As the first player's training says, for `rows` and `targets` of `methods.method.Worker.fit`."""
+        training, train = players[0].training, host.data.train
+        rows = torch.arange(len(train)) if rows is None else rows
+        grouped = training.norm == "group" and any(has_batch_norm(player.net) for player in players)
+        share = share_of(host.ranks, training, min(training.batch_size, len(rows)), grouped)
+        labels = (train.y if targets is None else targets).to(host.device)
+        return cls(host, name, rows, labels, share, training.augment)
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return len(self.rows) // self.share.size
+
+    def seed(self, epoch: int) -> int:
+        """What everything random in an epoch follows from."""
+        return seed_of(self.host.seed, self.name, epoch)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """This rank's part of each batch of an epoch, from 0."""
+        seed, size, steps = self.seed(epoch), self.share.size, self.steps
+        order = self.rows[torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(seed))]
+        order = order.to(self.host.device)
         for step in range(steps):
-            index = order[step * size : (step + 1) * size][mine]
-            now = epoch + step / steps
-            batch = Batch(
-                x=worker.batch(index, first.augment, seed_of(seed, step), mine, size),
-                y=labels[index],
+            index = order[step * size : (step + 1) * size][self.share.rows]
+            yield Batch(
+                x=self.host.batch(index, self.augment, seed_of(seed, step), self.share.rows, size),
+                y=self.labels[index],
                 index=index,
                 seed=seed_of(seed, step, "noise"),
-                rows=mine,
+                rows=self.share.rows,
                 size=size,
-                epoch=now,
+                epoch=epoch + step / steps,
             )
-            for player, own, optimizer in zip(players, parameters, optimizers, strict=True):
-                for group in optimizer.param_groups:
-                    group["lr"] = player.training.learning_rate(now)
-                with worker.autocast():
-                    parts = player.loss(batch)
-                # Only this player's parameters: an adversary in the same graph keeps its own gradients out of it.
-                gradients = torch.autograd.grad(parts["loss"] * share, own, allow_unused=True)
-                for parameter, gradient in zip(own, worker.summed(gradients), strict=True):
-                    parameter.grad = gradient
-                if player.training.clip:
-                    nn.utils.clip_grad_norm_(own, player.training.clip)
-                optimizer.step()
-                for key, value in parts.items():
-                    value = value.detach().float()
-                    value = torch.stack([value * (share / steps), ~value.isfinite()])
-                    sums[key] = sums[key] + value if key in sums else value
-        totals = dict(zip(sums, worker.total(torch.stack(list(sums.values()))).tolist(), strict=True))
-        means = {part: mean for part, (mean, _) in totals.items()}
-        if not math.isfinite(means["loss"]):
-            raise FloatingPointError(diverged(totals, epoch, players))
-        for player in players:
-            player.net.eval()
-        row: dict[str, Any] = {"epoch": epoch + 1, **means, **(validate() if validate else {})}
-        row["seconds"] = time.monotonic() - started
-        history.append(row)
-        stop = worker.report(row)
-        if row.get("val_accuracy", -math.inf) > best["val_accuracy"]:
-            best = {
-                "val_accuracy": row["val_accuracy"],
-                "epoch": epoch,
-                "nets": snapshot() if keep == "best" else None,
-            }
-        if stop:
-            raise Stopped
-        if patience is not None and epoch - best["epoch"] >= patience:
-            break
-        if time.monotonic() - written >= worker.checkpoint_seconds and epoch + 1 < first.epochs:
-            progress = {
-                "nets": snapshot(),
-                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                "history": history,
-                "best": best,
-            }
-            worker.save_checkpoint(name, progress)
-            written = time.monotonic()
-    if best["nets"] is not None:
-        for player, weights in zip(players, best["nets"], strict=True):
-            player.net.load_state_dict(weights)
-    for player in players:
-        player.net.eval()
-    return history
+
+
+class Mover:
+    """Moves one player: its optimiser, and its gradients over all ranks."""
+
+    def __init__(self, player: Player, ranks: Ranks, share: Share) -> None:
+        self.player, self.net, self.training = player, player.net, player.training
+        self.parameters = [p for p in player.net.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(player.net, player.training)
+        self.reducer = Reducer(self.parameters, running_statistics(player.net), ranks, share.weight)
+
+    def step(self, host: Host, batch: Batch) -> Mapping[str, Tensor]:
+        """One step against the loss of a batch. Returns the loss's parts, means over this rank's rows."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.learning_rate(batch.epoch)
+        with host.autocast():
+            parts = self.player.loss(batch)
+        self.reducer.backward(parts["loss"])
+        if self.training.clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.training.clip)
+        self.optimizer.step()
+        return parts
+
+    def close(self) -> None:
+        self.reducer.close()
+
+
+def train_epoch(host: Host, movers: Sequence[Mover], feed: Feed, epoch: int) -> dict[str, float]:
+    """Train for one epoch, from 0. Leaves the networks in eval mode.
+
+    Returns:
+        The mean of each part of the losses, over all ranks; parts of one name are added up over players.
+
+    Raises:
+        FloatingPointError: a loss was NaN or infinite.
+    """
+    torch.manual_seed(feed.seed(epoch))  # what a network draws itself, such as dropout
+    for mover in movers:
+        mover.net.train()
+    sums: dict[str, Tensor] = {}  # of each part of the losses, and of the steps in which it was not finite
+    for batch in feed.batches(epoch):
+        for mover in movers:
+            for part, value in mover.step(host, batch).items():
+                value = value.detach().float()
+                value = torch.stack([value * (feed.share.weight / feed.steps), ~value.isfinite()])
+                sums[part] = sums[part] + value if part in sums else value
+    for mover in movers:
+        mover.net.eval()
+    totals = dict(zip(sums, host.ranks.total(torch.stack(list(sums.values()))).tolist(), strict=True))
+    if not math.isfinite(totals["loss"][0]):
+        raise FloatingPointError(diverged(totals, epoch, movers))
+    return {part: mean for part, (mean, _) in totals.items()}
+
+
+def diverged(totals: Mapping[str, tuple[float, float]], epoch: int, movers: Sequence[Mover]) -> str:
+    """Which part of the losses was the first that was not finite, in words.
+
+    Args:
+        totals: part -> (its mean, the steps in which it was not finite).
+        epoch: from 0.
+    """
+    # The part that was broken for longest broke first; of several, one is the cause and "loss" their sum.
+    part = max(totals, key=lambda name: (totals[name][1], name != "loss"))
+    rates = ", ".join(f"{mover.training.learning_rate(epoch):.3g}" for mover in movers)
+    what = "the loss" if part == "loss" else f"{part}, a part of the loss,"
+    return f"{what} is {totals[part][0]} in epoch {epoch + 1} at learning rate {rates}"
+
+
+class Course:
+    """The epochs of a fit so far, and the best of them; what a checkpoint holds.
+
+    Args:
+        movers: whose weights are kept.
+        keep: "last", or "best" to end with the weights of the epoch with the highest `val_accuracy`.
+    """
+
+    def __init__(self, movers: Sequence[Mover], keep: str) -> None:
+        self.movers, self.keep = movers, keep
+        self.history: list[Row] = []
+        self.best_accuracy, self.best_epoch = -math.inf, 0
+        self.best_nets: list[dict[str, Tensor]] | None = None
+
+    def note(self, row: Row) -> None:
+        """Take an epoch that has just ended."""
+        self.history.append(row)
+        if row.get("val_accuracy", -math.inf) > self.best_accuracy:
+            self.best_accuracy, self.best_epoch = row["val_accuracy"], row["epoch"] - 1
+            self.best_nets = self.weights() if self.keep == "best" else None
+
+    def weights(self) -> list[dict[str, Tensor]]:
+        """A copy of every player's weights and buffers."""
+        return [{k: v.detach().clone() for k, v in mover.net.state_dict().items()} for mover in self.movers]
+
+    def progress(self) -> dict[str, Any]:
+        """Everything that the epochs to come follow from."""
+        return {
+            "nets": self.weights(),
+            "optimizers": [mover.optimizer.state_dict() for mover in self.movers],
+            "history": self.history,
+            "best": (self.best_accuracy, self.best_epoch, self.best_nets),
+        }
+
+    def restore(self, progress: Mapping[str, Any]) -> None:
+        """Go on from what `progress` returned."""
+        self._fill(progress["nets"])
+        for mover, moments in zip(self.movers, progress["optimizers"], strict=True):
+            mover.optimizer.load_state_dict(moments)
+        self.history = progress["history"]
+        self.best_accuracy, self.best_epoch, self.best_nets = progress["best"]
+
+    def settle(self) -> None:
+        """Leave each network in eval mode, with the weights that were asked for."""
+        if self.best_nets is not None:
+            self._fill(self.best_nets)
+        for mover in self.movers:
+            mover.net.eval()
+
+    def _fill(self, nets: Sequence[Mapping[str, Tensor]]) -> None:
+        for mover, weights in zip(self.movers, nets, strict=True):
+            mover.net.load_state_dict(weights)

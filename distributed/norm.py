@@ -1,7 +1,11 @@
-"""Batch normalisation over the global batch, on any backend.
+"""Batch normalisation whose training statistics do not depend on how many ranks share a batch.
 
-torch's own SyncBatchNorm needs a GPU. Here the sums that the statistics are made of go through one all-reduce that
-autograd knows, so that two ranks compute what one rank computes on the whole batch.
+    group    of fixed groups of the global batch (ghost batch norm: Hoffer, Hubara and Soudry 2017). Each rank holds
+             whole groups, so nothing is exchanged.
+    global   of the whole global batch. Two small messages for every layer and step.
+    local    of each rank's rows, as DistributedDataParallel has it. Results then change with the number of ranks.
+
+Running statistics are means over groups or ranks; `distributed.ranks.Reducer` adds them up with the gradients.
 """
 
 from __future__ import annotations
@@ -13,63 +17,148 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from distributed.ranks import Ranks
 
-class _Sum(torch.autograd.Function):
-    """Sum over ranks. Every rank uses the sum, so its gradient is the sum of the ranks' gradients."""
+
+def merged(counts: Tensor, means: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of several samples together (Chan, Golub and LeVeque 1983).
+
+    Args:
+        counts: (samples, 1) values in each.
+        means: (samples, c).
+        squares: (samples, c) sums of squared distances from the sample's own mean.
+
+    Returns:
+        mean, variance (c,).
+    """
+    n = counts.sum(0)
+    mean = means[0] + ((means - means[0]) * (counts / n)).sum(0)
+    return mean, (squares + counts * (means - mean).square()).sum(0) / n
+
+
+class _Global(torch.autograd.Function):
+    """Normalise by the statistics of all ranks' rows: torch's fused kernels on this rank's, and two sums over ranks."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        value = value.clone()
-        dist.all_reduce(value)
-        return value
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, size: int) -> Any:
+        precise = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        own_mean, own_var = torch.batch_norm_update_stats(precise, None, None, 0.0)
+        count = x.numel() // x.shape[1]
+        mine = torch.cat([own_mean, own_var * count, own_mean.new_tensor([count])])
+        everyone = [torch.empty_like(mine) for _ in range(size)]
+        dist.all_gather(everyone, mine)
+        means, squares, counts = torch.stack(everyone).split([x.shape[1], x.shape[1], 1], 1)
+        mean, var = merged(counts, means, squares)
+        n = counts.sum()
+        ctx.save_for_backward(x, weight, mean, var, n)
+        ctx.eps, ctx.affine = eps, weight is not None
+        ctx.mark_non_differentiable(mean, var, n)
+        return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, False), mean, var, n
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].contiguous().clone()
-        dist.all_reduce(grad)
-        return grad
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        x, weight, mean, var, n = ctx.saved_tensors
+        slope = gradients[0]
+        if x.is_contiguous(memory_format=torch.channels_last):
+            slope = slope.contiguous(memory_format=torch.channels_last)
+        # By the statistics as constants: what each channel's sums are made of, and the first term of x's gradient.
+        dx, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
+            slope, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+        )
+        sums = torch.cat([d_weight, d_bias])
+        dist.all_reduce(sums)
+        along, level = (sums / n).chunk(2)
+        # The rest: the statistics themselves move with x.
+        inverse = torch.rsqrt(var + ctx.eps)
+        scale = inverse if weight is None else inverse * weight
+        view = (1, -1) + (1,) * (x.dim() - 2)
+        centred = (x - mean.view(view)).mul_((along * inverse * scale).view(view)).add_((level * scale).view(view))
+        return dx - centred.to(dx.dtype), d_weight if ctx.affine else None, d_bias if ctx.affine else None, None, None
 
 
-class GlobalBatchNorm(_BatchNorm):
-    """Batch norm whose training statistics are those of the rows of all ranks together; x (b, c, ...)."""
+class BatchNorm(_BatchNorm):
+    """Batch norm of x (b, c, ...), told by the training loop which rows share statistics.
+
+    Attributes:
+        groups: rows of each group that this rank holds. Empty: all that it is given is one group.
+        ranks: whose rows one group is of.
+    """
+
+    groups: tuple[int, ...] = ()
+    ranks = Ranks()
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any rank of tensor with channels second is taken."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training or (len(self.groups) < 2 and self.ranks.size == 1):
             return super().forward(input)
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
-        x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
-        view = (1, -1) + (1,) * (x.dim() - 2)
-        # Sums are taken about the running mean, the same on all ranks: large means would cancel otherwise.
-        shift = self.running_mean.detach().clone()
-        centred = x - shift.view(view)
-        axes = [axis for axis in range(x.dim()) if axis != 1]
-        count = x.new_full((1,), x.numel() / x.shape[1])
-        sums = _Sum.apply(torch.cat([centred.sum(axes), centred.square().sum(axes), count]))
-        total, square, n = sums.split([x.shape[1], x.shape[1], 1])
-        mean = total / n
-        var = (square / n - mean.square()).clamp_min(0)
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean + shift, momentum)
-            self.running_var.lerp_(var * (n / (n - 1).clamp_min(1)), momentum)
-        out = (centred - mean.view(view)) * torch.rsqrt(var + self.eps).view(view)
-        if self.affine:
-            out = out * self.weight.view(view) + self.bias.view(view)
-        return out.to(input.dtype)
+        if self.ranks.size > 1:
+            return self._global(input)
+        return self._grouped(input)
 
+    def _momentum(self) -> float:
+        """Weight of the batch to come in the running statistics; counts it."""
+        if self.num_batches_tracked is None:
+            return 0.0
+        self.num_batches_tracked += 1
+        return 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
 
-def globalise(net: nn.Module) -> None:
-    """Replace the batch norms inside `net`, in place. Parameters, buffers and state-dict names stay what they were."""
-    for name, child in net.named_children():
-        if isinstance(child, _BatchNorm) and not isinstance(child, GlobalBatchNorm):
-            new = GlobalBatchNorm(
-                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+    def _grouped(self, input: Tensor) -> Tensor:
+        rows = sum(self.groups)
+        times, rest = divmod(len(input), rows)
+        if rest:
+            raise ValueError(f"batch norm by groups: {len(input)} rows are no multiple of the batch's {rows}")
+        sizes = self.groups * times
+        momentum, before, parts = self._momentum(), 0, []
+        for part in input.split(sizes):
+            # In this order each group has the same weight in the end, that of its rows: later ones fade earlier ones.
+            before += len(part)
+            own = momentum * len(part) / len(input)
+            own /= 1 - momentum * (len(input) - before) / len(input)
+            parts.append(
+                torch.batch_norm(
+                    part, self.weight, self.bias, self.running_mean, self.running_var, True, own, self.eps, True
+                )
             )
-            new._parameters, new._buffers, new.training = child._parameters, child._buffers, child.training
-            setattr(net, name, new)
+        return torch.cat(parts)
+
+    def _global(self, input: Tensor) -> Tensor:
+        momentum = self._momentum()
+        out, mean, var, n = _Global.apply(input, self.weight, self.bias, self.eps, self.ranks.size)
+        if self.running_mean is not None and self.running_var is not None:
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            self.running_var.lerp_((var * (n / (n - 1))).to(self.running_var.dtype), momentum)
+        return out
+
+
+def has_batch_norm(net: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in net.modules())
+
+
+def arrange(net: nn.Module, kind: str, groups: tuple[int, ...], ranks: Ranks) -> None:
+    """Make the batch norms inside `net` take their training statistics as `kind` says, in place.
+
+    Parameters, buffers and state-dict names stay what they were.
+
+    Args:
+        kind: "group", "global" or "local".
+        groups: rows of each group that this rank holds.
+    """
+    for name, child in net.named_children():
+        if isinstance(child, _BatchNorm):
+            if not isinstance(child, BatchNorm):
+                new = BatchNorm(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+                new._parameters, new._buffers, new.training = child._parameters, child._buffers, child.training
+                setattr(net, name, new)
+                child = new
+            child.groups = groups if kind == "group" else ()
+            child.ranks = ranks if kind == "global" else Ranks()
         else:
-            globalise(child)
+            arrange(child, kind, groups, ranks)
+
+
+def running_statistics(net: nn.Module) -> list[Tensor]:
+    """Means and variances of the batch norms inside `net` that the ranks must average."""
+    norms = [module for module in net.modules() if isinstance(module, BatchNorm) and module.ranks.size == 1]
+    return [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]

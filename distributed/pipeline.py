@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from distributed.cache import StageCache, decode, encode, stage_key
-from distributed.loop import seed_of
+from distributed.seeds import seed_of
 from distributed.worker import LocalWorker, Runtime
 from methods.data import stage_running
 from methods.method import Configs, Method, Stage, State
@@ -109,10 +108,8 @@ def run_stages(
             return bool(on_epoch and on_epoch({**row, "stage": stage, "epoch": before + row["epoch"]}))
 
         with cache.lock(name, key) if worker.rank == 0 else nullcontext():
-            found: list[Any] = [cache.get(name, key) if worker.rank == 0 else None]
-            if worker.world_size > 1:
-                dist.broadcast_object_list(found, 0)
-            if found[0] is None:
+            content = worker.ranks.from_first(cache.get(name, key) if worker.rank == 0 else None)
+            if content is None:
                 alone = worker.for_stage(
                     seed_of(seed, stage.name), listen, cache.progress(name, key), judged=not stage.shared
                 )
@@ -126,7 +123,6 @@ def run_stages(
                 if worker.rank == 0:
                     cache.put(name, key, content)
             else:
-                content = found[0]
                 run.cached.append(stage.name)
         # A result goes through its stored form also where it was just made: a later hit is then the same to the bit.
         run.states[stage.name] = decode(content)

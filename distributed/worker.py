@@ -6,22 +6,29 @@ import copy
 import dataclasses
 import io
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from distributed.loop import fit, seed_of
-from distributed.norm import globalise
+from distributed.loop import fit
+from distributed.ranks import Ranks
+from distributed.seeds import seed_of
 from methods.data.augment import augment
 from methods.data.dataset import Data
+from methods.errors import UsageError
 from methods.method import State
 from methods.training import Player
 
 log = logging.getLogger(__name__)
+
+PRECISIONS = ("float32", "bfloat16")
+FORCED = "BO_DISTILL_PRECISION"
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -50,16 +57,39 @@ class Checkpoints(Protocol):
 
 
 def best_runtime(precision: str = "auto") -> Runtime:
-    """The device that this process has, and bf16 where its matrix units take it."""
+    """The device that this process has, and the precision that "auto" means on it.
+
+    bf16 is chosen where the device multiplies it: GPUs that do, and CPUs with AVX512-BF16 or AMX. The environment
+    variable `BO_DISTILL_PRECISION` says what "auto" means in place of that.
+
+    Raises:
+        UsageError: the environment variable is neither "float32" nor "bfloat16".
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "auto":
-        if device == "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:  # older torch cannot say what the processor has; float32 is always right
-            capabilities = getattr(torch.cpu, "get_capabilities", None)
-            fast = capabilities is not None and bool(capabilities().get("amx_bf16"))
+        precision = os.environ.get(FORCED, "")
+        if precision not in ("", *PRECISIONS):
+            raise UsageError(f"{FORCED}={precision}: give one of {', '.join(PRECISIONS)}, or leave it unset")
+    if not precision:
+        fast = torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else multiplies_bf16()
         precision = "bfloat16" if fast else "float32"
     return Runtime(device, precision)
+
+
+def multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this processor has instructions for products of bf16: AVX512-BF16 or AMX.
+
+    Args:
+        cpuinfo: the system's list of instructions, read where torch cannot say (before 2.9).
+    """
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    if capabilities:
+        known = capabilities()
+        return any(known.get(name) for name in BF16_INSTRUCTIONS)
+    if not cpuinfo.exists():
+        return False
+    flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
+    return not set(BF16_INSTRUCTIONS).isdisjoint(flags.split())
 
 
 class LocalWorker:
@@ -87,7 +117,7 @@ class LocalWorker:
         on_epoch: Callable[[Row], bool] | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> None:
-        self.data, self.seed, self.rank, self.world_size = data, seed, rank, world_size
+        self.data, self.seed, self.ranks = data, seed, Ranks(rank, world_size)
         self.runtime = runtime or Runtime()
         self.device = torch.device(self.runtime.device)
         self._on_epoch, self._checkpoints = on_epoch, checkpoints
@@ -117,12 +147,18 @@ class LocalWorker:
 
     # What a stage calls.
 
+    @property
+    def rank(self) -> int:
+        return self.ranks.rank
+
+    @property
+    def world_size(self) -> int:
+        return self.ranks.size
+
     def place(self, net: M) -> M:
         net = net.to(self.device)
         if self.data.info.kind == "image":
             net = net.to(memory_format=torch.channels_last)
-        if self.world_size > 1:
-            globalise(net)
         return net
 
     def fit(
@@ -153,10 +189,7 @@ class LocalWorker:
                 parts.append(net(self._ready(chunk.to(self.device))).float())
         for module, mode in modes:
             module.training = mode
-        if self.world_size == 1:
-            return torch.cat(parts).cpu()
-        everyone: list[Any] = [None] * self.world_size
-        dist.all_gather_object(everyone, torch.cat(parts).cpu() if parts else None)
+        everyone = self.ranks.gathered(torch.cat(parts).cpu() if parts else None)
         return torch.cat([part for part in everyone if part is not None])
 
     def each(self, items: Iterable[T], run: Callable[[LocalWorker, T], State]) -> list[State]:
@@ -168,17 +201,14 @@ class LocalWorker:
                 listener = self._on_epoch if self.world_size == 1 else None
                 seed = seed_of(self.seed, "each", number)
                 alone = self.for_stage(seed, listener, self._checkpoints, self._judged)
-                alone.rank, alone.world_size, alone._prefix = 0, 1, f"{self._prefix}{number}."
+                alone.ranks, alone._prefix = Ranks(), f"{self._prefix}{number}."
                 torch.manual_seed(alone.seed)
                 try:
                     mine[number] = dataclasses.replace(run(alone, item), history=tuple(alone.history))
                 except FloatingPointError as error:  # this rank's alone, until the others are told
                     mine[number] = error
                     break
-        if self.world_size > 1:
-            everyone: list[Any] = [None] * self.world_size
-            dist.all_gather_object(everyone, mine)
-            mine = {number: made for part in everyone for number, made in part.items()}
+        mine = {number: made for part in self.ranks.gathered(mine) for number, made in part.items()}
         for made in mine.values():
             if isinstance(made, FloatingPointError):
                 raise made
@@ -187,11 +217,7 @@ class LocalWorker:
         return states
 
     def total(self, value: Tensor) -> Tensor:
-        if self.world_size == 1:
-            return value
-        value = value.detach().clone()
-        dist.all_reduce(value)
-        return value
+        return self.ranks.total(value)
 
     # What the loop calls.
 
@@ -210,44 +236,23 @@ class LocalWorker:
             return (x.float() / 255).contiguous(memory_format=torch.channels_last)
         return x.long() if x.dtype == torch.int32 else x
 
-    def summed(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-        """The gradients added up over ranks, in one message."""
-        if self.world_size == 1:
-            return gradients
-        flat = torch.cat([g.reshape(-1) for g in gradients if g is not None])
-        dist.all_reduce(flat)
-        result, start = [], 0
-        for gradient in gradients:
-            if gradient is not None:
-                end = start + gradient.numel()
-                gradient, start = flat[start:end].view_as(gradient), end
-            result.append(gradient)
-        return result
-
     def report(self, row: dict[str, Any]) -> bool:
         """Note an epoch; true when the training is to stop. All ranks answer alike."""
         self.history.append(row)
         judged = self._judged and self._fits == 1
         heard = row if judged else {name: value for name, value in row.items() if not name.startswith("val_")}
         stop = bool(self._on_epoch(heard)) if self._on_epoch else False
-        if self.world_size > 1:
-            flag = torch.tensor([float(stop)], device=self.device)
-            dist.broadcast(flag, 0)
-            stop = bool(flag.item())
-        return stop
+        return self.ranks.from_first(stop)
 
     def load_checkpoint(self, name: str) -> dict[str, Any] | None:
         """The progress of a fit that was cut short, the same on all ranks."""
-        saved: list[Any] = [None]
+        saved = None
         if self._checkpoints and self.rank == 0 and (content := self._checkpoints.load(name)):
             try:
-                saved = [torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)]
+                saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             except Exception as error:  # torch raises many kinds; a broken file only costs the epochs it held
                 log.warning("checkpoint %s cannot be read (%s): training starts over", name, type(error).__name__)
-        if self.world_size > 1:
-            dist.broadcast_object_list(saved, 0)
-        progress: dict[str, Any] | None = saved[0]
-        return progress
+        return self.ranks.from_first(saved)
 
     def save_checkpoint(self, name: str, progress: Mapping[str, Any]) -> None:
         if self._checkpoints and self.rank == 0:

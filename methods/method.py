@@ -53,18 +53,26 @@ class Worker(Protocol):
     """What a stage may use; the same in one process and on every rank of a data-parallel group.
 
     A stage's code runs on every rank alike (SPMD). With the same seed every rank builds the same network; `fit` gives
-    each rank its rows of every global batch and adds up gradients, batch statistics and metrics, so that the number
-    of ranks changes the result by rounding only.
+    each rank its rows of every global batch, lets batch norms take their statistics as `Training.norm` says, and adds
+    up gradients and metrics, so that the number of ranks changes the result by rounding only.
     """
 
     data: Data
     device: torch.device
     seed: int
-    rank: int
-    world_size: int
+
+    @property
+    def rank(self) -> int:
+        """This rank, from 0."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """How many ranks share each batch."""
+        ...
 
     def place(self, net: M) -> M:
-        """Move `net` to the device, channels last, with batch norms that see the global batch. In place."""
+        """Move `net` to the device, channels last. In place."""
         ...
 
     def fit(

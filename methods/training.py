@@ -30,6 +30,7 @@ AUGMENTATIONS = (
 )
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "muon")
+NORMS = ("group", "global", "local")
 SCHEDULES = ("constant", "cosine", "linear", "step")
 
 
@@ -56,12 +57,18 @@ class Training:
     factors: tuple[float, ...] = numbers((), 0, 1, help="the rate after each milestone, as a share of the first one")
     augment: str = choice("none", AUGMENTATIONS, help="of training images, drawn anew for each epoch")
     clip: float = real(0.0, 0.0, 1e6, help="largest norm of the gradient of all weights together; 0 leaves it as it is")
+    norm: str = choice("group", NORMS, help="rows whose batch statistics are taken together; local: each worker's own")
+    group: int = integer(0, 0, 8192, help="rows of a group for norm=group; 0 is a quarter of the batch, at least 16")
 
     def __post_init__(self) -> None:
         if self.schedule == "step" and len(self.milestones) != len(self.factors):
             raise UsageError(
                 f"milestones={self.milestones} and factors={self.factors}: give as many of one as of the other"
             )
+
+    def groups(self, rows: int) -> int:
+        """How many groups, equal up to a row, a batch of so many rows is cut into for batch norm."""
+        return max(1, rows // self.group if self.group else min(4, rows // 16))
 
     def learning_rate(self, epoch: float) -> float:
         """The rate at a (fractional) epoch. A pure function of time, so that resuming needs no scheduler state."""

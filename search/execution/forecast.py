@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from distributed.cache import StageCache
-from distributed.loop import seed_of
 from distributed.pipeline import stage_keys, unmade
 from distributed.ray.cluster import Layout
+from distributed.seeds import seed_of
 from distributed.worker import LocalWorker, Runtime, best_runtime
 from methods import get
 from methods.cost import count

@@ -1,15 +1,22 @@
-"""A trial as Ray runs it: Tune's trainable, alone or with Ray Train's workers nested in it."""
+"""A trial as Ray runs it: Tune's trainable, alone or with Ray Train's workers beside it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import secrets
 import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
+from distributed.ranks import Ranks
 from methods.records import decoded
 from search.execution.trial import attempt, perform
-from search.study.records import Job, Task
+from search.study.records import Job, Outcome, Task
 
 
 def in_process(config: dict[str, Any], task: Task) -> None:
@@ -27,51 +34,134 @@ def in_process(config: dict[str, Any], task: Task) -> None:
 
 
 def on_workers(config: dict[str, Any], task: Task) -> None:
-    """Tune's trainable where several workers share each batch: Ray Train, nested in the trial.
+    """Tune's trainable where several workers share each batch: Ray Train's, kept from trial to trial.
 
     Raises:
         ray.train.TrainingFailedError: a worker died or failed; when one dies, the others fail too. Who counts the
             attempts runs the trial again.
         distributed.cluster.NodeLost: that is why.
     """
-    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
+    from ray import tune
+    from ray.train import WorkerGroupError
 
     from distributed.ray.cluster import NodeLost, alive, await_loss, dead_actors
 
     nodes = alive()
-    resources = {"CPU": float(task.cpus)} | ({"GPU": task.gpus} if task.gpus else {})
-    with tempfile.TemporaryDirectory(prefix="search-") as scratch:
-        trainer = TorchTrainer(
-            rank_of_trial,
-            train_loop_config={"task": task, "job": config["job"]},
-            # While a rank waits for a stage that another trial trains, the others wait for it in a collective.
-            torch_config=TorchConfig(timeout_s=7 * 24 * 3600),
-            scaling_config=ScalingConfig(
-                num_workers=task.workers, use_gpu=task.gpus > 0, resources_per_worker=resources
-            ),
-            run_config=RunConfig(storage_path=scratch, callbacks=[TuneReportCallback()]),  # type: ignore[list-item]
-        )
+    crew = Crew.of(task)
+    try:
+        outcome = crew.perform(decoded(Job, config["job"]), lambda row: tune.report(dict(row)))
+    except WorkerGroupError as error:
+        if not dead_actors(error) and await_loss(nodes):
+            raise NodeLost(str(error)) from None
+        raise
+    tune.report({"outcome": json.dumps(dataclasses.asdict(outcome))})
+
+
+class Crew:
+    """Ray Train's workers for one trial after another. To start them takes seconds, which only the first trial pays.
+
+    Tune keeps the process of a trial for the next one, and the crew lives as long as that process. Jobs go to rank 0,
+    and epochs and outcomes come back, over a connection of their own: a worker's report would wait for the next of
+    the controller's polls.
+    """
+
+    present: Crew | None = None  # of this process
+
+    def __init__(self, task: Task) -> None:
+        import ray
+
+        self.task = task
+        self.key = secrets.token_bytes(32)
+        self.listener = Listener((ray.util.get_node_ip_address(), 0), authkey=self.key)
+        self.error: Exception | None = None
+        self.line: Connection | None = None
+        self.thread = threading.Thread(target=self._train, daemon=True)
+        self.thread.start()
+        with suppress(EOFError, OSError, AuthenticationError):  # they died as they called; `perform` says of what
+            self.line = self.listener.accept()
+
+    @classmethod
+    def of(cls, task: Task) -> Crew:
+        """The crew of this process, where it is one for such trials; else a new one."""
+        if cls.present is None or cls.present.task != task:
+            if cls.present:
+                cls.present.end()
+            cls.present = Crew(task)
+        return cls.present
+
+    def perform(self, job: Job, report: Callable[[Mapping[str, Any]], None]) -> Outcome:
+        """Run a trial on all workers. `report` is called with each epoch's row.
+
+        Raises:
+            Exception: what ended the workers, as Ray Train raises it.
+        """
         try:
-            trainer.fit()
-        except WorkerGroupError as error:
-            if not dead_actors(error) and await_loss(nodes):
-                raise NodeLost(str(error)) from None
-            raise
+            if not self.line:
+                raise EOFError
+            self.line.send(job)
+            while not isinstance(said := self.line.recv(), Outcome):
+                report(said)
+            return said
+        except (EOFError, OSError):
+            self.end()
+            raise self.error or RuntimeError("the workers ended without a word") from None
+
+    def end(self) -> None:
+        """Let the workers go, and wait until they are gone."""
+        if self.line:
+            self.line.close()
+        self.thread.join()
+        self.listener.close()
+        Crew.present = None
+
+    def _train(self) -> None:
+        from ray.train import RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        task = self.task
+        resources = {"CPU": float(task.cpus)} | ({"GPU": task.gpus} if task.gpus else {})
+        try:
+            with tempfile.TemporaryDirectory(prefix="search-") as scratch:
+                TorchTrainer(
+                    rank_of_trials,
+                    train_loop_config={"task": task, "address": self.listener.address, "key": self.key},
+                    # While a rank waits for a stage that another trial trains, the others wait for it in a collective;
+                    # and all wait for the next trial.
+                    torch_config=TorchConfig(timeout_s=7 * 24 * 3600),
+                    scaling_config=ScalingConfig(
+                        num_workers=task.workers, use_gpu=task.gpus > 0, resources_per_worker=resources
+                    ),
+                    run_config=RunConfig(storage_path=scratch),
+                ).fit()
+        except Exception as error:  # for the trial's thread
+            self.error = error
+        finally:
+            if not self.line:  # they never came, and the trial's thread still waits for them to call
+                with suppress(EOFError, OSError, AuthenticationError):
+                    Client(self.listener.address, authkey=self.key).close()
 
 
-def rank_of_trial(config: dict[str, Any]) -> None:
-    """What Ray Train runs on each worker."""
+def rank_of_trials(config: dict[str, Any]) -> None:
+    """What Ray Train runs on each worker: trials, until the process that asks for them is gone."""
     import ray
-    import torch.distributed as dist
     from ray import train
 
     context = train.get_context()
-    rank, size = context.get_world_rank(), context.get_world_size()
-    job = decoded(Job, config["job"])
-    outcome = perform(config["task"], job, lambda row: train.report(dict(row)), rank=rank, world_size=size)
-    nodes: list[Any] = [None] * size
-    dist.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
-    outcome.nodes = nodes
-    train.report({"outcome": json.dumps(dataclasses.asdict(outcome))})
+    ranks = Ranks(context.get_world_rank(), context.get_world_size())
+    line = None if ranks.rank else Client(tuple(config["address"]), authkey=config["key"])
+
+    def asked() -> Job | None:
+        try:
+            return line.recv() if line else None
+        except EOFError:
+            return None
+
+    def report(row: Mapping[str, Any]) -> None:
+        if line:
+            line.send(dict(row))
+
+    while (job := ranks.from_first(asked())) is not None:
+        outcome = perform(config["task"], job, report, rank=ranks.rank, world_size=ranks.size)
+        outcome.nodes = ranks.gathered(ray.get_runtime_context().get_node_id())
+        if line:
+            line.send(outcome)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from distributed.worker import LocalWorker
+from distributed.worker import LocalWorker, Runtime, best_runtime, multiplies_bf16
 from helpers.tiny import tiny_images
 from methods.errors import UsageError
 from methods.method import State, Worker
@@ -41,3 +41,31 @@ def test_a_rate_for_every_milestone() -> None:
     Training(milestones=(60, 120))
     with pytest.raises(UsageError, match="as many of one as of the other"):
         Training(schedule="step", milestones=(60, 120, 160), factors=(0.2, 0.04))
+
+
+@pytest.mark.parametrize(
+    ("flags", "fast"),
+    [("sse2 avx512f avx512_bf16", True), ("avx2 amx_bf16 amx_tile", True), ("avx2 avx512f", False), ("", False)],
+)
+def test_bf16_where_the_processor_multiplies_it(
+    flags: str, fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("BO_DISTILL_PRECISION", raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags.split(), True), raising=False)
+    assert multiplies_bf16() is fast
+    assert best_runtime() == Runtime("cpu", "bfloat16" if fast else "float32")
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t\t:\n")
+    assert multiplies_bf16(tmp_path / "cpuinfo") is fast
+    assert not multiplies_bf16(tmp_path / "no such file")
+
+
+def test_the_environment_says_what_auto_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    for precision in ("float32", "bfloat16"):
+        monkeypatch.setenv("BO_DISTILL_PRECISION", precision)
+        assert best_runtime().precision == precision
+        assert best_runtime("float32").precision == "float32", "what was asked for is not overridden"
+    monkeypatch.setenv("BO_DISTILL_PRECISION", "half")
+    with pytest.raises(UsageError, match="BO_DISTILL_PRECISION=half: give one of float32, bfloat16"):
+        best_runtime()

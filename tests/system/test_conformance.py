@@ -21,7 +21,7 @@ from distributed.cache import StageCache
 from distributed.pipeline import Run, run_stages
 from distributed.ray.cluster import Layout, connected
 from distributed.storage import Storage
-from distributed.worker import LocalWorker
+from distributed.worker import LocalWorker, best_runtime
 from helpers.tiny import TINY, TINY_SETTINGS
 from methods import METHODS, get
 from methods.cost import count, example
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.parametrize("name", list(METHODS))
 
 
 def worker_for(name: str, **options: Any) -> LocalWorker:
-    return LocalWorker(TINY[get(name).kind](), seed=1, **options)
+    return LocalWorker(TINY[get(name).kind](), seed=1, runtime=best_runtime(), **options)
 
 
 def run(name: str, storage: Storage, worker: LocalWorker | None = None, on_epoch: Any = None) -> Run:
@@ -186,7 +186,7 @@ def _rank(rank: int, name: str, folder: str) -> None:
 
 def test_two_ranks_equal_one(name: str, tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_rank, args=(name, str(tmp_path)), nprocs=2)
-    two = run(name, Storage(tmp_path / "two"))
+    two = run(name, Storage(tmp_path / "two"), Double(TINY[get(name).kind](), seed=1))
     assert len(two.cached) == len(get(name).stages), "rank 0 keeps what the two ranks computed"
     one = run(name, Storage(tmp_path / "one"), Double(TINY[get(name).kind](), seed=1))
     assert_same(two, one, tolerance=1e-5)
