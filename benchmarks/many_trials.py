@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from methods import get
 from search.searchers.registry import make_searcher
 from tests.helpers.running import TRIVIAL, family, start, study_of
 from tests.helpers.trivial import accuracy
@@ -64,8 +63,7 @@ def main() -> None:
         _, said = process.communicate()
         study = study_of(folder)
         print(f"exit code {process.returncode} {said.strip()}; ledger {len(study.trials)} trials")
-        fields = get(TRIVIAL).fields()
-        searcher = make_searcher("bo", {name: fields[name][0] for name in study.plan.space}, 0, None)
+        searcher = make_searcher("bo", study.space, 0, None)
         for trial in study.of_phase("search"):
             searcher.add_evaluated_point(dict(trial.job.settings), accuracy(trial.job.settings))
         began = time.process_time()

@@ -17,8 +17,9 @@ from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUnifo
 from ray.tune.search.variant_generator import assign_value, parse_spec_vars
 
 from methods import space as spaces
+from search.searchers.base import check_same
 from search.searchers.bayesian import Proposer
-from search.searchers.cube import Array, Axis, Config, Cube, Scale, check_same
+from search.searchers.cube import Array, Axis, Config, Cube, Scale
 
 __all__ = ["BayesSearch"]
 

@@ -49,7 +49,7 @@ def parser() -> Parser:
 
 def compare(args: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
-    from search.searchers.registry import names_of
+    from search.searchers.registry import entry_of, make_searcher, names_of
 
     positive("--budget", args.budget)
     positive("--repeats", args.repeats, 2)
@@ -64,7 +64,7 @@ def compare(args: argparse.Namespace) -> int:
         macs=args.budget_macs or math.inf,
     )
     sized = budget.trials < math.inf
-    if not sized and all(name.startswith("grid") for name in names):
+    if not sized and all(entry_of(name).sized for name in names):
         raise UsageError("--searchers: a grid alone cannot tell how many trials a budget pays for; add random or bo")
 
     from distributed.storage import Storage
@@ -78,8 +78,6 @@ def compare(args: argparse.Namespace) -> int:
     if info.kind != method.kind:
         raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")
     if sized:
-        from search.searchers.registry import make_searcher
-
         for name in names:  # says now what a grid cannot do
             make_searcher(name, method.space(space), 0, int(budget.trials))
     what = {
@@ -101,7 +99,7 @@ def compare(args: argparse.Namespace) -> int:
 
     def planned(name: str, repeat: int) -> Plan:
         seed = args.seed + repeat
-        own = dataclasses.replace(task, study=f"{comparison}-{name}-{seed}", seed=seed)
+        own = dataclasses.replace(task, study=f"{comparison}-{entry_of(name).slug}-{seed}", seed=seed)
         return Plan(own, name, space, trials=None, seeds=0, controls=False)
 
     courses = run_all(args, storage, names, planned, budget, folder)

@@ -46,7 +46,7 @@ def one_study(problem: Problem, options: Mapping[str, Any], job: tuple[str, int]
 def parser() -> Parser:
     p = Parser(prog="python -m search.replay", description="Simulate studies on recorded trials.", allow_abbrev=False)
     p.add_argument("problem", metavar="TABLE", nargs="?", help=f"a Parquet file, or {' or '.join(FUNCTIONS)}")
-    p.add_argument("--searchers", default="grid,random,bo", help=f"by commas: {', '.join(SEARCHERS)}")
+    p.add_argument("--searchers", default="grid,random,bo", help=f"by commas: {', '.join(SEARCHERS)}, or MODULE:CLASS")
     p.add_argument("--trials", type=int, default=20, metavar="N", help="budget of a study (20)")
     p.add_argument("--studies", type=int, default=100, metavar="K", help="of each searcher (100)")
     p.add_argument("--workers", type=int, default=1, metavar="N", help="trials at once (1)")

@@ -21,6 +21,7 @@ from search.command.data import resumed_data, same
 from search.command.options import assignments, make_task, names_in, study_options
 from search.command.shell import FAILED, INTERRUPTED, OK, SOME_FAILED, Parser, carry_out, positive
 from search.execution.place import check_place, on_ray, settled
+from search.searchers.registry import DEFAULT, SEARCHERS, entry_of
 
 if TYPE_CHECKING:
     from search.study.ledger import Study
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
 def parser() -> Parser:
     p = Parser(prog="python -m search.run", description="Search a method's hyperparameters on Ray.", allow_abbrev=False)
     how = p.add_mutually_exclusive_group()
-    how.add_argument("--bo", dest="searcher", action="store_const", const="bo", help="Bayesian optimisation (default)")
-    how.add_argument("--grid", dest="searcher", action="store_const", const="grid", help="every combination")
-    how.add_argument("--random", dest="searcher", action="store_const", const="random", help="independent draws")
+    for entry in SEARCHERS.values():
+        if entry.flag:
+            words = entry.title + " (default)" * (entry.word == DEFAULT)
+            how.add_argument(f"--{entry.word}", dest="searcher", action="store_const", const=entry.word, help=words)
+    how.add_argument("--searcher", metavar="WORD", help=f"{', '.join(SEARCHERS)}, or MODULE:CLASS, a Tune searcher")
     study_options(p)
     p.add_argument("--trials", metavar="N", help="budget (default 12; a grid's natural size); +N with --resume")
     p.add_argument("--patience", type=int, metavar="N", help="stop after N trials without a better accuracy")
@@ -76,13 +79,13 @@ def make_plan(args: argparse.Namespace) -> Plan:
     from search.study.records import Plan
 
     task, space, method = make_task(args)
-    searcher = args.searcher or "bo"
+    searcher = entry_of(args.searcher or DEFAULT)
     trials, _ = budget(args.trials, False)
-    if trials is None and searcher != "grid":
+    if trials is None and not searcher.sized:
         trials = 12
     plan = Plan(
-        task=dataclasses.replace(task, study=new_name(method.name, searcher), stoppable=args.asha),
-        searcher=searcher,
+        task=dataclasses.replace(task, study=new_name(method.name, searcher.slug), stoppable=args.asha),
+        searcher=searcher.word,
         space=space,
         trials=trials,
         patience=args.patience,
@@ -129,28 +132,30 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
 
     check_same(args, study.plan)
     plan = study.plan
-    searcher = args.searcher or plan.searcher
+    searcher = entry_of(args.searcher or plan.searcher)
     trials, more = budget(args.trials, True)
     words = {"--trials": args.trials, "--seeds": args.seeds, "--confirm": args.confirm or None}
     asked = [f"{word} {value}" for word, value in words.items() if value is not None]
-    asked += [f"--{searcher}"] if searcher != plan.searcher else []
+    asked += [" ".join(searcher.option)] if searcher.word != plan.searcher else []
     if asked and study.of_phase("final"):
         study.note_test("refused", " ".join(asked))
         raise UsageError(
             f"--resume {args.resume}: its test split has been read, so its search is over; start a new study"
         )
-    if searcher == "grid" and (trials is not None or plan.searcher != "grid"):
+    if searcher.sized and (trials is not None or plan.searcher != searcher.word):
         raise UsageError(f"--resume {args.resume}: a grid has the trials that it has; start a new study")
     begun = len(study.of_phase("search"))
     if trials is not None:
         trials = (plan.trials or begun) + trials if more else trials
         if trials < begun:
             raise UsageError(f"--trials {trials}: {begun} were asked already; give more")
-    elif searcher != "grid" and plan.trials is None:
-        raise UsageError(f"--resume {args.resume} --{searcher}: the grid set no budget; give --trials +N")
-    if args.confirm and searcher == "grid":
+    elif not searcher.sized and plan.trials is None:
+        raise UsageError(
+            f"--resume {args.resume} {' '.join(searcher.option)}: the grid set no budget; give --trials +N"
+        )
+    if args.confirm and searcher.sized:
         raise UsageError(f"--resume {args.resume} --confirm: a grid has the trials that it has; start a new study")
-    if searcher != plan.searcher:
+    if searcher.word != plan.searcher:
         study.searcher_state = None
     workers = args.workers or plan.task.workers
     data = resumed_data(args, plan.task.data)
@@ -158,7 +163,7 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
     changed = dataclasses.replace(
         plan,
         task=task,
-        searcher=searcher,
+        searcher=searcher.word,
         trials=plan.trials if trials is None else trials,
         seeds=plan.seeds if args.seeds is None else args.seeds,
         patience=plan.patience if args.patience is None else args.patience,
@@ -191,10 +196,9 @@ def run(args: argparse.Namespace) -> int:
         from search.study.ledger import Study
 
         study = Study(storage, plan)
-    if plan.searcher == "grid":
-        from search.searchers.grid import grid
+    from search.study.conductor import searcher_of
 
-        grid(study.space, plan.searched)
+    searcher_of(study)  # says now what cannot be: a grid in too few trials, ranges that have changed since
     method, info = study.method, study.info
     if info.kind != method.kind:
         raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")

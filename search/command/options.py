@@ -11,6 +11,7 @@ from methods import METHODS
 from methods.errors import UsageError
 from search.command.data import add_data_options, data_of, data_words
 from search.command.shell import Parser, positive
+from search.searchers.registry import entry_of
 
 if TYPE_CHECKING:
     from methods.method import Method
@@ -112,7 +113,7 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], Method]:
 def command(plan: Plan) -> str:
     """The command that asks for the same search."""
     task = plan.task
-    words = ["python", "-m", "search.run", task.method, f"--{plan.searcher}", *data_words(task.data)]
+    words = ["python", "-m", "search.run", task.method, *entry_of(plan.searcher).option, *data_words(task.data)]
     words += ["--recipe", task.recipe]
     for name, value in task.settings.items():
         words += ["--set", f"{name}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"]

@@ -19,6 +19,7 @@ from scipy import stats
 
 from methods.paired import holm
 from search.evidence.words import points, span
+from search.searchers.registry import SEARCHERS
 
 Array = NDArray[np.floating[Any]]
 
@@ -217,7 +218,7 @@ def analyse(courses: Mapping[str, Sequence[Course]], unit: str = "accuracy") -> 
         name: np.array([run.best[-1] if len(run.values) and run.best[-1] == run.best[-1] else worst for run in runs])
         for name, runs in courses.items()
     }
-    reference = "grid" if "grid" in names else names[0]
+    reference = next((name for name in names if name in SEARCHERS and SEARCHERS[name].sized), names[0])
     pairs = _pairs(final) if repeats > 1 else []
     count = max(1, len(pairs))
     found: dict[str, Any] = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from methods.errors import UsageError
 from search.execution.place import on_ray, settled
+from search.searchers.registry import entry_of
 
 if TYPE_CHECKING:
     from distributed.ray.cluster import Layout
@@ -105,9 +106,9 @@ def spend(
     """
     from search.execution.tune import run_study
 
-    grid = study.plan.searcher.startswith("grid")
+    sized = entry_of(study.plan.searcher).sized
     # A grid's points hang on their number, so a grid that was begun keeps its own.
-    goal = study.plan.trials or trials if grid else trials
+    goal = study.plan.trials or trials if sized else trials
     exhausted = False
     with study.locked():
         while True:
@@ -123,7 +124,7 @@ def spend(
             more = budget.more(done)
             tried = done.values[asked:]
             futile = bool(tried) and all(value != value for value in tried)  # a round in which nothing was finished
-            if grid or exhausted or futile or not more:
+            if sized or exhausted or futile or not more:
                 return done.within(budget.seconds, budget.macs)
             goal = len(done.values) + more
 
@@ -157,10 +158,10 @@ def run_all(
     with on_ray(args, args.workers or 1, storage, f"{folder}/ray.log") as (place, terminal):
         for repeat in range(args.repeats):
             # Grids last: where the budget is time or work, the others tell how many trials it pays for.
-            for name in sorted(names, key=lambda name: name.startswith("grid")):
+            for name in sorted(names, key=lambda name: entry_of(name).sized):
                 if budget.trials < math.inf:
                     trials = int(budget.trials)
-                elif name.startswith("grid"):
+                elif entry_of(name).sized:
                     trials = max(len(runs[repeat].values) for runs in courses.values() if len(runs) > repeat)
                 else:
                     trials = FIRST

@@ -27,8 +27,7 @@ from methods.data.source import sample
 from methods.method import Configs, Method, State, flatten
 from methods.training import Training
 from search.execution.trial import peak_memory
-from search.searchers.grid import grid
-from search.searchers.random import random_point
+from search.searchers.registry import foreseen
 from search.study.ledger import Study
 from search.study.records import Task
 
@@ -214,10 +213,7 @@ def forecast(study: Study, place: Layout) -> Forecast:
     plan, task, method, info = study.plan, study.plan.task, study.method, study.info
     runtime, cache = best_runtime(task.precision), StageCache(study.storage)
     configs = method.configure(task.recipe, task.settings)
-    if plan.searcher == "grid":
-        points = grid(study.space, plan.searched)
-    else:  # which points a searcher will ask for is not known; in the mean they cost what others do
-        points = [random_point(study.space, task.seed, number) for number in range(plan.searched or 0)]
+    points = foreseen(plan.searcher, study.space, task.seed, plan.searched)
     variants: list[Mapping[str, Any]] = [{}]
     if plan.controls:
         variants += [change(flatten(configs)) for change in method.controls.values()]

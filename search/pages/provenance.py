@@ -9,12 +9,13 @@ import time
 from search.command.options import command
 from search.pages.findings import Findings
 from search.pages.page import Page
+from search.searchers.registry import NONE
 
 
 def add_provenance(page: Page, f: Findings) -> None:
     page.section("Provenance")
     page.table(("", ""), _facts(f))
-    if f.study.plan.searcher in ("bo", "grid", "random"):  # not a part of a comparison or of a paper's tables
+    if f.study.plan.searcher != NONE and f.study.plan.seeds:  # not a part of a comparison or of a paper's tables
         page.add("code", title="The same search:", text=command(f.study.plan))
     if best := f.study.best():
         config = json.loads(f.rows[best.job.number]["config"]) if best.job.number in f.rows else best.job.settings

@@ -10,9 +10,8 @@ from search.evidence.words import duration, percent, points, short, span
 from search.pages.charts.scores import scores
 from search.pages.findings import Findings
 from search.pages.page import Page
+from search.searchers.registry import NONE, entry_of
 from search.study.records import Trial
-
-SEARCHERS = {"bo": "Bayesian optimisation", "grid": "A grid", "random": "Independent draws"}
 
 
 def add_summary(page: Page, f: Findings) -> None:
@@ -20,8 +19,9 @@ def add_summary(page: Page, f: Findings) -> None:
     searched = f.study.of_phase("search")
     page.section("Summary")
     page.say(f"{f.study.method.paper}.")
+    how = "No search" if plan.searcher == NONE else entry_of(plan.searcher).title
     page.say(
-        f"{SEARCHERS.get(plan.searcher, plan.searcher)} over {', '.join(plan.space)}: {len(searched)} trials on",
+        f"{how} over {', '.join(plan.space)}: {len(searched)} trials on",
         f"{plan.task.data.name}, recipe {plan.task.recipe}. Trials were compared on validation only.",
         "" if f.study.complete else "The study is not complete: what follows is what there is so far.",
     )

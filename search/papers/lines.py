@@ -16,6 +16,7 @@ from methods.data.dataset import DataSpec
 from methods.errors import UsageError
 from methods.method import Method
 from methods.published import Cell, PaperTable, Scale
+from search.searchers.registry import NONE, entry_of
 from search.study.ledger import Study
 from search.study.records import Job, Plan, Task, Trial
 
@@ -92,12 +93,13 @@ class Reproduction:
                 precision=precision,
             )
             searched = [field for field, (_, own) in self.method.fields().items() if own and field not in settings]
+            sized = bool(cell.searcher) and entry_of(cell.searcher).sized
             plan = Plan(
                 task=task,
-                searcher=cell.searcher or "none",
+                searcher=cell.searcher or NONE,
                 space=tuple(searched) if cell.searcher else (),
-                trials={"grid": None, "": 0}.get(cell.searcher, self.scale.trials),
-                patience=self.scale.patience if cell.searcher == "bo" else None,
+                trials=0 if not cell.searcher else None if sized else self.scale.trials,
+                patience=self.scale.patience if cell.searcher and not sized else None,
                 seeds=self.scale.seeds if cell.searcher else 0,
                 controls=False,
             )

@@ -22,8 +22,8 @@ def missing(one: Reproduction, storage: Storage, precision: str, processes: int)
     from distributed.worker import best_runtime
     from search.evidence.words import duration
     from search.execution.forecast import probe
-    from search.searchers.grid import grid
     from search.searchers.random import random_point
+    from search.searchers.registry import NONE, foreseen
     from search.study.records import Job
 
     cache, runtime = StageCache(storage), best_runtime(precision)
@@ -35,9 +35,9 @@ def missing(one: Reproduction, storage: Storage, precision: str, processes: int)
             yield reason
             continue
         trials = [trial.job for trial in study.trials if not trial.finished]
-        if plan.searcher != "none" and not study.complete:
-            number = len(grid(study.space, None)) if plan.searcher == "grid" else plan.trials or 0
+        if plan.searcher != NONE and not study.complete:
             # Which points they will be is not known; new points they are, and cost what any others do.
+            number = len(foreseen(plan.searcher, study.space, 0, plan.trials))
             point = [random_point(study.space, len(counted), n) for n in range(number + 1)]
             trials += [Job(n, "search", point[n], task.seed) for n in range(len(study.of_phase("search")), number)]
             if not study.of_phase("final"):

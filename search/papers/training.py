@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from search.study.ledger import Study
     from search.study.records import Outcome, Trial
 from search.execution.processes import Pool
+from search.searchers.registry import NONE, entry_of
 
 
 def carry_through(one: Reproduction, study: Study, pool: Pool) -> None:
@@ -62,6 +62,7 @@ def _line(study: Study, trial: Trial) -> str:
 
 def left_out(study: Study) -> str:
     """Why a study cannot be carried through on this machine; empty where it can."""
-    if study.complete or study.plan.searcher != "bo" or importlib.util.find_spec("bayes_opt"):
+    if study.complete or study.plan.searcher == NONE:
         return ""
-    return f"{study.plan.task.study} is left out: bayesian-optimization not installed here"
+    lacking = entry_of(study.plan.searcher).lacking
+    return f"{study.plan.task.study} is left out: {lacking} not installed here" if lacking else ""

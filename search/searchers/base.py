@@ -1,34 +1,87 @@
-"""Searchers whose configurations follow from their number alone."""
+"""What a searcher is: it proposes configurations and hears what came of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from methods.space import Searched
 
 Space = Mapping[str, Searched]
 Settings = dict[str, Any]
 
+METRIC = "val_accuracy"  # that a search makes large
 NAMED = 6  # significant digits that a number needs in a table; a grid's and a random draw's have no more
 
 
-class IndexedSearch:
-    """Settings that follow from their number alone, whatever came of the others.
+class Searcher(Protocol):
+    """Proposes configurations of one space. The names are those of Ray Tune's searchers.
 
-    Args:
-        point: number, from 0 -> settings, or None when there are no more.
+    Attributes:
+        FINISHED: what `suggest` returns where there are no more.
+        reason: why there are no more, in words that end a sentence; empty until then.
     """
 
-    FINISHED = "FINISHED"  # as Tune's searchers have it
+    FINISHED: str
+    reason: str
 
-    def __init__(self, point: Callable[[int], Settings | None]) -> None:
-        self.point = point
-        self.asked = 0
+    def suggest(self, trial_id: str) -> Any:
+        """The configuration to try next; None where that is not known until another trial has ended; FINISHED."""
+        ...
+
+    def on_trial_complete(self, trial_id: str, result: Settings | None = None, error: bool = False) -> None:
+        """Hear what came of a trial: `result[METRIC]`; nothing where it ended without a value; `error` if it failed."""
+        ...
+
+    def add_evaluated_point(self, parameters: Settings, value: float | None, error: bool = False) -> None:
+        """Take a trial that another searcher asked for."""
+        ...
+
+    def save_state(self) -> Settings:
+        """All that later proposals follow from, as JSON."""
+        ...
+
+    def restore_state(self, state: Settings) -> None:
+        """Go on where `save_state` was called; this searcher is a fresh one of the same seed.
+
+        Raises:
+            ValueError: the state is of another space, or cannot be gone on from.
+        """
+        ...
+
+
+def describe(space: Space) -> list[str]:
+    """A space in words that tell it from any other."""
+    return [f"{name}: {domain!r}" for name, domain in space.items()]
+
+
+def check_same(saved: Sequence[str] | None, here: Sequence[str]) -> None:
+    """Refuse to go on with a search whose ranges have changed, since its trials would be of two searches."""
+    if saved is None:
+        raise ValueError("the saved search is of an earlier version")
+    if list(saved) != list(here):
+        changed = [f"{old}, now {new}" for old, new in zip(saved, here, strict=False) if old != new]
+        raise ValueError(f"the saved search is of another space: {'; '.join(changed) or f'{saved}, now {here}'}")
+
+
+class IndexedSearch:
+    """Configurations that follow from their number alone, whatever came of the others.
+
+    Args:
+        space: what is searched.
+        point: number, from 0 -> configuration, or None when there are no more.
+    """
+
+    FINISHED = "FINISHED"
+
+    def __init__(self, space: Space, point: Callable[[int], Settings | None]) -> None:
+        self.space, self.point = space, point
+        self.asked, self.reason = 0, ""
 
     def suggest(self, trial_id: str) -> Any:
         settings = self.point(self.asked)
         if settings is None:
+            self.reason = "every configuration was tried"
             return self.FINISHED
         self.asked += 1
         return settings
@@ -41,7 +94,8 @@ class IndexedSearch:
         self.asked += 1
 
     def save_state(self) -> Settings:
-        return {"asked": self.asked}
+        return {"space": describe(self.space), "asked": self.asked}
 
     def restore_state(self, state: Settings) -> None:
+        check_same(state.get("space"), describe(self.space))
         self.asked = state["asked"]

@@ -28,7 +28,12 @@ from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
 from threadpoolctl import threadpool_limits
 
 from search.searchers.acquisition import JITTER, BelieverEI, Matern52, fit_with_priors
-from search.searchers.cube import Array, Config, Cube, Row, check_same
+from search.searchers.base import METRIC, Space, check_same
+from search.searchers.cube import Array, Config, Cube, Row, axes_of
+
+
+def make(word: str, space: Space, seed: int, trials: int | None, first: Sequence[Config]) -> Proposer:
+    return Proposer(Cube(axes_of(space)), METRIC, "max", seed=seed, points_to_evaluate=first)
 
 
 class Proposer:
@@ -84,6 +89,7 @@ class Proposer:
         self._pending: dict[str, Row] = {}
         self._observed: list[tuple[Row, float | None]] = []  # None: failed
         self._silent: list[Row] = []  # ended without a value
+        self.reason = ""
 
     def _known_cube(self) -> Cube:
         assert self._cube
@@ -107,6 +113,7 @@ class Proposer:
             asked = np.array(self._queue[self._count], dtype=float)  # None, left out, becomes NaN
             point = np.where(np.isnan(asked), self._sobol(cube)[0], asked)
         elif len(known) >= cube.size:
+            self.reason = "every configuration was tried"
             return self.FINISHED
         elif len(rows) < n_initial or all(value is None for _, value in self._observed):
             design = cube.unseen(self._sobol(cube), known)
@@ -224,7 +231,7 @@ class Proposer:
         Raises:
             ValueError: the state is of another space.
         """
-        check_same(state["space"], self._known_cube().describe())
+        check_same(state.get("space"), self._known_cube().describe())
         self._take(state)
 
     def _take(self, state: Config) -> None:

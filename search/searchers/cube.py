@@ -134,8 +134,3 @@ class Cube:
         while not len(points := self.unseen(rng.random_sample((count, len(self.axes))), known)):
             pass
         return points
-
-
-def check_same(saved: list[str], here: list[str]) -> None:
-    if saved != here:
-        raise ValueError(f"the saved search is of another space: {saved}, here {here}")

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from methods.errors import UsageError
 from methods.space import Choice, Integer, Real, Searched
-from search.searchers.base import NAMED, Settings, Space
+from search.searchers.base import NAMED, IndexedSearch, Settings, Space
 
 GRIDS = ("grid", "grid-shuffled", "grid-offset", "grid-centred")
+
+
+def make(word: str, space: Space, seed: int, trials: int | None, first: Sequence[Settings]) -> IndexedSearch:
+    points = arranged(word, space, trials, seed)
+    return IndexedSearch(space, lambda number: points[number] if number < len(points) else None)
 
 
 def natural_points(domain: Searched) -> int:

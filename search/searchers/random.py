@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from search.searchers.base import NAMED, Settings, Space
+from search.searchers.base import NAMED, IndexedSearch, Settings, Space
+
+
+def make(word: str, space: Space, seed: int, trials: int | None, first: Sequence[Settings]) -> IndexedSearch:
+    return IndexedSearch(space, lambda number: random_point(space, seed, number))
 
 
 def random_point(space: Space, seed: int, number: int) -> Settings:

@@ -1,42 +1,127 @@
-"""The searchers by name."""
+"""The searchers by name. To add one: a file with a `make`, and a line in `SEARCHERS`."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from methods.errors import UsageError
 
 if TYPE_CHECKING:
-    from search.searchers.bayesian import Proposer
-from search.searchers.base import IndexedSearch, Settings, Space
-from search.searchers.grid import GRIDS, arranged
-from search.searchers.random import random_point
-
-SEARCHERS = (*GRIDS, "random", "bo")
+    from search.searchers.base import Searcher, Settings, Space
 
 
-def make_searcher(
-    name: str, space: Space, seed: int, trials: int | None, first: Sequence[Settings] = ()
-) -> IndexedSearch | Proposer:
-    """A fresh searcher, one of `SEARCHERS`; a Bayesian one suggests the points `first` before its own."""
-    if name in GRIDS:
-        points = arranged(name, space, trials, seed)
-        return IndexedSearch(lambda number: points[number] if number < len(points) else None)
-    if name == "random":
-        return IndexedSearch(lambda number: random_point(space, seed, number))
-    from search.searchers.bayesian import Proposer
-    from search.searchers.cube import Cube, axes_of
+@dataclass(frozen=True)
+class Entry:
+    """What commands ask of a searcher before there is one.
 
-    return Proposer(Cube(axes_of(space)), "val_accuracy", "max", seed=seed, points_to_evaluate=first)
+    Attributes:
+        word: by which commands and studies name it.
+        title: at the start of a sentence that says what was searched.
+        module: of `search.searchers`; its `make(word, space, seed, trials, first)` returns a `base.Searcher`.
+        sized: it has a natural number of trials, all known from the start, and cannot be extended.
+        flag: whether --WORD chooses it.
+        needs: the package that it cannot do without, and the distribution or extra that has it.
+    """
+
+    word: str
+    title: str
+    module: str
+    sized: bool = False
+    flag: bool = False
+    needs: tuple[str, str] | None = None
+
+    @property
+    def option(self) -> list[str]:
+        """How a command chooses it."""
+        return [f"--{self.word}"] if self.flag else ["--searcher", self.word]
+
+    @property
+    def slug(self) -> str:
+        """The word as part of a file's name."""
+        return re.sub(r"[^\w-]+", "-", self.word)
+
+    @property
+    def lacking(self) -> str:
+        """What must be installed before it can be used here; empty where nothing is lacking."""
+        if self.needs is None or importlib.util.find_spec(self.needs[0]):
+            return ""
+        return self.needs[1]
+
+
+BAYES_OPT, OPTUNA = ("bayes_opt", "bayesian-optimization"), ("optuna", "the extra optuna")
+SEARCHERS = {
+    entry.word: entry
+    for entry in (
+        Entry("bo", "Bayesian optimisation", "bayesian", flag=True, needs=BAYES_OPT),
+        Entry("grid", "A grid", "grid", sized=True, flag=True),
+        Entry("random", "Independent draws", "random", flag=True),
+        Entry("grid-shuffled", "A grid in random order", "grid", sized=True),
+        Entry("grid-offset", "A grid of random places", "grid", sized=True),
+        Entry("grid-centred", "A grid of cells' middles", "grid", sized=True),
+        Entry("optuna", "Optuna's TPE", "foreign", needs=OPTUNA),
+    )
+}
+DEFAULT = "bo"
+NONE = "none"  # in place of a searcher's word, where the ledger holds all trials from the start
+
+
+def entry_of(word: str, option: str = "--searcher") -> Entry:
+    """What is known of a searcher.
+
+    Args:
+        word: one of `SEARCHERS`, or package.module:Class, a Ray Tune searcher from outside the project.
+        option: of the command that names it.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    if word in SEARCHERS:
+        return SEARCHERS[word]
+    if re.fullmatch(r"[\w.]+:\w+", word):
+        return Entry(word, word, "foreign")
+    raise UsageError(f"{option} {word}: there are {', '.join(SEARCHERS)}, and package.module:Class of a Tune searcher")
+
+
+def make_searcher(word: str, space: Space, seed: int, trials: int | None, first: Sequence[Settings] = ()) -> Searcher:
+    """A fresh searcher.
+
+    Args:
+        trials: budget, which lays out a grid; None: its natural size.
+        first: what is to be tried first, where the searcher learns from it.
+
+    Raises:
+        UsageError: there is none of this name, a package is not installed, or the budget does not hold a grid.
+    """
+    entry = entry_of(word)
+    if entry.lacking:
+        raise UsageError(f"--searcher {word}: not without {entry.lacking}; install it")
+    made: Searcher = importlib.import_module(f"search.searchers.{entry.module}").make(word, space, seed, trials, first)
+    return made
+
+
+def foreseen(word: str, space: Space, seed: int, trials: int | None) -> list[Settings]:
+    """As many configurations as a search will try: those of a sized searcher, else random ones.
+
+    Which ones a searcher will ask for is not known; in the mean they cost what others do.
+    """
+    if entry_of(word).sized:
+        sized = make_searcher(word, space, seed, trials)
+        return list(iter(lambda: sized.suggest(""), sized.FINISHED))
+    from search.searchers.random import random_point
+
+    return [random_point(space, seed, number) for number in range(trials or 0)]
 
 
 def names_of(text: str) -> list[str]:
     """Searchers as a command names them, by commas."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in SEARCHERS:
-            raise UsageError(f"--searchers {name}: there are {', '.join(SEARCHERS)}")
+        entry_of(name, "--searchers")
     if not names or len(set(names)) < len(names):
         raise UsageError(f"--searchers {text}: name each searcher once, by commas")
     return names

@@ -9,17 +9,52 @@ from datetime import UTC, datetime
 from typing import Any
 
 from methods.cost import Cost, count
+from methods.errors import UsageError
 from methods.method import flatten
 from methods.space import Real
 from search.rows.files import write_row
 from search.rows.provenance import provenance
 from search.rows.row import Row
+from search.searchers.base import METRIC, Searcher
+from search.searchers.registry import entry_of, make_searcher
 from search.study.ledger import Study
 from search.study.records import ATTEMPTS, Job, Outcome, Phase, Trial, failed
 
 
 class Finished(Exception):
     """The study has nothing more to run."""
+
+
+def searcher_of(study: Study) -> Searcher | None:
+    """The study's searcher as it was left, or another one that is told what the earlier one's trials found; None for a
+    study that searches nothing.
+
+    Raises:
+        UsageError: it cannot be made, or cannot go on.
+    """
+    plan, space = study.plan, study.space
+    if plan.searched == 0:
+        return None
+    if study.searcher_state is not None:
+        searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched)
+        try:
+            searcher.restore_state(study.searcher_state)
+        except ValueError as error:
+            raise UsageError(f"study {plan.task.study}: {error}; start a new study") from None
+        return searcher
+
+    def point(trial: Trial) -> dict[str, Any]:
+        return {name: trial.job.settings[name] for name in space}
+
+    asked = study.of_phase("search")
+    running = [trial for trial in asked if not trial.finished]
+    searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched, [*map(point, running)])
+    for trial in asked:
+        if trial.finished:
+            searcher.add_evaluated_point(point(trial), trial.val_accuracy, error=trial.status == "failed")
+    for trial in running:
+        searcher.suggest(str(trial.job.number))
+    return searcher
 
 
 class Conductor:
@@ -32,32 +67,10 @@ class Conductor:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.inner = self._searcher() if study.plan.searched != 0 else None
+        self.inner = searcher_of(study)
         self.waiting = [trial for trial in study.trials if not trial.finished]
         self.exhausted = False
         self.costs: dict[str, Cost] = {}
-
-    def _searcher(self) -> Any:
-        """The study's searcher as it was left, or another one that is told what the earlier one's trials found."""
-        from search.searchers.registry import make_searcher
-
-        plan, space, asked = self.study.plan, self.study.space, self.study.of_phase("search")
-
-        def point(trial: Trial) -> dict[str, Any]:
-            return {name: trial.job.settings[name] for name in space}
-
-        if self.study.searcher_state is not None:
-            searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched)
-            searcher.restore_state(self.study.searcher_state)
-            return searcher
-        running = [trial for trial in asked if not trial.finished]
-        searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched, [*map(point, running)])
-        for trial in asked:
-            if trial.finished:
-                searcher.add_evaluated_point(point(trial), trial.val_accuracy, error=trial.status == "failed")
-        for trial in running:
-            searcher.suggest(str(trial.job.number))
-        return searcher
 
     def ask(self) -> Trial | None:
         """The next trial to run; None when there is none until another has ended.
@@ -88,7 +101,7 @@ class Conductor:
         return (
             self.exhausted
             or bool(self.study.of_phase("confirm") or self.study.of_phase("final"))
-            or (plan.searched is not None and plan.searcher != "grid" and asked >= plan.searched)
+            or (plan.searched is not None and not entry_of(plan.searcher).sized and asked >= plan.searched)
             or (plan.patience is not None and self.study.stale() >= plan.patience)
         )
 
@@ -152,7 +165,7 @@ class Conductor:
         if self.inner and trial.job.phase == "search":
             self.inner.on_trial_complete(
                 str(number),
-                {"val_accuracy": trial.val_accuracy} if trial.val_accuracy is not None else None,
+                {METRIC: trial.val_accuracy} if trial.val_accuracy is not None else None,
                 error=trial.status == "failed",
             )
         self._save()

@@ -137,7 +137,7 @@ class Plan:
 
     Attributes:
         task: what all trials share.
-        searcher: "grid", "random", "bo", or "none" where the ledger holds all trials from the start.
+        searcher: a word of `search.searchers.registry`, or its NONE.
         space: searched fields, in order.
         trials: budget of the search; for a grid, None means its natural size.
         patience: stop after so many trials in a row without a better accuracy, or None.

@@ -14,9 +14,10 @@ from helpers.running import TRIVIAL
 from helpers.trivial import METHOD, accuracy
 from methods.data.dataset import DataSpec
 from methods.errors import UsageError
+from methods.space import Real
 from search.run import parser, resumed
 from search.searchers.random import random_point
-from search.study.conductor import Conductor, Finished
+from search.study.conductor import Conductor, Finished, searcher_of
 from search.study.ledger import Study
 from search.study.records import Outcome, Plan, Task
 
@@ -146,3 +147,17 @@ def test_what_a_study_has_already_may_be_said_again(storage: Storage) -> None:
     carry_on(begin(storage, "random", 6), stop=2)
     words = (TRIVIAL, "--data=digits", "--recipe=quick", "--search=only.x,only.y", "--label-column=label", "--seed=0")
     assert resume(storage, *words).plan.trials == 6
+
+
+@pytest.mark.parametrize("searcher", ["grid", "bo", "random"])
+def test_ranges_that_have_changed_since_are_refused_in_one_line(searcher: str, storage: Storage) -> None:
+    """A search over two different spaces would be neither."""
+    carry_on(begin(storage, searcher, None if searcher == "grid" else 7), stop=5)
+    study = Study.open(storage, "s")
+    study.__dict__["space"] = {**SPACE, "only.x": Real(0.0, 2.0)}
+    with pytest.raises(UsageError, match=r"only\.x: .*high=2\.0.*; start a new study"):
+        searcher_of(study)
+    study.__dict__["space"] = SPACE
+    study.searcher_state = {"asked": 3}
+    with pytest.raises(UsageError, match="earlier version"):
+        searcher_of(study)
