@@ -296,3 +296,7 @@ def test_cifar_without_files_or_network(name: str, tmp_path: Path, monkeypatch: 
     message = refusal(DataSpec(name, directory=str(tmp_path)))
     assert str(tmp_path) in message
     assert "--data-dir" in message
+
+
+def test_what_is_known_of_a_set_is_a_key() -> None:
+    assert {load(DataSpec("digits")).info: 1}[load(DataSpec("digits")).info] == 1
