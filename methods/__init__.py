@@ -1,6 +1,6 @@
 """Published classification methods, each in a folder of its own. To add one, add its line to `METHODS`.
 
-A method that lives elsewhere goes by "package.module:NAME".
+A method that lives elsewhere goes by "package.module:NAME", once `methods.outside.trust` was told of it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from methods.errors import UsageError
+from methods.outside import resolve
 
 if TYPE_CHECKING:
     from methods.method import Method
@@ -27,15 +28,15 @@ def get(name: str) -> Method:
     """The method of this name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or it lies outside and is not trusted.
     """
-    module, _, variable = METHODS.get(name, name).partition(":")
-    if name not in METHODS and not variable:
+    if name in METHODS:
+        method: Method = importlib.import_module(METHODS[name]).METHOD
+        return method
+    if ":" not in name:
         raise UsageError(f"{name}: no such method; there are {', '.join(METHODS)}")
-    try:
-        method: Method = getattr(importlib.import_module(module), variable or "METHOD")
-    except (ModuleNotFoundError, AttributeError) as error:
-        if name in METHODS:
-            raise
-        raise UsageError(f"{name}: {error}; give package.module:NAME") from None
-    return method
+    found = resolve(name)
+    if type(found).__name__ != "Method":
+        raise UsageError(f"{name}: this is no method; give package.module:NAME of a methods.method.Method")
+    outside: Method = found
+    return outside

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from methods.errors import UsageError
-from search.command.shell import FAILED, OK, Parser, carry_out
+from search.command.shell import FAILED, OK, Parser, carry_out, trust_option
 from search.command.terminal import print_table
 from search.rows.export import printable
 
@@ -329,6 +329,7 @@ def _parser() -> Parser:
     )
     command.add_argument("id", metavar="ID", help="a trial, as study/phase/trial")
     command.add_argument("--data-dir", metavar="DIR", help="where the data lies now (default: where the row says)")
+    trust_option(command)
     command.set_defaults(run=reproduce)
 
     command = commands.add_parser("compact", parents=[place], help="merge the rows' files; safe while studies run")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from methods.errors import UsageError
-from search.command.shell import FAILED, OK, Parser, carry_out
+from search.command.shell import FAILED, OK, Parser, carry_out, trust_option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,7 @@ def parser() -> Parser:
     p.add_argument("--json", action="store_true", help="print one JSON list with all probabilities")
     p.add_argument("--export", nargs=2, metavar=("FORMAT", "FILE"), help="write the network as torch or onnx")
     p.add_argument("--storage", default="results", metavar="DIR", help="where studies lie (default results)")
+    trust_option(p)
     return p
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from distributed.storage import Storage
 from methods.errors import UsageError
-from search.command.shell import OK, Parser, carry_out
+from search.command.shell import OK, Parser, carry_out, trust_option
 from search.pages.comparison import comparison_page
 from search.pages.study import keep, page_of
 from search.study.ledger import Study
@@ -30,6 +30,7 @@ def parser() -> Parser:
     p.add_argument("--storage", default="results", metavar="DIR", help="where studies lie (default results)")
     p.add_argument("--out", metavar="FILE", help="default: report.html in the study's folder; of several, here")
     p.add_argument("--no-figures", action="store_true", help="leave out the method's own figures, which take a while")
+    trust_option(p)
     return p
 
 

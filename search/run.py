@@ -19,7 +19,7 @@ from methods import get
 from methods.errors import UsageError
 from search.command.data import resumed_data, same
 from search.command.options import assignments, make_task, names_in, study_options
-from search.command.shell import FAILED, INTERRUPTED, OK, SOME_FAILED, Parser, carry_out, positive
+from search.command.shell import FAILED, INTERRUPTED, OK, SOME_FAILED, Parser, carry_out, positive, trust_option
 from search.execution.place import check_place, on_ray, settled
 from search.searchers.registry import DEFAULT, SEARCHERS, entry_of
 
@@ -49,6 +49,7 @@ def parser() -> Parser:
     p.add_argument("--tensorboard", action="store_true", help="also write each trial for TensorBoard")
     p.add_argument("--mlflow", action="store_true", help="also write each trial to a file store of MLflow")
     p.add_argument("--dry-run", action="store_true", help="say what would run, and run nothing")
+    trust_option(p)
     return p
 
 
@@ -252,9 +253,7 @@ def search(args: argparse.Namespace, study: Study) -> int:
         save_winner(study)
         write(study)
     if not study.complete:
-        print(
-            f"interrupted; go on with --resume {study.plan.task.study} --storage {study.storage.uri}", file=sys.stderr
-        )
+        print(f"interrupted; go on with {study.resume_words}", file=sys.stderr)
         return INTERRUPTED
     if summary["best"] is None:
         return FAILED

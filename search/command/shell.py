@@ -9,6 +9,7 @@ from typing import Any
 
 from distributed.ray.cluster import heed_sigterm
 from methods.errors import UsageError
+from methods.outside import trust
 from search.command.terminal import outlive_reader
 from search.rows.export import printable
 
@@ -27,13 +28,28 @@ def carry_out(words: Parser, act: Callable[[argparse.Namespace], int], argv: Seq
     heed_sigterm()
     outlive_reader()
     try:
-        return act(words.parse_args(argv))
+        args = words.parse_args(argv)
+        for word in (getattr(args, "method", None), getattr(args, "searcher", None), *getattr(args, "trust", ())):
+            if (word and ":" in word) or word in getattr(args, "trust", ()):
+                trust(word)
+        return act(args)
     except UsageError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def trust_option(p: argparse.ArgumentParser) -> None:
+    """What every command takes that reads the word of a method from a file."""
+    p.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="let a method or searcher from outside this project, which a file names, run its code",
+    )
 
 
 def positive(name: str, value: int | None, least: int = 1) -> None:

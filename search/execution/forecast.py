@@ -25,6 +25,7 @@ from methods.data import load, stage_running
 from methods.data.dataset import Data, Info, Split
 from methods.data.source import sample
 from methods.method import Configs, Method, State, flatten
+from methods.outside import trust
 from methods.training import Training
 from search.execution.trial import peak_memory
 from search.searchers.registry import foreseen
@@ -126,6 +127,7 @@ def rehearse(task: Task, asked: float) -> Rehearsal:
         asked: the time at which this process was asked for.
     """
     torch.set_num_threads(task.cpus)
+    trust(task.method)  # the process that sent the task has looked at it
     method, whole = get(task.method), load(task.data)
     start = time.time() - asked
     configs = method.configure(task.recipe, task.settings)

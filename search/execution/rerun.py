@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distributed.storage import Storage
+from methods import get
 from methods.data import DataSpec, load
 from methods.errors import UsageError
 from methods.records import Malformed, decoded
@@ -101,6 +102,7 @@ def rerun(storage: Storage, row: Row, data_dir: str | None = None) -> dict[str, 
     """
     if row.status != "done" or row.val_accuracy is None:
         raise UsageError(f"{row.id}: its status is {row.status}; only a trial that was done can be run again")
+    get(row.method)  # refused here where it lies outside: a trial's process takes the task's word for it
     if not row.data_spec or row.shared_seed is None or row.threads is None:
         raise UsageError(f"{row.id}: a row of schema 1 does not say what its data was read by; run its study again")
     try:

@@ -98,11 +98,8 @@ class LostTrials(tune.Callback):
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
         if time.monotonic() - self.looked > 1:
             if self.home not in alive():  # Tune would wait for ever for somewhere to run the next trial
-                task = self.search.conductor.study.plan.task
-                sys.exit(
-                    "error: the node of Ray that this search runs on is gone; go on with "
-                    f"--resume {task.study} --storage {task.storage}"
-                )
+                words = self.search.conductor.study.resume_words
+                sys.exit(f"error: the node of Ray that this search runs on is gone; go on with {words}")
             free_orphans()
             self.looked = time.monotonic()
 

@@ -189,7 +189,7 @@ class Conductor:
             trial=job.number,
             phase=job.phase,
             control=job.control,
-            method=method.name,
+            method=plan.task.method,
             searcher=plan.searcher,
             data=info.name,
             data_fingerprint=info.fingerprint,

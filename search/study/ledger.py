@@ -89,6 +89,13 @@ class Study:
                 f"study {name}: its search space is of another version ({error}); use its commit"
             ) from None
 
+    @property
+    def resume_words(self) -> str:
+        """The options by which a person goes on with the study."""
+        task = self.plan.task
+        module, colon, _ = task.method.partition(":")
+        return f"--resume {task.study} --storage {self.storage.uri}" + (f" --trust {module}" if colon else "")
+
     @classmethod
     def open(cls, storage: Storage, name: str) -> Study:
         """A study that was begun before."""

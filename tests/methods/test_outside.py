@@ -1,0 +1,71 @@
+"""Words in files run no code; a person's own word does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from distributed.storage import Storage
+from helpers.made_up import made_up
+from methods import get, outside
+from methods.errors import UsageError
+from search import leaderboard, predict, report, run
+from search.rows.files import write_row
+from search.rows.row import Row, from_table
+from search.rows.sql import read
+from search.study.winner import save_winner
+
+
+@pytest.fixture
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module that leaves a file behind when it is imported."""
+    monkeypatch.setattr(outside, "_trusted", set(outside._trusted))
+    (tmp_path / "evil_weights.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nMETHOD = None\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("evil_weights", None)
+    return tmp_path / "ran"
+
+
+def test_a_word_resolves_only_where_a_person_said_so(evil: Path) -> None:
+    with pytest.raises(UsageError, match="--trust evil_weights"):
+        get("evil_weights:METHOD")
+    assert not evil.exists()
+    outside.trust("evil_weights")
+    with pytest.raises(UsageError, match="this is no method"):
+        get("evil_weights:METHOD")
+    assert evil.exists()
+    with pytest.raises(UsageError, match="no such method"):
+        get("evil_weights")
+
+
+def test_a_study_a_model_and_a_row_run_nothing(
+    evil: Path, storage: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = made_up(storage)
+    name = study.plan.task.study
+    model = storage.local_path(save_winner(study))
+    card = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps({**card, "method": "evil_weights:METHOD"}))
+    file = f"{study.folder}/study.json"
+    content = json.loads(storage.read_bytes(file))
+    content["task"]["method"] = "evil_weights:METHOD"
+    storage.write_bytes(file, json.dumps(content).encode())
+    row = from_table(read(storage))[0]
+    changes = {"study": "other", "method": "evil_weights:METHOD", "data_spec": {"name": "digits"}, "shared_seed": 0}
+    given = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.init}
+    write_row(storage, Row(**{**given, **changes, "threads": 1}))
+    where = f"--storage={storage.uri}"
+    for command, words in (
+        (run, [f"--resume={name}", where]),
+        (report, [name, where]),
+        (leaderboard, ["reproduce", f"other/{row.phase}/{row.trial}", where]),
+    ):
+        assert command.main(words) == 2, words
+        assert "--trust evil_weights" in capsys.readouterr().err
+    assert predict.main([str(model), "x.png"]) == 2
+    assert "--trust evil_weights" in capsys.readouterr().err
+    assert not evil.exists()
