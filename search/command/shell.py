@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from distributed.ray.cluster import heed_sigterm
@@ -29,9 +29,8 @@ def carry_out(words: Parser, act: Callable[[argparse.Namespace], int], argv: Seq
     outlive_reader()
     try:
         args = words.parse_args(argv)
-        for word in (getattr(args, "method", None), getattr(args, "searcher", None), *getattr(args, "trust", ())):
-            if (word and ":" in word) or word in getattr(args, "trust", ()):
-                trust(word)
+        for word in _own_words(args):
+            trust(word)
         return act(args)
     except UsageError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
@@ -39,6 +38,13 @@ def carry_out(words: Parser, act: Callable[[argparse.Namespace], int], argv: Seq
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _own_words(args: argparse.Namespace) -> Iterator[str]:
+    """Modules from outside that the person names on this very command line."""
+    yield from getattr(args, "trust", ())
+    for option in ("method", "searcher", "searchers"):
+        yield from (word for word in (getattr(args, option, None) or "").split(",") if ":" in word)
 
 
 def trust_option(p: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import logging
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from ray import tune
 from ray.tune.search import Searcher as TuneSearcher
 
 from methods.errors import UsageError
+from methods.outside import resolve, trust
 from methods.space import Choice, Integer, Real, Searched
 from search.searchers.base import METRIC, Settings, Space, check_same, describe
 
@@ -115,11 +115,9 @@ class ForeignSearch:
 
 
 def _class_of(word: str) -> Any:
-    module, _, name = WORDS.get(word, word).partition(":")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"--searcher {word}: {error}") from None
+    if word in WORDS:
+        trust(WORDS[word])
+    kind = resolve(WORDS.get(word, word))
     if not (inspect.isclass(kind) and issubclass(kind, TuneSearcher)):
         raise UsageError(f"--searcher {word}: is not a ray.tune.search.Searcher")
     return kind

@@ -14,6 +14,7 @@ from helpers.running import TRIVIAL
 from helpers.trivial import METHOD, accuracy
 from methods.data.dataset import DataSpec
 from methods.errors import UsageError
+from methods.outside import trust
 from methods.space import Choice, Integer, Real
 from search.replay import main as replay
 from search.searchers.registry import SEARCHERS, entry_of, make_searcher
@@ -23,6 +24,8 @@ from search.study.records import Outcome, Plan, Task
 
 MIXED = {"lr": Real(1e-4, 1e-1, True), "width": Real(-1.0, 1.0), "n": Integer(1, 30, True), "act": Choice(("a", "b"))}
 OURS = "search.bayes:BayesSearch"
+trust(OURS)
+trust(__name__)
 
 
 class Unseeded(Searcher):
