@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +15,37 @@ def accuracy(logits: Tensor, y: Tensor) -> float:
     return float((logits.argmax(1) == y).double().mean())
 
 
+@dataclass(frozen=True)
+class Reliability:
+    """Answers by confidence, in equal-width bins from 0 to 1; (bins,) each.
+
+    Attributes:
+        count: answers in the bin.
+        right: how many of them are right.
+        confidence: the sum of their confidences.
+    """
+
+    count: Tensor
+    right: Tensor
+    confidence: Tensor
+
+
+def reliability(logits: Tensor, y: Tensor, bins: int = 15) -> Reliability:
+    """What a reliability diagram shows (Guo et al. 2017, sec. 2). logits (n, classes), y (n,)."""
+    confidence, guess = logits.double().softmax(1).max(1)
+    which = (confidence * bins).long().clamp_max(bins - 1)
+    none = torch.zeros(bins, dtype=torch.float64)
+    return Reliability(
+        torch.bincount(which, minlength=bins),
+        none.index_add(0, which, (guess == y).double()),
+        none.index_add(0, which, confidence),
+    )
+
+
 def calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> float:
     """Expected calibration error over equal-width confidence bins (Guo et al. 2017, eq. 3)."""
-    confidence, guess = logits.double().softmax(1).max(1)
-    right = (guess == y).double()
-    which = (confidence * bins).long().clamp_max(bins - 1)
-    gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, which, right - confidence)
-    return float(gap.abs().sum() / len(y))
+    found = reliability(logits, y, bins)
+    return float((found.right - found.confidence).abs().sum() / len(y))
 
 
 def macro_f1(guess: Tensor, y: Tensor, classes: int) -> float:

@@ -20,18 +20,27 @@ MARKERS = "osD^vP*Xp<>hdH8"
 NAMED = 20  # with more classes than this a legend or a tick for each would hide the picture
 
 
-def confusion(y: Tensor, guess: Tensor, classes: Sequence[str], title: str = "Confusion matrix") -> Figure:
-    """Share of each true class (row) that was taken for each class (column), in percent. y, guess (n,) int64."""
+def confusion(
+    y: Tensor, guess: Tensor, classes: Sequence[str], title: str = "Confusion matrix", width: float | None = None
+) -> Figure:
+    """Share of each true class (row) that was taken for each class (column), in percent. y, guess (n,) int64.
+
+    Args:
+        width: in inches; below 5 the colours' scale is left out (default: follows from the number of classes).
+    """
     from matplotlib.figure import Figure
 
     k = len(classes)
     count = torch.bincount(y * k + guess, minlength=k * k).view(k, k).double()
     share = 100 * count / count.sum(1, keepdim=True).clamp(min=1)
-    side = 2.2 + min(0.45 * k, 8.0)
-    figure = Figure((side + 1.0, side), layout="constrained")
+    width = width or 3.2 + min(0.45 * k, 8.0)
+    bar = width >= 5
+    figure = Figure((width, width - bar), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(share.numpy(), cmap="cividis", vmin=0, vmax=100)
-    figure.colorbar(image, ax=axes, label="share of the true class (%)", shrink=0.8)
+    if bar:
+        figure.colorbar(image, ax=axes, label="share of the true class (%)", shrink=0.8)
+    axes.grid(visible=False)
     axes.set(title=title, xlabel="predicted class", ylabel="true class")
     if k <= NAMED:
         axes.set_xticks(range(k), classes, rotation=45, ha="right")
@@ -39,7 +48,8 @@ def confusion(y: Tensor, guess: Tensor, classes: Sequence[str], title: str = "Co
         for row, column in (share >= 0.5).nonzero().tolist():
             value = float(share[row, column])
             ink = "black" if value > 55 else "white"
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center", size=8, color=ink)
+            size = min(8.0, 22 * width / k)
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", size=size, color=ink)
     return figure
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from search.evidence.statistics import Course, student
-from search.evidence.words import duration, percent, points, short
-from search.pages.charts.look import LINES, style
+from search.evidence.words import NONE, duration, percent, points
+from search.pages.charts import look
 from search.pages.charts.scores import anytime, differences, scores
 from search.pages.page import Page
+
+UNITS = {"trials": "trials", "seconds": "seconds of training", "macs": "MACs of training"}
 
 
 def comparison_page(summary: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
@@ -21,9 +23,20 @@ def comparison_page(summary: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
     Args:
         summary: the content of compare.json.
     """
-    page, repeats = Page(), summary["repeats"]
-    units = {"trials": "trials", "seconds": "seconds of training", "macs": "MACs of training"}
-    budget = ", ".join(f"{value:g} {units[name]}" for name, value in summary["budget"].items())
+    page = Page()
+    _verdict(page, summary)
+    with look.style():
+        _on_the_way(page, summary)
+        _differences(page, summary)
+    _provenance(page, summary)
+    with page.folded("The studies; search.report shows each"):
+        page.table(("searcher", "studies"), [(name, ", ".join(names)) for name, names in summary["studies"].items()])
+    return page.html(f"{summary['method']} on {summary['data']['name']}: searchers compared"), page.pictures
+
+
+def _verdict(page: Page, summary: Mapping[str, Any]) -> None:
+    repeats, reference = summary["repeats"], summary["reference"]
+    budget = ", ".join(f"{value:g} {UNITS[name]}" for name, value in summary["budget"].items())
     page.section("Verdict")
     page.add("verdict", text=summary["verdict"])
     page.say(
@@ -31,20 +44,27 @@ def comparison_page(summary: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
         "same data and are charged alike for stages that they share. Trials are compared on validation; no test split",
         "was read, and the best of many validation accuracies is higher than what the same settings reach again.",
     )
-    reference = summary["reference"]
     rows = []
     for name, found in summary["searchers"].items():
         reached = [value for value in found["to_reference"]["trials"] if value is not None]
         seconds = [value for value in found["to_reference"]["seconds"] if value is not None]
         rows.append(
             (
-                name, percent(found["mean"]), percent(found["sd"]), percent(float(np.mean(found["regret"]))),
-                f"{np.mean(found['trials']):.4g}", f"{np.median(reached):g}" if reached else "–",
-                duration(float(np.median(seconds))) if seconds else "–", f"{len(reached)} of {repeats}",
+                name,
+                percent(found["mean"]),
+                percent(found["sd"]),
+                percent(float(np.mean(found["regret"]))),
+                f"{np.mean(found['trials']):.4g}",
+                f"{np.median(reached):g}" if reached else NONE,
+                duration(float(np.median(seconds))) if seconds else NONE,
+                f"{len(reached)} of {repeats}",
             )
-        )  # fmt: skip
+        )
     columns = ("best val %", "sd", "regret", "trials", f"trials to {reference}'s best", "time to it", "reached in")
     page.table(("searcher", *columns), rows, "Means over repeats; trials and time to the reference's best are medians.")
+
+
+def _on_the_way(page: Page, summary: Mapping[str, Any]) -> None:
     courses = {
         name: [
             Course(tuple(np.nan if v is None else v for v in run["value"]), tuple(run["seconds"]), tuple(run["macs"]))
@@ -52,48 +72,58 @@ def comparison_page(summary: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
         ]
         for name, runs in summary["curves"].items()
     }
-    with style():
-        page.section("On the way")
+    page.section("On the way")
+    page.chart(
+        "anytime",
+        lambda narrow: anytime(courses, narrow=narrow),
+        "Best validation accuracy against what was spent",
+        "Best validation accuracy so far: mean over repeats; the band reaches from the lowest to the highest one.",
+    )
+
+
+def _differences(page: Page, summary: Mapping[str, Any]) -> None:
+    pairs = summary["pairs"]
+    page.section("Differences")
+    if pairs:
         page.chart(
-            "anytime", anytime(courses), "Best validation accuracy against what was spent",
-            "Best validation accuracy so far: mean over repeats; the band reaches from the lowest to the highest one.",
-        )  # fmt: skip
-        page.section("Differences")
-        if summary["pairs"]:
-            page.chart(
-                "differences", differences(summary["pairs"]), "Differences of the final best",
-                "Interquartile mean of the paired differences and its 95% bootstrap interval. Filled: shown by the "
-                "exact paired test after Holm's correction.",
-            )  # fmt: skip
-        page.table(
-            ("", "points", "from", "to", "p", "p (Holm)"),
-            [
-                (
-                    f"{pair['a']} minus {pair['b']}",
-                    *(points(pair[name]) for name in ("difference", "low", "high")),
-                    short(pair["p"]), short(pair["p_holm"]),
-                )
-                for pair in summary["pairs"]
-            ],
-        )  # fmt: skip
-        finals = {name: found["final"] for name, found in summary["searchers"].items()}
-        page.chart(
-            "finals",
-            scores(
-                finals, {name: student(v, 0, 1) for name, v in finals.items()}, "validation accuracy (%)", len(LINES)
-            ),
-            "Best validation accuracy of each repeat",
-            "Best validation accuracy: mean, 95% interval of the mean, and a tick for each repeat.",
-        )  # fmt: skip
+            "differences",
+            lambda narrow: differences(pairs, narrow),
+            "Differences of the final best",
+            "Interquartile mean of the paired differences and its 95% bootstrap interval. Filled: shown by the "
+            "exact paired test after Holm's correction.",
+        )
+    page.table(
+        ("", "points", "from", "to", "p", "p (Holm)"),
+        [
+            (
+                f"{pair['a']} minus {pair['b']}",
+                *(points(pair[name]) for name in ("difference", "low", "high")),
+                pair["p"],
+                pair["p_holm"],
+            )
+            for pair in pairs
+        ],
+    )
+    finals = {name: found["final"] for name, found in summary["searchers"].items()}
+    intervals = {name: student(values, 0, 1) for name, values in finals.items()}
+    page.chart(
+        "finals",
+        lambda narrow: scores(finals, intervals, "validation accuracy (%)", len(look.LINES), narrow),
+        "Best validation accuracy of each repeat",
+        "Best validation accuracy: mean, 95% interval of the mean where there is one, and a tick for each repeat.",
+    )
+
+
+def _provenance(page: Page, summary: Mapping[str, Any]) -> None:
+    code = f"{summary['commit'] or NONE}{' and changes that were not committed' if summary['dirty'] else ''}"
     page.section("Provenance")
-    code = f"{summary['commit'] or '–'}{' and changes that were not committed' if summary['dirty'] else ''}"
     page.table(
         ("", ""),
         [
             ("comparison", summary["comparison"]),
             ("method", f"{summary['method']}, recipe {summary['recipe']}"),
             ("searched", ", ".join(summary["space"])),
-            ("fixed", ", ".join(f"{name}={value}" for name, value in summary["settings"].items()) or "–"),
+            ("fixed", ", ".join(f"{name}={value}" for name, value in summary["settings"].items()) or NONE),
             ("data", f"{summary['data']['name']}, fingerprint {summary['data']['fingerprint']}"),
             ("seeds", ", ".join(map(str, summary["seeds"]))),
             ("commit", code),
@@ -101,6 +131,3 @@ def comparison_page(summary: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
             ("report made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
         ],
     )
-    with page.folded("The studies; search.report shows each"):
-        page.table(("searcher", "studies"), [(name, ", ".join(names)) for name, names in summary["studies"].items()])
-    return page.html(f"{summary['method']} on {summary['data']['name']}: searchers compared"), page.pictures

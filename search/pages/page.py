@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -32,7 +32,7 @@ class Cell:
 
     Attributes:
         text: what is read.
-        value: what a column is sorted by, and what is exported.
+        value: what a column is sorted by, and what is exported, in the column's unit.
     """
 
     text: str
@@ -66,12 +66,18 @@ class Page:
     def say(self, *sentences: str) -> None:
         self.add("paragraph", text=" ".join(filter(None, sentences)))
 
-    def chart(self, name: str, figure: Figure, title: str, caption: str = "") -> None:
-        """A chart of ours: SVG in the page's colours, PNG beside the page. Called inside `look.style`."""
-        name = self.prefix + name
-        self.pictures[f"{name}.png"] = look.png(figure)
-        svg, width = look.svg(figure, name)
-        self.add("chart", svg=svg, width=width, title=title, caption=caption or title)
+    def chart(self, name: str, draw: Callable[[bool], Figure], title: str, caption: str = "") -> None:
+        """A chart of ours: SVG in the page's colours, PNG beside the page. Called inside `look.style`.
+
+        Args:
+            draw: given whether it is for a phone's width.
+        """
+        name, wide = self.prefix + name, draw(False)
+        self.pictures[f"{name}.png"] = look.png(wide)
+        drawn = [
+            (kind, *look.svg(figure, f"{name}-{kind}")) for kind, figure in (("wide", wide), ("narrow", draw(True)))
+        ]
+        self.add("chart", drawn=drawn, title=title, caption=caption or title)
 
     def picture(self, name: str, figure: Figure, caption: str) -> None:
         """A method's own figure, on the white that it was drawn for."""
@@ -80,26 +86,46 @@ class Page:
         data = base64.b64encode(content).decode()
         self.add("picture", data=data, width=int(figure.get_figwidth() * 96), caption=caption)
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "", mark: int = -1) -> None:
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        caption: str = "",
+        mark: int = -1,
+        trials: Sequence[int] = (),
+    ) -> None:
         """A table; columns of numbers are set right.
 
         Args:
             rows: of values, which are written in short, or of `Cell`s.
             mark: the row that stands out.
+            trials: the number of the trial that each row is of; such a table is sorted, filtered and exported, and a
+                click on a row shows its trial.
         """
         cells = [[value if isinstance(value, Cell) else Cell(short(value), value) for value in row] for row in rows]
         right = [all(re.match(r"[-+–\d.]|$", line[i].text) for line in cells) for i in range(len(columns))]
-        self.add("table", columns=columns, right=right, rows=cells, caption=caption, mark=mark)
+        self.add("table", columns=columns, right=right, rows=cells, caption=caption, mark=mark, trials=trials)
 
     @contextmanager
-    def folded(self, title: str) -> Iterator[None]:
+    def study(self, name: str, trials: Mapping[str, Any]) -> Iterator[None]:
+        """What is added inside is of this study; `trials` is what the script knows of them (`details`)."""
+        with self._inside("study", name=name, trials=trials):
+            yield
+
+    @contextmanager
+    def folded(self, title: str, open: bool = False) -> Iterator[None]:
         """What is added inside is folded behind a title."""
+        with self._inside("folded", title=title, open=open):
+            yield
+
+    @contextmanager
+    def _inside(self, macro: str, **values: Any) -> Iterator[None]:
         outer, self.parts = self.parts, []
         try:
             yield
         finally:
             inner, self.parts = self.parts, outer
-        self.add("folded", title=title, parts=inner)
+        self.add(macro, parts=inner, **values)
 
     def html(self, title: str) -> str:
         """The whole page: one file that fetches nothing."""

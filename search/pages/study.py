@@ -14,9 +14,11 @@ from search.evidence.statistics import Course, student
 from search.evidence.words import duration, percent, span
 from search.pages.charts import look
 from search.pages.charts.scores import anytime
+from search.pages.details import details
 from search.pages.findings import Findings
 from search.pages.page import Page
 from search.pages.paper import add_paper
+from search.pages.predictions import add_predictions
 from search.pages.provenance import add_provenance
 from search.pages.settings import add_settings
 from search.pages.summary import add_summary
@@ -30,7 +32,7 @@ def page_of(studies: Sequence[Study], draw: bool = True) -> tuple[str, dict[str,
 
     Args:
         studies: finished or not.
-        draw: also draw the methods' own figures, which runs the winner's network on validation.
+        draw: also what needs the winner's network, run on validation: its answers and the method's own figures.
     """
     every = [Findings.of(study) for study in studies]
     page = Page()
@@ -51,13 +53,15 @@ def page_of(studies: Sequence[Study], draw: bool = True) -> tuple[str, dict[str,
 
 
 def _add_study(page: Page, findings: Findings, draw: bool) -> None:
-    add_summary(page, findings)
-    add_history(page, findings)
-    add_settings(page, findings)
-    add_costs(page, findings)
-    add_training(page, findings)
-    add_paper(page, findings, draw)
-    add_provenance(page, findings)
+    with page.study(findings.name, details(findings)):
+        add_summary(page, findings)
+        add_history(page, findings)
+        add_settings(page, findings)
+        add_costs(page, findings)
+        add_training(page, findings)
+        add_predictions(page, findings, draw)
+        add_paper(page, findings, draw)
+        add_provenance(page, findings)
 
 
 def _side_by_side(page: Page, every: Sequence[Findings]) -> None:
@@ -88,7 +92,9 @@ def _side_by_side(page: Page, every: Sequence[Findings]) -> None:
             )
         ]
     page.table(("study", "method", "data", "searcher", "trials", "best val %", "test %", "95% interval", "time"), rows)
-    page.chart("anytime", anytime(courses), "Best validation accuracy against what was spent")
+    page.chart(
+        "anytime", lambda narrow: anytime(courses, narrow=narrow), "Best validation accuracy against what was spent"
+    )
     page.say(
         "One run of each searcher is an anecdote, not a comparison: search.compare repeats them at equal budget over",
         "paired seeds and gives a verdict. Accuracies are comparable only where method and data are the same.",

@@ -95,7 +95,7 @@ def _controls(page: Page, f: Findings, won: dict[int, float]) -> None:
     page.table(("", "seeds", "test %", "95% interval", "winner minus this", "95% interval", "p"), rows, mark=0)
     page.chart(
         "test",
-        scores(groups, {name: student(values, 0, 1) for name, values in groups.items()}),
+        lambda narrow: scores(groups, {name: student(v, 0, 1) for name, v in groups.items()}, narrow=narrow),
         "Test accuracy over fresh seeds",
         "Test accuracy over fresh seeds: mean, 95% interval of the mean where there is one, and a tick for each seed.",
     )

@@ -32,7 +32,7 @@ def add_training(page: Page, f: Findings) -> None:
     what = "the winner, retrained with a fresh seed" if chosen.job.phase == "final" else "the best trial"
     page.chart(
         "training",
-        training(stages),
+        lambda narrow: training(stages, narrow),
         "Training curves of each stage",
         f"Training curves of each stage: thick, {what} (trial {chosen.job.number}); thin, the search's trials. Loss: "
         "solid on validation, dashed in training.",

@@ -12,17 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from distributed.storage import Storage
 from helpers.made_up import made_up
+from methods.data.dataset import Split
 from methods.errors import TestSplitLocked
 from search import report
 from search.evidence import importance
 from search.evidence.statistics import Course, Paired, analyse, student
+from search.pages.page import Page
 from search.pages.paper import drawn
+from search.pages.predictions import add_errors
 from search.pages.study import page_of, write
 from search.study.ledger import Study
-from search.study.records import Job, Trial
+from search.study.records import Job, Outcome, Trial
 
 VOID = {"meta", "link", "img", "br", "input", "path", "use"}
 
@@ -118,13 +122,13 @@ def test_page_says_what_was_found(page: str, study: Study) -> None:
 
 def test_charts_follow_the_theme_and_have_pngs(page: str, study: Study) -> None:
     drawn = re.findall(r"<svg.*?</svg>", page, flags=re.S)
-    assert len(drawn) >= 7
+    assert len(drawn) >= 2 * 9, "each for a wide page and for a phone"
     for svg in drawn:
         assert "var(--ink)" in svg and "<text" in svg
         assert "width=" not in svg[: svg.index(">")]
     assert "prefers-color-scheme: dark" in page
     pictures = [name for name in study.storage.list(f"{study.folder}/figures") if name.endswith(".png")]
-    assert len(pictures) == len(drawn) + page.count('class="sheet"')
+    assert len(pictures) == len(drawn) // 2 + page.count('class="sheet"')
     assert page.count('class="sheet"') == 2  # fsp's own
     assert study.storage.read_bytes(pictures[0]).startswith(b"\x89PNG")
 
@@ -143,12 +147,60 @@ def test_drawing_cannot_read_the_test_split(study: Study, monkeypatch: pytest.Mo
 def test_points_can_be_turned(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     from methods.fsp import figures
 
-    points = {"points": [[0, 0, 1]], "labels": [0], "classes": ["</script><b>"]}
+    points = {"points": [[0, 0, 1]], "labels": [0], "classes": ["</script><i>"]}
     monkeypatch.setattr(figures, "figures", lambda trained: {})
     monkeypatch.setattr(figures, "turnables", lambda trained: {"last layer": points}, raising=False)
     text, _ = page_of([study])
     Reader(text)
-    assert "<canvas" in text and "<b>" not in text
+    assert "<canvas" in text and "<i>" not in text
+
+
+def marked(text: str) -> set[str]:
+    """The trials that a page marks as the winner: in its table, and by lines and stars of the winner's colour."""
+    stars = re.findall(r'<g class="trials" data-trials="(\d+)">((?:(?!<g class).)*?)</g>\s*</g>', text, flags=re.S)
+    drawn = {number for number, inside in stars if "var(--c2)" in inside and "stroke-width: 2.8" in inside}
+    return drawn | set(re.findall(r'<tr class="best" data-trial="(\d+)"', text))
+
+
+def test_the_winner_is_the_ledgers(tmp_path: Path) -> None:
+    tied = made_up(Storage(tmp_path), "tied")
+    tied.trials[7].val_accuracy = tied.trials[2].val_accuracy
+    assert marked(page_of([tied], False)[0]) == {"2"}, "of two equal ones the earlier wins"
+    tied.plan = dataclasses.replace(tied.plan, confirm=2)
+    for number, accuracy in ((2, 0.90), (7, 0.94)):
+        again = Trial(dataclasses.replace(tied.trials[number].job, number=99 + number, phase="confirm", seed=9), 0.0)
+        again.status, again.val_accuracy = "done", accuracy
+        tied.trials.append(again)
+        tied.save_outcome(again.job.number, Outcome())
+    best = tied.best()
+    assert best and best.job.number == 7
+    assert marked(page_of([tied], False)[0]) == {"7"}, "fresh seeds chose it"
+
+
+def test_a_forest_that_guesses_is_not_drawn(study: Study) -> None:
+    other = dataclasses.replace(study, trials=[dataclasses.replace(trial) for trial in study.trials])
+    for trial in other.of_phase("search"):
+        trial.val_accuracy = trial.val_accuracy and 0.9 + 0.05 * (trial.job.number % 2)
+    text = page_of([other], False)[0]
+    assert "so no importance is shown" in text and "Importance of each setting" not in text
+
+
+def test_answers_are_shown_with_their_inputs(page: str) -> None:
+    read = Reader(page)
+    assert "Confusion matrix" in read.text and "Reliability diagram" in page and "most frequent confusions" in read.text
+    assert "The most confident errors, 12 of" in read.text
+    errors = page[page.index('<ul class="errors">') :]
+    assert errors.count('<img alt="" src="data:image/png;base64,') == 12
+
+
+def test_sentences_are_shown_as_they_are() -> None:
+    split = Split(torch.zeros(3, 4, dtype=torch.int32), torch.tensor([0, 1, 1]), ("<b>one</b>", "two", "three"))
+    page = Page()
+    confidence = torch.tensor([0.6, 0.9, 0.8])
+    add_errors(page, split, split.y, torch.tensor([1, 0, 1]), confidence, ("yes", "no"))
+    text = page.html("errors")
+    Reader(text)
+    assert re.findall("<q>(.*?)</q>", text) == ["two", "&lt;b&gt;one&lt;/b&gt;"], "the most confident first"
 
 
 def test_states_that_are_gone_cost_the_figures_only(tmp_path: Any, study: Study) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,10 @@ LINES = ((C1, "-", "o"), (C2, "--", "s"), (C3, "-.", "^"), (C4, ":", "D"), (C5, 
 
 
 STATUS = {"done": ("o", "finished"), "pruned": ("v", "stopped early"), "failed": ("x", "failed")}
+
+
+# Inches. A page has each chart twice and shows the one that fits, as text that shrinks with a chart cannot be read.
+WIDE, NARROW = 7.6, 3.9
 
 
 @contextmanager
@@ -79,6 +83,11 @@ def blank(width: float, height: float) -> Figure:
     return Figure((width, height), layout="constrained")
 
 
+def mark(artist: Any, trials: Sequence[int]) -> None:
+    """Say which trials the points of an artist stand for, so that a page can show them."""
+    artist.set_gid("trials_" + "_".join(map(str, trials)))
+
+
 def png(figure: Figure, dpi: int = 144) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
@@ -99,6 +108,7 @@ def svg(figure: Figure, name: str) -> tuple[Markup, int]:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", text, flags=re.S)
+    text = re.sub(r'\bid="trials_([\d_]+)"', lambda m: f'class="trials" data-trials="{m[1].replace("_", " ")}"', text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)
     text = re.sub(r'(xlink:href|\bhref)="#', rf'\1="#{name}-', text)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search.pages.charts.look import C1, INK, LINES, MUTED, PAPER, blank
+from search.pages.charts.look import C1, INK, LINES, MUTED, NARROW, PAPER, WIDE, blank
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,13 +24,14 @@ def scores(
     intervals: Mapping[str, tuple[float, float] | None],
     label: str = "test accuracy (%)",
     looks: int = 2,
+    narrow: bool = False,
 ) -> Figure:
     """Accuracies of winner and controls, or of searchers, a tick for each seed, with mean and interval.
 
     Args:
         looks: so many colours and markers; rows beyond share the last.
     """
-    figure = blank(7.6, 0.9 + 0.5 * len(groups))
+    figure = blank(NARROW if narrow else WIDE, 0.9 + (0.7 if narrow else 0.5) * len(groups))
     axes: Any = figure.add_subplot()
     for row, (name, values) in enumerate(groups.items()):
         colour, _, marker = LINES[min(row, looks - 1)]
@@ -38,20 +40,25 @@ def scores(
             axes.plot([100 * v for v in interval], [row, row], color=colour, linewidth=2.4, marker="|", markersize=11)
         axes.plot(mean, row, marker, color=colour, markersize=9)
         axes.plot([100 * v for v in values], [row + 0.24] * len(values), "|", color=MUTED, markersize=7)
-    axes.set_yticks(range(len(groups)), list(groups))
+    axes.set_yticks(range(len(groups)), [_folded(name, narrow) for name in groups])
     axes.set(xlabel=label, ylim=(len(groups) - 0.4, -0.5))
     axes.grid(axis="y", visible=False)
     return figure
 
 
-def anytime(courses: Mapping[str, Sequence[Course]], unit: str = "accuracy") -> Figure:
+def _folded(name: str, narrow: bool) -> str:
+    """A row's name, on several lines where there is little room beside the axes."""
+    return textwrap.fill(name, 14 if narrow else 40)
+
+
+def anytime(courses: Mapping[str, Sequence[Course]], unit: str = "accuracy", narrow: bool = False) -> Figure:
     """Best value so far against trials, seconds and MACs: the mean over each one's runs, and their range, where all
     have one."""
     from matplotlib.ticker import EngFormatter
 
     scale = 100 if unit == "accuracy" else 1
-    figure = blank(10.8, 3.5)
-    grid: Any = figure.subplots(1, 3, sharey=True)
+    figure = blank(*((NARROW, 8.4) if narrow else (10.8, 3.5)))
+    grid: Any = figure.subplots(*((3, 1) if narrow else (1, 3)), sharey=True)
     panels = (("trials", "trials ended"), ("seconds", "seconds of training"), ("macs", "MACs of training"))
     for axes, (what, label) in zip(grid, panels, strict=True):
         for (name, runs), (colour, line, marker) in zip(courses.items(), LINES * 9, strict=False):
@@ -70,8 +77,10 @@ def anytime(courses: Mapping[str, Sequence[Course]], unit: str = "accuracy") -> 
         axes.set_xlabel(label)
         axes.locator_params(axis="x", nbins=4)
         axes.xaxis.set_major_formatter(EngFormatter())
-    grid[0].set_ylabel("best validation accuracy so far (%)" if unit == "accuracy" else f"best {unit} so far")
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=4, handlelength=3.2)
+    for axes in grid if narrow else grid[:1]:
+        axes.set_ylabel("best validation accuracy so far (%)" if unit == "accuracy" else f"best {unit} so far")
+    ncols = 2 if narrow else 4
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=ncols, handlelength=3.2)
     return figure
 
 
@@ -81,9 +90,9 @@ def _at(points: Array, spent: Array, best: NDArray[np.floating[Any]]) -> Array:
     return np.where(index >= 0, best[np.maximum(index, 0)] if len(best) else np.nan, np.nan)
 
 
-def differences(pairs: Sequence[Mapping[str, Any]]) -> Figure:
+def differences(pairs: Sequence[Mapping[str, Any]], narrow: bool = False) -> Figure:
     """Pairs as `statistics.analyse` finds them: difference and interval in points; filled where one is shown."""
-    figure = blank(7.6, 0.9 + 0.5 * len(pairs))
+    figure = blank(NARROW if narrow else WIDE, 0.9 + (0.7 if narrow else 0.5) * len(pairs))
     axes: Any = figure.add_subplot()
     axes.axvline(0, color=INK, linewidth=1)
     for row, pair in enumerate(pairs):
@@ -91,7 +100,7 @@ def differences(pairs: Sequence[Mapping[str, Any]]) -> Figure:
         axes.plot([100 * pair["low"], 100 * pair["high"]], [row, row], "|-", color=colour, markersize=11)
         face = colour if pair["shown"] else PAPER
         axes.plot(100 * pair["difference"], row, "o", color=colour, markerfacecolor=face, markersize=9)
-    axes.set_yticks(range(len(pairs)), [f"{pair['a']} minus {pair['b']}" for pair in pairs])
+    axes.set_yticks(range(len(pairs)), [_folded(f"{pair['a']} minus {pair['b']}", narrow) for pair in pairs])
     axes.set(xlabel="points of validation accuracy", ylim=(len(pairs) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from methods.space import Choice, Domain, Integer, Real
 from search.evidence.importance import Anova
-from search.pages.charts.look import C1, C2, FAINT, INK, MUTED, PAPER, blank
+from search.pages.charts.look import C1, C2, FAINT, INK, MUTED, NARROW, PAPER, WIDE, blank, mark
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,12 +45,15 @@ def _axis_of(axis: Any, domain: Domain, name: str) -> None:
     axis.set_label_text(f"{name}{' (log)' if log else ''}")
 
 
-def importance(names: Sequence[str], found: Anova) -> Figure:
+def importance(names: Sequence[str], found: Anova, narrow: bool = False) -> Figure:
     """Share of the variance for each setting and pair, with the middle 80% of the forest's trees."""
     entries = [(name, found.main[:, i]) for i, name in enumerate(names)]
-    entries += [(f"{names[i]} × {names[j]}", share) for (i, j), share in found.pairs.items()]
+    entries += [
+        (f"{names[i]} ×\n{names[j]}" if narrow else f"{names[i]} × {names[j]}", share)
+        for (i, j), share in found.pairs.items()
+    ]
     entries = sorted(entries, key=lambda entry: float(entry[1].mean()))[-10:]
-    figure = blank(7.6, 1.0 + 0.36 * len(entries))
+    figure = blank(NARROW if narrow else WIDE, 1.0 + (0.5 if narrow else 0.36) * len(entries))
     axes: Any = figure.add_subplot()
     for row, (name, share) in enumerate(entries):
         low, high = np.percentile(100 * share, (10, 90))
@@ -59,16 +63,37 @@ def importance(names: Sequence[str], found: Anova) -> Figure:
         )
         axes.plot([low, high], [row, row], color=INK, linewidth=1.4, solid_capstyle="butt", marker="|", markersize=7)
     axes.set_yticks(range(len(entries)), [name for name, _ in entries])
-    axes.set(xlabel="share of the forest's variance (%); hatched: together, beyond each alone", xlim=(0, 100))
+    label = "share of the forest's variance (%);{}hatched: together, beyond each alone"
+    axes.set(xlabel=label.format("\n" if narrow else " "), xlim=(0, 100))
     axes.grid(axis="y", visible=False)
     return figure
 
 
-def slices(x: Array, y: Array, fields: Mapping[str, Domain], found: Anova | None, best: int) -> Figure:
+@dataclass(frozen=True)
+class Tried:
+    """The finished trials of a search.
+
+    Attributes:
+        numbers: of the trials (n,).
+        x: their settings on [0, 1], (n, d).
+        y: their validation accuracies (n,).
+        fields: name -> domain of the d settings.
+        best: the winner's row.
+    """
+
+    numbers: Sequence[int]
+    x: Array
+    y: Array
+    fields: Mapping[str, Domain]
+    best: int
+
+
+def slices(tried: Tried, found: Anova | None, narrow: bool = False) -> Figure:
     """Accuracy against each setting: the trials, and the forest's mean with its trees' middle 80%."""
-    columns = min(3, len(fields))
+    x, y, fields, best = tried.x, tried.y, tried.fields, tried.best
+    columns = 1 if narrow else min(3, len(fields))
     lines = -(-len(fields) // columns)
-    figure = blank(max(2.9 * columns, 4.2), 2.7 * lines + 0.3)
+    figure = blank(NARROW if narrow else max(2.9 * columns, 4.2), 2.7 * lines + 0.3)
     grid: Any = figure.subplots(lines, columns, squeeze=False, sharey=True)
     span = np.linspace(0, 1 - 1e-9, 120)
     for place, (name, domain) in enumerate(fields.items()):
@@ -78,7 +103,8 @@ def slices(x: Array, y: Array, fields: Mapping[str, Domain], found: Anova | None
             low, high = np.percentile(curves, (10, 90), axis=0)
             axes.fill_between(span, low, high, color=C1, alpha=0.22, linewidth=0, label="80% of trees")
             axes.plot(span, curves.mean(0), color=C1, label="forest's mean")
-        axes.scatter(x[:, place], 100 * y, color=MUTED, s=20, label="trial", zorder=3)
+        drawn = axes.scatter(x[:, place], 100 * y, color=MUTED, s=20, label="trial", zorder=3)
+        mark(drawn, tried.numbers)
         axes.plot(
             x[best, place], 100 * y[best], "*", color=C2, markersize=13, label="winner", linestyle="none", zorder=4
         )
@@ -88,70 +114,65 @@ def slices(x: Array, y: Array, fields: Mapping[str, Domain], found: Anova | None
             axes.set_ylabel("validation accuracy (%)")
     for axes in grid.flat[len(fields) :]:
         axes.set_axis_off()
-    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper left", ncols=2 if narrow else 4)
     return figure
 
 
-def contour(x: Array, y: Array, fields: Mapping[str, Domain], pair: tuple[int, int], best: int) -> tuple[Figure, float]:
-    """A Gaussian process's mean over two settings, the others as in the best trial, and the trials.
-
-    Returns the range of that mean too: where it is small beside the trials' own, the process saw noise only.
-    """
+def expected(tried: Tried, pair: tuple[int, int], side: int = 41) -> Array:
+    """A Gaussian process's mean accuracy over two settings, the others as in the best trial, (side, side); the second
+    setting goes up the rows."""
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+    x, y = tried.x, tried.y
     kept = np.unique(np.linspace(0, len(y) - 1, min(len(y), 200)).astype(int))  # its cost is cubic
-    kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern([0.5] * x.shape[1], (0.1, 10.0), nu=2.5) + WhiteKernel(
-        1e-2, (1e-5, 1.0)
-    )
+    scales = Matern([0.5] * x.shape[1], (0.1, 10.0), nu=2.5)
+    kernel = ConstantKernel(1.0, (1e-2, 1e2)) * scales + WhiteKernel(1e-2, (1e-5, 1.0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a length scale at its bound is no fault here
         model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0).fit(x[kept], y[kept])
-    span = np.linspace(0, 1, 41)
-    points = np.repeat(x[best][None], 41 * 41, 0)
-    across, up = np.meshgrid(span, span)
+    points = np.repeat(x[tried.best][None], side * side, 0)
+    across, up = np.meshgrid(np.linspace(0, 1, side), np.linspace(0, 1, side))
     points[:, pair[0]], points[:, pair[1]] = across.ravel(), up.ravel()
-    mean = 100 * model.predict(points).reshape(41, 41)
-    figure = blank(5.6, 4.2)
+    return np.asarray(model.predict(points)).reshape(side, side)
+
+
+def contour(tried: Tried, pair: tuple[int, int], mean: Array, narrow: bool = False) -> Figure:
+    """`expected` over two settings, and the trials."""
+    figure = blank(*((NARROW, 3.4) if narrow else (5.6, 4.2)))
     axes: Any = figure.add_subplot()
-    drawn = axes.contourf(across, up, mean, 10, cmap="cividis")
+    span, x, y = np.linspace(0, 1, len(mean)), tried.x[:, pair[0]], tried.x[:, pair[1]]
+    drawn = axes.contourf(span, span, 100 * mean, 10, cmap="cividis")
     axes.contour(drawn, colors="#ffffff", linewidths=0.6, alpha=0.7)
-    axes.scatter(x[:, pair[0]], x[:, pair[1]], color="#ffffff", edgecolors="#000000", s=26, zorder=3, clip_on=False)
-    axes.plot(
-        x[best, pair[0]],
-        x[best, pair[1]],
-        "*",
-        color="#ffffff",
-        markeredgecolor="#000000",
-        markersize=15,
-        clip_on=False,
-    )
+    edge: dict[str, Any] = {"color": "#ffffff", "clip_on": False}
+    mark(axes.scatter(x, y, edgecolors="#000000", s=26, zorder=3, **edge), tried.numbers)
+    axes.plot(x[tried.best], y[tried.best], "*", markeredgecolor="#000000", markersize=15, **edge)
     figure.colorbar(drawn, ax=axes, label="validation accuracy (%), expected")
-    names = list(fields)
+    names = list(tried.fields)
     for axis, i in ((axes.xaxis, pair[0]), (axes.yaxis, pair[1])):
-        _axis_of(axis, fields[names[i]], names[i])
+        _axis_of(axis, tried.fields[names[i]], names[i])
     axes.grid(visible=False)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    return figure, float(np.ptp(mean)) / 100
+    return figure
 
 
-def parallel(x: Array, y: Array, fields: Mapping[str, Domain], best: int) -> Figure:
-    """Each finished trial as a line through its settings to its accuracy; the best quarter stands out."""
-    figure = blank(max(7.6, 1.7 * (len(fields) + 1)), 3.6)
+def parallel(tried: Tried, narrow: bool = False) -> Figure:
+    """Each finished trial as a line through its settings to its accuracy; the winner and the best quarter stand out."""
+    y, fields = tried.y, tried.fields
+    figure = blank(NARROW if narrow else max(WIDE, 1.7 * (len(fields) + 1)), 3.6)
     axes: Any = figure.add_subplot()
     low, high = float(y.min()), float(y.max())
     level = (y - low) / (high - low) if high > low else np.full_like(y, 0.5)
-    order = np.argsort(y, kind="stable")
-    top = set(order[-max(1, len(y) // 4) :].tolist())
-    across = range(len(fields) + 1)
-    for i in order:
-        line = [*x[i], level[i]]
-        if i == best:
-            axes.plot(across, line, color=C2, linewidth=2.8, marker="*", markersize=10, label="winner", zorder=4)
-        elif i in top:
-            axes.plot(across, line, color=C1, linewidth=1.6, marker="o", markersize=3, label="best quarter", zorder=3)
-        else:
-            axes.plot(across, line, color=FAINT, linewidth=0.9, linestyle="--", label="others", zorder=2)
+    top = set(np.argsort(y, kind="stable")[-max(1, len(y) // 4) :].tolist())
+    looks: tuple[dict[str, Any], ...] = (
+        {"color": FAINT, "linewidth": 0.9, "linestyle": "--", "label": "others", "zorder": 2},
+        {"color": C1, "linewidth": 1.6, "marker": "o", "markersize": 3, "label": "best quarter", "zorder": 3},
+        {"color": C2, "linewidth": 2.8, "marker": "*", "markersize": 10, "label": "winner", "zorder": 4},
+    )
+    for i, number in enumerate(tried.numbers):
+        look = looks[2 if i == tried.best else 1 if i in top else 0]
+        (line,) = axes.plot(range(len(fields) + 1), [*tried.x[i], level[i]], **look)
+        mark(line, [number])
     scale = [(v, f"{100 * (low + v * (high - low)):.1f}%") for v in ((0.0, 0.5, 1.0) if high > low else (0.5,))]
     for place, marks in enumerate([*(ticks(domain) for domain in fields.values()), scale]):
         axes.axvline(place, color=MUTED, linewidth=1, zorder=1)
@@ -160,7 +181,8 @@ def parallel(x: Array, y: Array, fields: Mapping[str, Domain], best: int) -> Fig
                 place + 0.025, where, word, size=8, va="center", zorder=5,
                 bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 1},
             )  # fmt: skip
-    axes.set_xticks(across, [*fields, "validation\naccuracy"])
+    names = [name.replace(".", ".\n") if narrow else name for name in fields]
+    axes.set_xticks(range(len(fields) + 1), [*names, "validation\naccuracy"])
     axes.set_yticks([])
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(axis="x", length=0)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from search.pages.charts.look import C1, C2, INK, LINES, MUTED, STATUS, blank
+from search.pages.charts.look import C1, C2, INK, LINES, MUTED, NARROW, STATUS, WIDE, blank, mark
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def history(trials: Sequence[tuple[int, float | None, str]], winner: int | None) -> Figure:
+def history(trials: Sequence[tuple[int, float | None, str]], winner: int | None, narrow: bool = False) -> Figure:
     """Validation accuracy of each trial (number, accuracy, status) and the best so far; `winner` is a number."""
-    figure = blank(7.6, 3.3)
+    figure = blank(NARROW if narrow else WIDE, 3.3)
     axes: Any = figure.add_subplot()
     seen = [(n, 100 * a) for n, a, _ in trials if a is not None]
     floor = min((a for _, a in seen), default=0.0)
@@ -23,14 +23,9 @@ def history(trials: Sequence[tuple[int, float | None, str]], winner: int | None)
         here = [(n, floor if a is None else 100 * a) for n, a, s in trials if s == status]
         if here:
             fill = {"facecolors": "none"} if status == "pruned" else {}
-            axes.scatter(
-                *zip(*here, strict=True),
-                marker=marker,
-                color=MUTED if status != "failed" else C2,
-                s=26,
-                label=word,
-                **fill,
-            )
+            colour = MUTED if status != "failed" else C2
+            drawn = axes.scatter(*zip(*here, strict=True), marker=marker, color=colour, s=26, label=word, **fill)
+            mark(drawn, [n for n, _ in here])
     done = [(n, 100 * a) for n, a, s in trials if a is not None and s == "done"]
     if done:
         numbers, best = [n for n, _ in done], np.maximum.accumulate([a for _, a in done])
@@ -39,11 +34,21 @@ def history(trials: Sequence[tuple[int, float | None, str]], winner: int | None)
         )
         for number, accuracy in (point for point in done if point[0] == winner):
             label = f"winner, {accuracy:.2f}%"
-            axes.plot(number, accuracy, marker="*", color=C1, markersize=13, linestyle="none", label=label)
+            (star,) = axes.plot(number, accuracy, marker="*", color=C1, markersize=13, linestyle="none", label=label)
+            mark(star, [number])
     axes.set(xlabel="trial", ylabel="validation accuracy (%)")
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    figure.legend(loc="outside upper left", ncols=5)
+    figure.legend(loc="outside upper left", ncols=2 if narrow else 5)
     return figure
+
+
+class Spent(NamedTuple):
+    """What a trial cost and reached: its number, MACs of its training and of one inference, validation accuracy."""
+
+    number: int
+    training: float
+    inference: float
+    accuracy: float
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -55,33 +60,38 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return kept
 
 
-def macs(groups: Mapping[str, Sequence[tuple[float, float, float]]]) -> Figure:
-    """Accuracy against cost: name -> (trained MACs, forward MACs, validation accuracy) of each trial."""
+def macs(groups: Mapping[str, Sequence[Spent]], narrow: bool = False) -> Figure:
+    """Accuracy against cost: name -> its trials."""
+    figure = blank(*((NARROW, 6.2) if narrow else (WIDE, 3.5)))
+    grid: Any = figure.subplots(*((2, 1) if narrow else (1, 2)), sharey=True)
+    _against(grid[0], groups, 1, "MACs of the whole training")
+    _against(grid[1], groups, 2, "MACs of one inference")
+    for axes in grid if narrow else grid[:1]:
+        axes.set_ylabel("validation accuracy (%)")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=1 if narrow else 4)
+    return figure
+
+
+def _against(axes: Any, groups: Mapping[str, Sequence[Spent]], column: int, label: str) -> None:
+    """Accuracy against one of the costs, with the Pareto front."""
     from matplotlib.ticker import EngFormatter
 
-    figure = blank(7.6, 3.5)
-    grid: Any = figure.subplots(1, 2, sharey=True)
-    for axes, column, label in ((grid[0], 0, "MACs of the whole training"), (grid[1], 1, "MACs of one inference")):
-        for (name, points), (colour, _, marker) in zip(groups.items(), LINES * 9, strict=False):
-            first = name == next(iter(groups))
-            axes.scatter(
-                [p[column] for p in points], [100 * p[2] for p in points], marker=marker, s=26 if first else 44,
-                color=colour, alpha=0.75, label=name, linewidths=0,
-            )  # fmt: skip
-        best = front([(p[column], 100 * p[2]) for points in groups.values() for p in points])
-        axes.step(
-            *zip(*best, strict=True), where="post", color=INK, linewidth=1.2, linestyle="--", label="Pareto front"
-        )
-        axes.scatter(*zip(*best, strict=True), s=90, facecolors="none", edgecolors=INK, linewidths=1.1)
-        values = [p[column] for points in groups.values() for p in points]
-        if max(values) > 10 * min(values):
-            axes.set_xscale("log")
-        elif max(values) < 1.02 * min(values):
-            axes.set_xlim(0.9 * min(values), 1.1 * max(values))
-        if axes.get_xscale() == "linear":
-            axes.locator_params(axis="x", nbins=4)
-        axes.xaxis.set_major_formatter(EngFormatter())
-        axes.set_xlabel(label)
-    grid[0].set_ylabel("validation accuracy (%)")
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
-    return figure
+    for (name, points), (colour, _, marker) in zip(groups.items(), LINES * 9, strict=False):
+        size = 26 if name == next(iter(groups)) else 44
+        drawn = axes.scatter(
+            [p[column] for p in points], [100 * p.accuracy for p in points],
+            marker=marker, s=size, color=colour, alpha=0.75, label=name, linewidths=0,
+        )  # fmt: skip
+        mark(drawn, [p.number for p in points])
+    best = front([(p[column], 100 * p.accuracy) for points in groups.values() for p in points])
+    axes.step(*zip(*best, strict=True), where="post", color=INK, linewidth=1.2, linestyle="--", label="Pareto front")
+    axes.scatter(*zip(*best, strict=True), s=90, facecolors="none", edgecolors=INK, linewidths=1.1)
+    values = [p[column] for points in groups.values() for p in points]
+    if max(values) > 10 * min(values):
+        axes.set_xscale("log")
+    elif max(values) < 1.02 * min(values):
+        axes.set_xlim(0.9 * min(values), 1.1 * max(values))
+    if axes.get_xscale() == "linear":
+        axes.locator_params(axis="x", nbins=4)
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.set_xlabel(label)
