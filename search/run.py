@@ -2,7 +2,7 @@
 
     python -m search.run fsp --bo
 
-Nothing heavy is imported before the words of the command are understood.
+Nothing heavy is imported before the command line is parsed.
 """
 
 from __future__ import annotations
@@ -240,14 +240,14 @@ def search(args: argparse.Namespace, study: Study) -> int:
             track(study, name)
         run_study(study, place, terminal)
     from search.pages.study import write
-    from search.study.summary import print_result, result
+    from search.study.summary import print_summary, summarise
     from search.study.winner import save_winner
 
-    summary = result(study, time.monotonic() - started)
+    summary = summarise(study, time.monotonic() - started)
     if args.json:
         print(json.dumps(summary, indent=1))
     else:
-        print_result(summary)
+        print_summary(summary)
     sys.stdout.flush()
     if study.complete and study.best() is not None:  # after the result: a picture that fails must not cost it
         save_winner(study)

@@ -25,8 +25,13 @@ def task_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--recipe", help="quick (a laptop's size, default) or paper (the paper's networks and schedule)")
     p.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="fix any hyperparameter")
     p.add_argument("--search", metavar="FIELDS", help="fields to search, by commas (default: the method's own)")
-    p.add_argument("--seed", type=int, default=0, help="of the search and its trials")
-    p.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    p.add_argument("--seed", type=int, default=0, help="seed of the search and its trials (default 0)")
+    p.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="auto (default) is bfloat16 where the hardware has it; decided when the study starts",
+    )
     p.add_argument(
         "--storage", default="results", metavar="DIR", help="folder, or s3://bucket/prefix (default results)"
     )
@@ -37,7 +42,7 @@ def study_options(p: Parser) -> None:
     task_options(p)
     p.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
     p.add_argument("--workers", type=int, metavar="N", help="Ray Train workers of each trial (default 1)")
-    p.add_argument("--address", help="of a running Ray: auto, host:port or ray://host:port")
+    p.add_argument("--address", help="connect to a running Ray: auto, host:port or ray://host:port")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
 

@@ -23,12 +23,12 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see --help")
 
 
-def carry_out(words: Parser, act: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
-    """Do what the words of a command ask for; returns its exit code. Bad usage is one line on stderr."""
+def carry_out(parser: Parser, act: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
+    """Parse the command line and carry it out; returns the exit code. Bad usage is one line on stderr."""
     heed_sigterm()
     outlive_reader()
     try:
-        args = words.parse_args(argv)
+        args = parser.parse_args(argv)
         for word in _own_words(args):
             trust(word)
         return act(args)

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def check_place(args: argparse.Namespace, workers: int) -> None:
-    """Find out, before anything is started or written, that trials of so many workers cannot run where they are to.
+    """Refuse trials that cannot run, before anything is started or written.
 
     Raises:
-        UsageError: they do not fit on this machine, or nothing answers at --address. What a Ray there has is found out
-            when it is asked.
+        UsageError: so many workers do not fit on this machine, or nothing answers at --address. Whether they fit on the
+            Ray there is known once it is connected.
     """
     from distributed.ray.cluster import check_address, layout, machine
 

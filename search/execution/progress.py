@@ -11,7 +11,7 @@ from ray.tune import Callback
 from search.study.ledger import Study
 
 
-class Progress(Callback):
+class StatusLine(Callback):
     """One line on the terminal, redrawn: trials done, the best so far, what is running, time left. Silent elsewhere.
 
     Args:

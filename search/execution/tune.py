@@ -17,7 +17,7 @@ from distributed.ray.cluster import Layout, alive, free_orphans, node_lost
 from methods.errors import UsageError
 from methods.records import decoded
 from search.execution.asha import GracefulStop, halving
-from search.execution.progress import Progress
+from search.execution.progress import StatusLine
 from search.execution.trainable import in_process, on_workers
 from search.study.conductor import Conductor, Finished
 from search.study.ledger import Study
@@ -129,7 +129,7 @@ def run_study(study: Study, layout: Layout, terminal: TextIO) -> None:
         )
         scheduler = GracefulStop(study, **halving(longest))
     later = plan.confirmations + plan.seeds * (1 + plan.controls * len(study.method.controls))
-    progress = Progress(study, terminal, later)
+    progress = StatusLine(study, terminal, later)
     with tempfile.TemporaryDirectory(prefix="search-") as scratch:
         try:
             tune.Tuner(

@@ -38,7 +38,7 @@ class Simulated:
 
 
 def stream(seed: int, *place: int) -> np.random.Generator:
-    """Chance of its own for each trial. Random search, which draws from the same seed, shares none of it."""
+    """A random generator for each trial. Random search draws from the same seed, and shares no draw with it."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=place))
 
 

@@ -1,4 +1,4 @@
-"""Decides what a study runs next, and keeps what came of it; who runs it, on Ray or here, is no matter to it."""
+"""Decides what a study runs next and keeps what came of it, whether it runs on Ray or in this process."""
 
 from __future__ import annotations
 

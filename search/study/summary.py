@@ -19,7 +19,7 @@ def summary_of(accuracies: list[float]) -> dict[str, Any] | None:
     return {"mean": statistics.fmean(accuracies), "sd": spread, "n": len(accuracies)}
 
 
-def result(study: Study, seconds: float) -> dict[str, Any]:
+def summarise(study: Study, seconds: float) -> dict[str, Any]:
     """The object that `--json` prints; accuracies are shares from 0 to 1, times seconds."""
     plan, method, info, best = study.plan, study.method, study.info, study.best()
 
@@ -66,8 +66,8 @@ def result(study: Study, seconds: float) -> dict[str, Any]:
     }
 
 
-def print_result(summary: dict[str, Any]) -> None:
-    """The same for a person, on stdout."""
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print the object of `summarise` for a person, on stdout."""
     from rich.console import Console
     from rich.table import Table
 
@@ -95,6 +95,13 @@ def print_result(summary: dict[str, Any]) -> None:
             style=style,
         )
     console.print(table)
+    if best:
+        own = {name: best["config"][name] for name in summary["searched"]}
+        settings = ", ".join(f"{name} {_short(value)}" for name, value in own.items())
+        confirmed = best["confirmed"]
+        again = f"; mean of {confirmed['n']} fresh seeds {_percent(confirmed['mean'])}%" if confirmed else ""
+        score = f"{_percent(best['val_accuracy'])}% on validation{again}"
+        console.print(f"winner: trial {best['trial']}, {score}, with {settings}", highlight=False)
     if summary["test"]:
         table = Table(title="Scored on test, once, over fresh seeds", title_justify="left")
         for name in ("", "test %", "sd", "n"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -9,17 +10,22 @@ from typing import Any
 
 import pytest
 
+from distributed.ray.cluster import Layout
 from distributed.storage import Storage
+from distributed.worker import Runtime
 from helpers.running import TRIVIAL
 from helpers.trivial import METHOD, accuracy
 from methods.data.dataset import DataSpec
 from methods.errors import UsageError
 from methods.space import Real
+from search.execution.comparison import opened
+from search.execution.place import settled
 from search.run import parser, resumed
 from search.searchers.random import random_point
 from search.study.conductor import Conductor, Finished, searcher_of
 from search.study.ledger import Study
 from search.study.records import Outcome, Plan, Task
+from search.study.summary import print_summary, summarise
 
 SPACE = METHOD.space(("only.x", "only.y"))
 
@@ -161,3 +167,26 @@ def test_ranges_that_have_changed_since_are_refused_in_one_line(searcher: str, s
     study.searcher_state = {"asked": 3}
     with pytest.raises(UsageError, match="earlier version"):
         searcher_of(study)
+
+
+def test_the_precision_is_decided_once(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study that goes on with another kind of machine keeps the precision of its first."""
+    place = Layout(workers=1, cpus=3, gpus=0.0, concurrency=1)
+    study = begin(storage, "random", 6)
+    asked = dataclasses.replace(study.plan, task=dataclasses.replace(study.plan.task, precision="auto"))
+    first, second = Runtime("cpu", "bfloat16"), Runtime("cpu", "float32")
+    monkeypatch.setattr("distributed.worker.best_runtime", lambda precision="auto": first)
+    study.plan = settled(asked, place, None)
+    study.save_plan()
+    assert (study.plan.task.precision, study.plan.task.cpus) == ("bfloat16", 3)
+    monkeypatch.setattr("distributed.worker.best_runtime", lambda precision="auto": second)
+    assert settled(resume(storage).plan, place, None).task.precision == "bfloat16"
+    assert opened(storage, asked).plan.task.precision == "bfloat16", "a comparison's study too"
+
+
+def test_the_result_names_the_winner(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    study = begin(storage, "random", 6)
+    carry_on(study)
+    print_summary(summarise(study, 1.0))
+    best = study.best()
+    assert best and f"winner: trial {best.job.number}, " in capsys.readouterr().out
