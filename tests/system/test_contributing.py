@@ -35,3 +35,27 @@ def test_a_method_joins_by_its_folder_and_two_lines(tmp_path: Path) -> None:
         copy, "-m", "pytest", "tests/system/test_imports.py", "tests/system/test_conformance.py", "-k", chosen
     )
     assert "....." in found, found
+
+
+def test_a_searcher_joins_by_its_file_and_a_line(tmp_path: Path) -> None:
+    copy = copy_to(tmp_path)
+    (copy / "search" / "searchers" / "corner.py").write_text(
+        "from search.searchers.base import IndexedSearch\n\n\n"
+        "def make(word, space, seed, trials, first=()):\n"
+        "    lowest = {name: domain.from_unit(0.0) for name, domain in space.items()}\n"
+        "    return IndexedSearch(space, lambda number: dict(lowest))\n"
+    )
+    registry = copy / "search" / "searchers" / "registry.py"
+    insert(registry, '        Entry("random", ', '        Entry("corner", "The lowest corner", "corner"),\n')
+    look = """
+from search.run import make_plan, parser
+from search.study.ledger import Study
+from search.study.conductor import Conductor
+from distributed.storage import Storage
+plan = make_plan(parser().parse_args(["center_loss", "--searcher", "corner", "--data", "digits"]))
+assert plan.searcher == "corner"
+study = Study(Storage("kept"), plan)
+trial = Conductor(study).ask()
+assert trial.job.settings == {name: domain.from_unit(0.0) for name, domain in study.space.items()}, trial
+"""
+    run_in(copy, "-c", look)
