@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import secrets
+import signal
 import socket
 import subprocess
 import sys
+import time
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -48,11 +52,73 @@ def test_a_search_reckons_with_the_nodes_that_may_come(monkeypatch: pytest.Monke
 
 def test_the_file_is_safe_to_share(config: Any) -> None:
     text = (ROOT / "cluster.yaml").read_text()
-    assert not re.search(r"AKIA[0-9A-Z]{16}|aws_secret|aws_access_key|password|token", text, re.IGNORECASE)
+    assert not re.search(r"AKIA[0-9A-Z]{16}|aws_secret|aws_access_key|password", text, re.IGNORECASE)
     assert "--dashboard-host=127.0.0.1" in text and "0.0.0.0" not in text
     assert "SecurityGroup" not in text, "Ray's own group opens ssh only"
     assert config["available_node_types"]["gpu"]["min_workers"] == 0
     assert len(re.findall("# EDIT [123] of 3", text)) == 3
+
+
+FILES = ("cluster.yaml", "docs/cluster/onprem.yaml")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_ray_that_is_started_asks_for_the_token(file: str) -> None:
+    config = yaml.safe_load((ROOT / file).read_text())
+    starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+    assert all("RAY_AUTH_MODE=token " in line for line in starts if "ray start" in line)
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert {".env", "*.pem", "*.key"} <= set(config["rsync_exclude"])
+
+
+def test_nodes_have_no_more_rights_than_they_need(config: Any) -> None:
+    head, worker = (config["available_node_types"][kind]["node_config"] for kind in ("head", "gpu"))
+    assert head["IamInstanceProfile"] != worker["IamInstanceProfile"]
+    for node in (head, worker):
+        assert node["MetadataOptions"]["HttpTokens"] == "required"
+        assert all(disk["Ebs"]["Encrypted"] for disk in node["BlockDeviceMappings"])
+    job = yaml.safe_load((ROOT / "docs/cluster/kuberay.yaml").read_text())
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    for container in (c for pod in pods for c in pod["template"]["spec"]["containers"]):
+        rights = container["securityContext"]
+        assert rights["runAsNonRoot"] and not rights["allowPrivilegeEscalation"]
+    assert "USER ray" in (ROOT / "docs/cluster/Dockerfile").read_text() and (ROOT / ".dockerignore").exists()
+
+
+@pytest.mark.slow
+def test_a_cluster_answers_nobody_without_its_token(tmp_path: Path) -> None:
+    """As the files start Ray, asked over the network from another HOME."""
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    (ours / ".ray").mkdir(parents=True)
+    other.mkdir()
+    (ours / ".ray/auth_token").write_text(secrets.token_hex(32))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    base = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"RAY_AUTH_MODE": "token"}
+    ray = str(Path(sys.executable).with_name("ray"))
+    words = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=1", "--include-dashboard=false"]
+    ask = f"import ray; ray.init(address='127.0.0.1:{port}', logging_level='ERROR'); print('in', len(ray.nodes()))"
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    head = subprocess.Popen(words, env=base | {"HOME": str(ours)}, **quiet)
+
+    def asked(**environment: str) -> str:
+        words = [sys.executable, "-c", ask]
+        done = subprocess.run(words, env=base | environment, capture_output=True, text=True, timeout=200)
+        return done.stdout.strip() or "refused"
+
+    try:
+        deadline = time.monotonic() + 200
+        while (found := asked(HOME=str(ours))) != "in 1":
+            assert head.poll() is None and time.monotonic() < deadline, found
+        assert asked(HOME=str(other)) == "refused"
+        assert asked(HOME=str(other), RAY_AUTH_MODE="disabled") == "refused"
+        assert asked(HOME=str(other), RAY_AUTH_TOKEN="0" * 64) == "refused"
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(60)
 
 
 def test_the_nodes_install_from_the_lock(config: Any) -> None:
