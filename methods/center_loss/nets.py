@@ -7,6 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from methods.center_loss.paper import cosine_logits
 from methods.center_loss.settings import Joint
 from methods.data.dataset import Info
 from methods.errors import UsageError
@@ -15,6 +16,18 @@ from methods.training import Batch
 
 def _convolution(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU())
+
+
+class CosineHead(nn.Linear):
+    """Features (b, features) -> s cos(theta) (b, classes) in the weights' own precision; the larger, the nearer."""
+
+    def __init__(self, features: int, classes: int, scale: float) -> None:
+        super().__init__(features, classes, bias=False)
+        self.scale = scale
+
+    def forward(self, f: Tensor) -> Tensor:
+        with torch.autocast(f.device.type, enabled=False):  # three digits of a cosine are too few
+            return cosine_logits(f.to(self.weight.dtype), self.weight, self.scale)
 
 
 class Network(nn.Module):
@@ -33,6 +46,7 @@ class Network(nn.Module):
         features: units of the first dense layer.
         batch_norm: after the convolution that opens each block (variant b); without it, variant a.
         dropout: share of units dropped after each block and after the dense layer.
+        cosine: s of a `CosineHead`; 0 for the report's dense layer.
     """
 
     def __init__(
@@ -42,6 +56,7 @@ class Network(nn.Module):
         features: int = 512,
         batch_norm: bool = True,
         dropout: float = 0.25,
+        cosine: float = 0.0,
     ) -> None:
         super().__init__()
         if min(info.shape[1:]) < 8:
@@ -61,12 +76,13 @@ class Network(nn.Module):
         layers["dense"] = nn.Sequential(nn.Linear(4 * width, features), nn.ReLU())
         self.layers = nn.Sequential(layers)
         self.drop = nn.Dropout(dropout)
-        self.head = nn.Linear(features, len(info.classes))
+        classes = len(info.classes)
+        self.head = CosineHead(features, classes, cosine) if cosine else nn.Linear(features, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):  # Keras starts so, and the report is Keras
                 nn.init.xavier_uniform_(module.weight)
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.drop(self.layers(x)))
@@ -105,4 +121,5 @@ class Aligned(nn.Module):
 
 
 def network(config: Joint, info: Info) -> Network:
-    return Network(info, config.width, config.features, config.batch_norm, config.dropout)
+    cosine = config.scale if config.head == "cosine" else 0.0
+    return Network(info, config.width, config.features, config.batch_norm, config.dropout, cosine)

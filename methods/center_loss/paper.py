@@ -3,7 +3,8 @@
 The report gives words, no formulas: the mean place of a class in feature space is its centre, K-means starts the
 centres, samples are pulled to the centre of their class and kept from the others, and a weight w adds the term to
 cross-entropy. The formulas here are the published ones that fit the words: centre loss (Wen et al. 2016), a hinge
-on the distance to other centres, and the contrastive-centre ratio (Qi & Su 2017).
+on the distance to other centres, and the contrastive-centre ratio (Qi & Su 2017). A rival that pulls and pushes
+without centres stands beside them: normalised features with a cosine margin (CosFace, Wang et al. 2018).
 
 Symbols: f (b, d) features, y (b,) int64 labels, c (k, d) centres, m margin, w weight. A distance is the root of the
 mean squared difference over the d features, not of the sum. So w and m mean the same at 512 and at 2,048 features,
@@ -71,9 +72,11 @@ def push(f: Tensor, y: Tensor, c: Tensor, m: float) -> Tensor:
 
 
 def ratio(f: Tensor, y: Tensor, c: Tensor, delta: float = 1e-3) -> Tensor:
-    """Squared distance to the own centre over the mean squared distance to the others (Qi & Su, eq. 5).
+    """Squared distance to the own centre over the mean squared distance to the others (after Qi & Su, eq. 5).
 
-    It pulls and pushes at once and does not change when the features are scaled, as long as delta is small.
+    It pulls and pushes at once and does not change when the features are scaled, as long as delta is small. Their
+    formula has a half in front, the sum over the others below, and 1 beside it, all of summed squares: this is
+    2 (k - 1) times it with (k - 1) d delta in place of the 1, so that w means the same for any k and d.
     """
     squared = distances(f, c).square()
     others = squared.scatter(1, y[:, None], 0.0).sum(1) / (len(c) - 1)
@@ -100,3 +103,13 @@ def moved(c: Tensor, sums: Tensor, counts: Tensor, rate: float) -> Tensor:
     """
     n = counts[:, None]
     return c - rate * (n * c - sums) / (1.0 + n)
+
+
+def cosine_logits(f: Tensor, w: Tensor, s: float) -> Tensor:
+    """s cos(theta_j), of features (b, d) and class weights (k, d) at unit length: (b, k) (Wang et al. 2018, eq. 3)."""
+    return s * F.normalize(f, dim=1) @ F.normalize(w, dim=1).T
+
+
+def with_margin(logits: Tensor, y: Tensor, s: float, m: float) -> Tensor:
+    """s (cos(theta_y) - m) for the label, s cos(theta_j) for the others, (b, k): CosFace's logits (ibid., eq. 4)."""
+    return logits - s * m * F.one_hot(y, logits.shape[1])

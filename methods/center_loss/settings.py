@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from methods.center_loss.paper import TERMS
+from methods.errors import UsageError
 from methods.space import choice, integer, numbers, real
 from methods.training import OPTIMIZERS, SCHEDULES, Training
 
@@ -21,6 +22,9 @@ class Joint(Training):
     begin: int = integer(0, 0, 2000, help="epochs of cross-entropy alone, before the centres are put anywhere")
     centres: str = choice("averaged", ("averaged", "learned"), help="moved towards batch means, or by the optimiser")
     rate: float = real(0.5, 0.0, 1.0, help="of averaged centres: alpha of Wen et al.")
+    head: str = choice("linear", ("linear", "cosine"), help="cosine: unit features and weights, a margin (CosFace)")
+    scale: float = real(30.0, 1.0, 100.0, log=True, help="s of CosFace, what a cosine is multiplied by")
+    cosine_margin: float = real(0.35, 0.0, 1.0, help="m of CosFace, taken off the cosine of the label while training")
     width: int = integer(64, 4, 512, help="filters of the first block")
     features: int = integer(512, 2, 4096, log=True, help="units of the first dense layer")
     batch_norm: bool = choice(True, (True, False))
@@ -32,3 +36,11 @@ class Joint(Training):
     schedule: str = choice("step", SCHEDULES, help="of the learning rate, per step")
     milestones: tuple[float, ...] = numbers((10, 20, 30), 0, 2000, help="epochs at which `step` changes the rate")
     factors: tuple[float, ...] = numbers((0.5, 0.1, 0.05), 0, 1, help="the rate from each milestone on, as a share")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.term != "none" and 0 < self.epochs <= self.begin:
+            raise UsageError(
+                f"begin={self.begin}: the term {self.term} would never begin in {self.epochs} epochs; "
+                f"give at most {self.epochs - 1}, or term=none"
+            )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from methods.center_loss.nets import Aligned, Network, network
-from methods.center_loss.paper import centre_aligned, class_means, class_sums, kmeans_centres, moved
+from methods.center_loss.paper import centre_aligned, class_means, class_sums, kmeans_centres, moved, with_margin
 from methods.center_loss.settings import Joint
 from methods.method import State, States, Worker
 from methods.metrics import validation
@@ -43,7 +43,8 @@ def train(worker: Worker, config: Joint, needs: States) -> State:
                 net.centres.copy_(first_centres(worker, net.network, config.start))
         f, logits = net.network.train_forward(batch)
         f, logits = (out.to(net.centres.dtype) for out in (f, logits))  # not in bf16
-        labels = config.cross_entropy(logits, batch.y)
+        margin = config.cosine_margin if config.head == "cosine" else 0.0
+        labels = config.cross_entropy(with_margin(logits, batch.y, config.scale, margin), batch.y)
         parts = {"cross_entropy": labels, "accuracy": (logits.argmax(1) == batch.y).float().mean()}
         if config.term == "none" or batch.epoch < config.begin:
             return {"loss": labels, **parts}

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STYLES = {"hard": ("#0072B2", "-"), "soft": ("#D55E00", "--"), "top": ("#009E73", ":")}
+STYLES = {"hard": ("#0072B2", "-"), "soft": ("#D55E00", "--"), "top": ("#009E73", ":"), "average": ("#CC79A7", "-.")}
 
 
 def tables(trained: Trained) -> dict[str, Table]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -15,9 +15,10 @@ from methods.label_embedding.nets import Ensemble, base_net, weights
 from methods.label_embedding.paper import average_macs, members
 from methods.label_embedding.settings import RULES, Base, Cluster, Experts, Route
 from methods.label_embedding.stages import Answers, choose_route, find_clusters, train_base, train_experts
-from methods.method import Configs, Control, Method, Recipe, Stage, States, Trained
+from methods.method import Configs, Control, Method, Recipe, Stage, States, Trained, stretched
 from methods.metrics import accuracy
 from methods.nets.wrn import WideResNet
+from methods.training import Training
 
 
 def model(configs: Configs, states: States, info: Info) -> Ensemble:
@@ -117,6 +118,23 @@ def random_clusters(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"cluster.shuffle": True, "route.tuned": True}
 
 
+def two_networks(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain ensemble: two networks of all classes share the epochs of base and experts and answer by their mean."""
+    epochs = settings["base.epochs"] + settings["experts.epochs"]
+    second = max(epochs // 2, 1)
+    alike = {f"experts.{field.name}": settings[f"base.{field.name}"] for field in fields(Training)}
+    return {
+        **stretched(settings, "base", max(epochs - second, 1)),
+        **alike,
+        **stretched({**settings, **alike}, "experts", second),
+        "experts.start": "scratch",
+        "cluster.count": 1,
+        "route.threshold": 0.0,
+        "route.rule": "average",
+        "route.tuned": False,
+    }
+
+
 METHOD = Method(
     name="label_embedding",
     paper="Park 2021, An Efficient Deep Learning Ensemble Using a Distribution of Label Embedding",
@@ -173,6 +191,7 @@ METHOD = Method(
     controls={
         "base_longer": Control(base_longer, tunes=("experts.lr",)),
         "random_clusters": Control(random_clusters, tunes=("cluster.count",)),
+        "ensemble": Control(two_networks),
     },
     metrics=metrics,
     figures="methods.label_embedding.figures",

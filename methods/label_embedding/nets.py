@@ -23,13 +23,15 @@ def weights(state: State, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.tensors.items() if name.startswith(prefix)}
 
 
-def sub_classifier(base: State, classes: Tensor) -> WideResNet:
-    """The base with the head's rows of `classes` only: it starts as the base asked about these classes alone."""
+def sub_classifier(base: State, classes: Tensor, start: str = "base") -> WideResNet:
+    """A network for `classes`; unless from "scratch", it starts as the base asked about these classes alone."""
     net = base_net(base, len(classes))
-    start = weights(base, "net.")
+    if start == "scratch":
+        return net
+    known = weights(base, "net.")
     for name in ("head.weight", "head.bias"):
-        start[name] = start[name][classes]
-    net.load_state_dict(start)
+        known[name] = known[name][classes]
+    net.load_state_dict(known)
     return net
 
 

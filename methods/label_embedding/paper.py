@@ -157,12 +157,12 @@ def dispatch(
     """Which experts an image needs: (n, C) base logits -> (n, S) bool.
 
     None where E < e. Elsewhere "hard" asks the expert of argmax_t p_{C_t} (the paper's), "top" those of the `top`
-    most probable clusters, "soft" all. The threshold is a share of log C: e = threshold * log C. 0 asks an expert
-    about every image; 1 about none but a softmax that is uniform to rounding.
+    most probable clusters, "soft" and "average" all. The threshold is a share of log C: e = threshold * log C. 0 asks
+    an expert about every image; 1 about none but a softmax that is uniform to rounding.
     """
     log_mass = log_cluster_probability(base, assignment, clusters)
     most = log_mass.shape[1]
-    chosen = log_mass.topk({"hard": 1, "top": min(top, most), "soft": most}[rule], dim=1).indices
+    chosen = log_mass.topk({"hard": 1, "top": min(top, most), "soft": most, "average": most}[rule], dim=1).indices
     uncertain = entropy(base) >= threshold * math.log(base.shape[1])
     return torch.zeros_like(log_mass).scatter(1, chosen, 1.0).bool() & uncertain.unsqueeze(1)
 
@@ -174,7 +174,8 @@ def combine(
 
     p_j is the expert's where it was asked and the base's own elsewhere. "soft" and "top": w_j = p_{C_j}, so that
     experts equal to the base give back the base exactly. "hard": w_j = 1 for the chosen cluster, whose expert
-    answers alone; the others keep `LEAK` of their mass, too little to win.
+    answers alone; the others keep `LEAK` of their mass, too little to win. "average" is the mean of the base's
+    distribution and "soft"'s; with one cluster, whose expert starts anew, it is a plain ensemble of two networks.
 
     Args:
         base, experts: (n, C) logits; a column of `experts` is read only where its cluster was asked.
@@ -186,7 +187,8 @@ def combine(
         log_weight = torch.where(asked, 0.0, torch.where(routed, log_weight + math.log(LEAK), log_weight))
     own, expert = (log_conditional(logits, assignment, clusters) for logits in (base, experts))
     inner = torch.where(asked[:, assignment], expert, own)
-    return (log_weight[:, assignment] + inner).log_softmax(1)
+    mixture = (log_weight[:, assignment] + inner).log_softmax(1)
+    return torch.logaddexp(base.log_softmax(1), mixture) - math.log(2) if rule == "average" else mixture
 
 
 def own_cluster(logits: Tensor, y: Tensor, assignment: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from methods.space import choice, integer, real
 from methods.training import AUGMENTATIONS, Training
 
-RULES = ("hard", "soft", "top")
+RULES = ("hard", "soft", "top", "average")
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,13 @@ class Experts(Training):
     lr: float = real(0.01, 1e-5, 1.0, log=True)
     nesterov: bool = choice(True, (True, False))
     augment: str = choice("crop_flip", AUGMENTATIONS)
+    start: str = choice("base", ("base", "scratch"), help="from the base's weights, or from random ones")
 
 
 @dataclass(frozen=True)
 class Route:
     threshold: float = real(0.2, 0.0, 1.0, search=True, help="e as a share of log C, the largest entropy")
     tuned: bool = choice(False, (True, False), help="take the e that is best on validation in place of `threshold`")
-    rule: str = choice("hard", RULES, help="one expert, a mixture of all, a mixture of the top m")
+    rule: str = choice("hard", RULES, help="one expert, a mixture of all, of the top m, or of all and the base")
     top: int = integer(3, 1, 100, help="m of the rule top")
     calibrate: bool = choice(True, (True, False), help="temperatures of base and experts, from validation")

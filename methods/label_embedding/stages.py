@@ -91,7 +91,7 @@ def train_experts(worker: Worker, config: Experts, needs: States) -> State:
     assignment = needs["cluster"].tensors["assignment"]
 
     def run(worker: Worker, classes: Tensor) -> State:
-        net = worker.place(sub_classifier(base, classes))
+        net = worker.place(sub_classifier(base, classes, config.start))
         number = torch.full_like(assignment, -1)
         number[classes] = torch.arange(len(classes))
         targets, inside = number[train.y], number[val.y] >= 0

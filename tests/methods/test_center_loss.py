@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from dataclasses import replace
@@ -156,6 +157,32 @@ def test_terms_equal_slow_loops(space: tuple[Tensor, Tensor, Tensor]) -> None:
     assert float(paper.centre_aligned(f, y, c, m, "ratio")) == pytest.approx(share, rel=1e-4, abs=1e-6)
 
 
+@given(spaces())
+@settings(max_examples=40, deadline=None)
+def test_the_ratio_is_a_multiple_of_qi_and_su(space: tuple[Tensor, Tensor, Tensor]) -> None:
+    f, y, c = space
+    (b, d), k = f.shape, len(c)
+    printed = 0.0
+    for i in range(b):
+        squared = [sum(float(f[i, a] - c[j, a]) ** 2 for a in range(d)) for j in range(k)]
+        printed += 0.5 * squared[y[i]] / (sum(squared[j] for j in range(k) if j != y[i]) + (k - 1) * d * 1e-3) / b
+    assert float(paper.ratio(f, y, c)) == pytest.approx(2 * (k - 1) * printed, rel=1e-4, abs=1e-6)
+
+
+@given(spaces())
+@settings(max_examples=40, deadline=None)
+def test_the_cosine_margin_is_cosface(space: tuple[Tensor, Tensor, Tensor]) -> None:
+    f, y, w = space
+    s, m, loss = 8.0, 0.3, 0.0
+    for i in range(len(f)):
+        cosines = [float(f[i] @ w[j] / (f[i].norm() * w[j].norm())) for j in range(len(w))]
+        own = math.exp(s * (cosines[y[i]] - m))
+        others = sum(math.exp(s * cosine) for j, cosine in enumerate(cosines) if j != y[i])
+        loss -= math.log(own / (own + others)) / len(f)
+    logits = paper.with_margin(paper.cosine_logits(f, w, s), y, s, m)
+    assert float(nn.functional.cross_entropy(logits, y)) == pytest.approx(loss, rel=1e-3, abs=1e-5)
+
+
 @given(spaces(), st.floats(0.0, 1.0))
 @settings(max_examples=40, deadline=None)
 def test_averaged_centres_stay_between_old_centre_and_class_mean(
@@ -223,6 +250,27 @@ def test_each_term_trains(term: str) -> None:
     state = train(LocalWorker(toy()), replace(SMALL, term=term, begin=1), {})
     assert 0.0 <= state.metrics["val_accuracy"] <= 1.0
     assert bool(state.tensors["centres"].any()) == (term != "none")
+
+
+def test_the_cosine_head_trains_with_the_margin_and_is_deployed_without() -> None:
+    config = replace(SMALL, term="none", head="cosine", scale=10.0, cosine_margin=0.4, epochs=25, lr=1e-2)
+    torch.manual_seed(0)
+    state = train(LocalWorker(toy()), config, {})
+    assert "network.head.bias" not in state.tensors and state.metrics["val_accuracy"] > 0.5
+    net = METHOD.model({"joint": config}, {"joint": state}, toy().info).eval()
+    with torch.no_grad():
+        logits = net(toy().val.x.float() / 255)
+    assert float(logits.abs().max()) <= 10.0 + 1e-4
+    assert float((logits.argmax(1) == toy().val.y).float().mean()) == pytest.approx(state.metrics["val_accuracy"])
+    assert torch.isfinite(net.head(torch.zeros(1, 8))).all()  # a feature without direction
+
+
+def test_a_term_that_would_never_begin_is_refused() -> None:
+    for changes in ({"joint.begin": 8}, {"joint.begin": 3, "joint.epochs": 2}):
+        with pytest.raises(UsageError, match=r"begin=\d: the term hinge would never begin in \d epochs"):
+            METHOD.configure("quick", changes)
+    METHOD.configure("quick", {"joint.begin": 7})
+    METHOD.configure("quick", {"joint.begin": 8, "joint.term": "none"})
 
 
 @pytest.mark.parametrize("start", ("kmeans", "means", "random"))

@@ -22,10 +22,10 @@ from methods.data.dataset import Data, Info, Split
 from methods.errors import UsageError
 from methods.label_embedding import figures as drawing
 from methods.label_embedding import paper
-from methods.label_embedding.method import METHOD, answers, model, networks
+from methods.label_embedding.method import METHOD, answers, model, networks, two_networks
 from methods.label_embedding.nets import sub_classifier
 from methods.label_embedding.stages import Answers
-from methods.method import Trained
+from methods.method import Trained, flatten
 from methods.metrics import accuracy, temperature
 from methods.nets.wrn import WideResNet
 
@@ -96,7 +96,7 @@ def problem(seed: int, rows: int = 6) -> tuple[Tensor, Tensor, Tensor]:
 
 seeds = st.integers(0, 10_000)
 shares = st.floats(0, 1)
-rules = st.sampled_from(["hard", "soft", "top"])
+rules = st.sampled_from(["hard", "soft", "top", "average"])
 
 
 # The network
@@ -189,7 +189,7 @@ def test_every_rule_gives_a_distribution(seed: int, threshold: float, rule: str,
 
 
 @settings(deadline=None)
-@given(seeds, shares, st.sampled_from(["soft", "top"]), st.integers(1, 6))
+@given(seeds, shares, st.sampled_from(["soft", "top", "average"]), st.integers(1, 6))
 def test_experts_equal_to_the_base_give_the_base(seed: int, threshold: float, rule: str, top: int) -> None:
     """The mixture's identity; experts may differ by a constant per cluster, which no softmax sees."""
     base, _, assignment = problem(seed)
@@ -209,6 +209,17 @@ def test_soft_is_top_of_all_and_the_formula(seed: int) -> None:
     for classes in paper.members(assignment):
         expected = base.softmax(1)[:, classes].sum(1, keepdim=True) * experts[:, classes].softmax(1)
         assert torch.allclose(soft[:, classes].exp(), expected)
+
+
+@settings(deadline=None)
+@given(seeds, shares)
+def test_average_is_the_mean_of_the_base_and_the_mixture(seed: int, threshold: float) -> None:
+    base, experts, assignment = problem(seed)
+    asked = paper.dispatch(base, assignment, threshold, "average")
+    assert torch.equal(asked, paper.dispatch(base, assignment, threshold, "soft"))
+    soft = paper.combine(base, experts, assignment, asked, "soft").exp()
+    average = paper.combine(base, experts, assignment, asked, "average").exp()
+    assert torch.allclose(average, (base.softmax(1) + soft) / 2)
 
 
 @settings(deadline=None)
@@ -441,8 +452,27 @@ def test_beyond_the_classes_each_is_a_cluster_of_its_own(cache: StageCache) -> N
     drawing.tables(run)
 
 
+def test_two_networks_are_a_plain_ensemble_that_costs_as_much_to_train(cache: StageCache) -> None:
+    step = {"base.schedule": "step", "base.milestones": (1.0,), "base.factors": (0.1,)}
+    whole = flatten(METHOD.configure("quick", SMALL | step))
+    changes = two_networks(whole)
+    configs = METHOD.configure("quick", whole | changes)
+    first, second = configs["base"], configs["experts"]
+    assert first.epochs + second.epochs == whole["base.epochs"] + whole["experts.epochs"] == 3
+    assert [first.learning_rate(epoch) for epoch in (0, 0.99, 1.0)] == [0.1, 0.1, pytest.approx(0.01)]
+    assert [second.learning_rate(epoch) for epoch in (0, 0.49, 0.5)] == [0.1, 0.1, pytest.approx(0.01)]
+    run, _ = trained(cache, **{name.replace(".", "_", 1): value for name, value in changes.items()})
+    own = answers(run)
+    base, other = own.base, own.experts
+    assert not torch.allclose(base, other, atol=0.1)
+    net = run.worker.place(model(run.configs, run.states, run.worker.data.info))
+    expected = ((base.softmax(1) + other.softmax(1)) / 2).log()
+    assert torch.allclose(run.worker.predict(net, run.split.x), expected, atol=1e-4)
+    assert METHOD.metrics(run)["macs_ratio"] == 2
+
+
 def test_controls_say_what_they_change() -> None:
-    winner = {"cluster.count": 9, "route.threshold": 0.3}
+    winner = flatten(METHOD.configure("quick", {"cluster.count": 9, "route.threshold": 0.3}))
     for control in METHOD.controls.values():
         METHOD.configure("quick", winner | dict(control(winner)))
 
