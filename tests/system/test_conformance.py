@@ -124,6 +124,8 @@ def test_a_control_spends_the_same_share_of_its_epochs_at_each_rate(name: str, r
             changed = method.configure(recipe, {**settings, **change(flatten(configs))})
             for stage, own in configs.items():
                 other = changed[stage]
+                if getattr(other, "start", "") == "scratch":  # a second network is trained as the first one is
+                    own = configs[method.stages[0].name]
                 if not isinstance(own, Training) or not own.epochs * other.epochs:
                     continue
                 for share in ((n + 0.37) / 100 for n in range(100)):  # beside the milestones: they round
