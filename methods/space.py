@@ -154,7 +154,7 @@ class Choice:
     @property
     def ordered(self) -> bool:
         """Whether all options are numbers."""
-        return all(isinstance(option, AnyReal) and not isinstance(option, bool) for option in self.options)
+        return all(isinstance(o, AnyReal) and not isinstance(o, bool) and not math.isnan(o) for o in self.options)
 
     @cached_property
     def _ascending(self) -> list[Any]:

@@ -12,6 +12,7 @@ from numbers import Real as AnyReal
 from pathlib import Path
 from typing import Any
 
+from ray import tune
 from ray.tune.search import UNDEFINED_METRIC_MODE, UNDEFINED_SEARCH_SPACE, Searcher
 from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUniform, Quantized, Uniform
 from ray.tune.search.variant_generator import assign_value, parse_spec_vars
@@ -170,6 +171,51 @@ class _TuneCube(Cube):
         return config
 
 
+def _space_as_json(space: Any) -> Any:
+    """A search space as JSON; None where an option or a constant is no JSON value."""
+
+    def written(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {"dict": [[key, written(entry)] for key, entry in value.items()]}
+        if isinstance(value, list | tuple):
+            return {type(value).__name__: [written(entry) for entry in value]}
+        if isinstance(value, Categorical):
+            return {"choice": [written(option) for option in value.categories]}
+        if isinstance(value, Float | Integer):
+            sampler, step = value.get_sampler(), None
+            if isinstance(sampler, Quantized):
+                sampler, step = sampler.get_sampler(), sampler.q
+            log = isinstance(sampler, LogUniform)
+            return {type(value).__name__: [value.lower, value.upper, log, step]}
+        if value is None or isinstance(value, str | int | float):
+            return {"is": value}
+        raise TypeError(type(value).__name__)
+
+    try:
+        text = json.dumps(written(space), allow_nan=False)
+    except (TypeError, ValueError):
+        return None
+    return json.loads(text)
+
+
+def _space_from_json(content: Any) -> Any:
+    """What `_space_as_json` wrote."""
+    ((kind, inner),) = content.items()
+    match kind:
+        case "dict":
+            return {key: _space_from_json(entry) for key, entry in inner}
+        case "list" | "tuple":
+            return (list if kind == "list" else tuple)(_space_from_json(entry) for entry in inner)
+        case "choice":
+            return tune.choice([_space_from_json(option) for option in inner])
+        case "is":
+            return inner
+    lower, upper, log, step = inner
+    domain: Any = (Float if kind == "Float" else Integer)(lower, upper)
+    domain = domain.loguniform() if log else domain.uniform()
+    return domain if step is None else domain.quantized(step)
+
+
 def _check_mode(mode: str | None) -> None:
     if mode not in (None, "min", "max"):
         raise ValueError(f"mode must be 'min' or 'max', not {mode!r}")
@@ -193,6 +239,7 @@ class BayesSearch(Proposer, Searcher):
             forms, and choice, whose options are ordered if all are numbers and unordered otherwise. Configurations
             come back in the same shape. None: taken from `tune.Tuner(param_space=...)`.
         seed, points_to_evaluate, n_initial: as for `Proposer`.
+        evaluated_rewards: the metric at each of `points_to_evaluate`, which are then known instead of tried first.
 
     Raises:
         ValueError: naming the parameter, if a domain cannot be searched or holds no value, or a point to evaluate is
@@ -205,14 +252,22 @@ class BayesSearch(Proposer, Searcher):
         mode: str | None = None,
         *,
         space: Config | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         points_to_evaluate: Sequence[Config] | None = None,
+        evaluated_rewards: Sequence[float] | None = None,
         n_initial: int | None = None,
     ) -> None:
         _check_mode(mode)
         Searcher.__init__(self, metric=metric, mode=mode)
         self._begin(seed, n_initial)
-        self._asked = points_to_evaluate or ()
+        self._asked = list(points_to_evaluate or ())
+        self._told: list[tuple[Config, float | None]] = []  # before the space was known
+        if evaluated_rewards is not None:
+            if len(evaluated_rewards) != len(self._asked):
+                raise ValueError(
+                    f"evaluated_rewards: {len(evaluated_rewards)} values for {len(self._asked)} points_to_evaluate"
+                )
+            self._told, self._asked = list(zip(self._asked, evaluated_rewards, strict=True)), []
         self._cube: _TuneCube | None = None
         self._restored_space: list[str] | None = None
         if space is not None:
@@ -227,6 +282,9 @@ class BayesSearch(Proposer, Searcher):
                 cube.check_names(point)
             self._queue = [cube.encode(point, partial=True) for point in self._asked]
         self._cube = cube
+        told, self._told = self._told, []
+        for parameters, value in told:
+            self.add_evaluated_point(parameters, value)
 
     def _known_cube(self) -> _TuneCube:
         if self._cube is None:
@@ -257,6 +315,8 @@ class BayesSearch(Proposer, Searcher):
         if not any(parse_spec_vars(config)[1:]):
             return False
         cube = _TuneCube(config)
+        if self._restored_space is not None:
+            check_same(self._restored_space, cube.describe())
         unchanged = cube.describe() == self._cube.describe()
         if unchanged:
             self._cube = cube
@@ -281,12 +341,47 @@ class BayesSearch(Proposer, Searcher):
             )
         return super().suggest(trial_id)
 
+    def add_evaluated_point(
+        self,
+        parameters: Config,
+        value: float | None,
+        error: bool = False,
+        pruned: bool = False,
+        intermediate_values: list[float] | None = None,
+    ) -> None:
+        """As for `Proposer`. Where the space is not known yet, the point is taken, and checked, once it is."""
+        if self._cube is None:
+            self._told.append((parameters, None if error else value))
+        else:
+            super().add_evaluated_point(parameters, value, error, pruned, intermediate_values)
+
+    def on_pause(self, trial_id: str) -> None:
+        """A trial that a scheduler paused stays pending."""
+
+    def on_unpause(self, trial_id: str) -> None:
+        """It was pending all the while."""
+
+    def save_state(self) -> Config:
+        """As for `Proposer`, with metric, mode and, as JSON, the space, so that a blank searcher can go on."""
+        told = [[parameters, value] for parameters, value in self._told]
+        state = super().save_state() if self._cube else {"queue": list(self._asked), "told": told}
+        space = _space_as_json(self._cube.space) if self._cube else None
+        return {**state, "metric": self._metric, "mode": self._mode, "tune": space}
+
     def restore_state(self, state: Config) -> None:
         """Go on where `save_state` was called: seed, points to evaluate and the rest are as they were there.
 
         Raises:
             ValueError: the state is of another space. Where the space is not known yet, it is raised once it is.
         """
+        self._metric, self._mode = self._metric or state.get("metric"), self._mode or state.get("mode")
+        if "space" not in state:  # nothing was known when it was saved
+            self._asked, self._told = state["queue"], [(point, value) for point, value in state["told"]]
+            return
+        if self._cube is None and state.get("tune") is not None:
+            self._asked = []
+            self._define(_space_from_json(state["tune"]))
+            self._restored_space = state["space"]
         if self._cube is not None:
             super().restore_state(state)
         else:

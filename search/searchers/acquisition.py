@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
-from search.searchers.cube import Array, Cube, Row
+from search.searchers.cube import HAIR, Array, Cube, Row
 
 # Hyperparameters are fitted to at most this many observations, because each of some thirty steps costs their number
 # cubed. The posterior is always that of all observations.
@@ -25,8 +25,20 @@ FITTED = 128
 JITTER = 1e-8
 
 
+# No two trials need be further apart than this share of a range, however noisy they are.
+WIDEST = 0.02
+
+
 # Spread of the steps around the best candidates, round by round, on the unit cube.
 SCALES = (0.1, 0.03, 0.01, 0.003)
+
+
+# Of a trial's noise: an expected improvement below this is none. Searches that still find something stay above 0.1.
+WORTH = 1e-3
+
+
+class NothingNew(Exception):
+    """All of the space lies within a hair of what was tried."""
 
 
 class Matern52(Matern):
@@ -67,9 +79,11 @@ def fit_with_priors(objective: Callable[[Array], Any], start: Array, bounds: Arr
 class BelieverEI(ExpectedImprovement):
     """Expected improvement on the best posterior mean, where each pending point has the value that is predicted."""
 
-    def __init__(self, cube: Cube, pending: Sequence[Row], known: Set[Row]) -> None:
+    def __init__(self, cube: Cube, pending: Sequence[Row], known: Array) -> None:
         super().__init__(xi=0.0)
         self.cube, self.pending, self.known = cube, list(pending), known
+        self.hair = cube.hair()
+        self.promise = math.inf
 
     def base_acq(self, mean: Array, std: Array) -> Array:
         return super().base_acq(mean, np.maximum(std, 1e-9))
@@ -83,7 +97,8 @@ class BelieverEI(ExpectedImprovement):
         fit_gp: bool = True,
         random_state: Any = None,
     ) -> Array:
-        """The point of the largest expected improvement.
+        """The point of the largest expected improvement, which is left in `promise`, in deviations of a trial's noise.
+        Where none is to be expected, the point at which least is known.
 
         Args:
             gp: unfitted, its kernel a sum of signal and noise.
@@ -103,6 +118,7 @@ class BelieverEI(ExpectedImprovement):
         # EI asks how good the function may be, not how lucky a trial: the noise moves from the kernel, where it would
         # be part of the predicted deviation, to the observations.
         signal, noise = gp.kernel_.k1, gp.kernel_.k2.noise_level
+        self.hair = self.cube.hair(np.clip(self.indistinct(signal, noise), HAIR, WIDEST))
         gp.set_params(kernel=wrap_kernel(signal, target_space.kernel_transform), alpha=noise + JITTER, optimizer=None)
         gp.fit(points, targets)
         mean = gp.predict(points)
@@ -112,7 +128,10 @@ class BelieverEI(ExpectedImprovement):
         best = points[np.argsort(-mean)[:5]]
         around = best[random_state.randint(len(best), size=n_random // 4)]
         spread = 10 ** random_state.uniform(-3, -0.5, size=(len(around), 1))
-        pool = np.vstack([self.cube.draw(random_state, self.known, n_random), self._step(around, spread, random_state)])
+        drawn = self.cube.draw(random_state, self.known, self.hair, n_random)
+        pool = np.vstack([drawn, self._step(around, spread, random_state)])
+        if not len(pool):
+            raise NothingNew
         loss = acquire(pool)
         for scale in SCALES:
             kept = np.argsort(loss)[:n_smart]
@@ -121,7 +140,19 @@ class BelieverEI(ExpectedImprovement):
                 break
             pool = np.vstack([pool[kept], children])
             loss = np.concatenate([loss[kept], acquire(children)])
+        self.promise = -loss.min() / math.sqrt(noise)
+        if self.promise < WORTH and len(drawn):  # look where least is known: the model may be wrong there
+            return drawn[gp.predict(drawn, return_std=True)[1].argmax()]
         return pool[loss.argmin()]
+
+    @staticmethod
+    def indistinct(signal: Any, noise: float) -> Array:
+        """(d,) the distance along each coordinate at which the function is expected to differ by a trial's noise.
+
+        Matern-5/2 falls as 1 - 5/6 (r/l)^2 near 0, so the difference over r has the deviation sqrt(5/3 s^2) r/l.
+        """
+        variance, scales = signal.k1.constant_value, np.atleast_1d(signal.k2.length_scale)
+        return np.asarray(scales * math.sqrt(noise / (5 / 3 * variance)))
 
     def beside_pending(
         self, gp: GaussianProcessRegressor, points: Array, targets: Array, rng: np.random.RandomState
@@ -144,4 +175,4 @@ class BelieverEI(ExpectedImprovement):
         moved = np.clip(points + scale * rng.standard_normal(points.shape), 0.0, 1.0)
         discrete = [axis.levels < math.inf for axis in self.cube.axes.values()]
         anew = (rng.random_sample(points.shape) < 0.2) & discrete
-        return self.cube.unseen(np.where(anew, rng.random_sample(points.shape), moved), self.known)
+        return self.cube.unseen(np.where(anew, rng.random_sample(points.shape), moved), self.known, self.hair)

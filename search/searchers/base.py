@@ -94,7 +94,7 @@ class IndexedSearch:
         self.asked += 1
 
     def save_state(self) -> Settings:
-        return {"space": describe(self.space), "asked": self.asked}
+        return {"space": describe(self.space), "asked": self.asked, "reason": self.reason}
 
     def restore_state(self, state: Settings) -> None:
         check_same(state.get("space"), describe(self.space))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from scipy.stats import qmc
 from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
 from threadpoolctl import threadpool_limits
 
-from search.searchers.acquisition import JITTER, BelieverEI, Matern52, fit_with_priors
+from search.searchers.acquisition import JITTER, WORTH, BelieverEI, Matern52, NothingNew, fit_with_priors
 from search.searchers.base import METRIC, Space, check_same
 from search.searchers.cube import Array, Config, Cube, Row, axes_of
 
@@ -46,13 +46,16 @@ class Proposer:
     A trial that failed, or reported NaN or infinity (or a number beyond 1e100), counts as the worst value seen. Values
     far below the others (three times the interquartile range under the lower quartile) count as that fence, so that
     one divergence does not drown the differences between good trials. A trial that ended without a value tells nothing.
-    In a finite space no configuration is proposed twice, and when all were, `suggest` returns `FINISHED`.
+    No configuration is proposed twice, nor one so near to another that a trial could not tell them apart: a
+    thousandth of a range, or the distance over which the model expects no more difference than a trial's noise.
+    `suggest` returns `FINISHED` when all of a finite space was proposed, and when the model has expected no improvement
+    for three more proposals in a row than there are parameters; these go where least is known.
 
     Args:
         cube: what is searched.
         metric: name of the reported value.
         mode: "min" or "max".
-        seed: non-negative integer.
+        seed: non-negative integer; None: another one each time.
         points_to_evaluate: configurations to try first, in this order, also where they repeat; a parameter that one
             leaves out is filled in from the Sobol sequence.
         n_initial: trials before the model takes over, `points_to_evaluate` and observed points included. None: three
@@ -71,7 +74,7 @@ class Proposer:
         metric: str,
         mode: str,
         *,
-        seed: int = 0,
+        seed: int | None = 0,
         points_to_evaluate: Sequence[Config] = (),
         n_initial: int | None = None,
     ) -> None:
@@ -81,14 +84,15 @@ class Proposer:
         self._cube: Cube | None = cube
         self._queue += [cube.encode(point, partial=True) for point in points_to_evaluate]
 
-    def _begin(self, seed: int, n_initial: int | None) -> None:
-        self._seed = seed
+    def _begin(self, seed: int | None, n_initial: int | None) -> None:
+        self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self._n_initial = n_initial
         self._queue: list[list[float | None]] = []
         self._count = 0  # of proposals
         self._pending: dict[str, Row] = {}
         self._observed: list[tuple[Row, float | None]] = []  # None: failed
         self._silent: list[Row] = []  # ended without a value
+        self._idle = 0  # proposals in a row from which no improvement was expected
         self.reason = ""
 
     def _known_cube(self) -> Cube:
@@ -99,27 +103,36 @@ class Proposer:
         """The configuration to try next.
 
         Args:
-            trial_id: what `on_trial_complete` will call it; until then it is pending.
+            trial_id: what `on_trial_complete` will call it; until then it is pending, and asked again it is the same.
 
         Returns:
-            A configuration; `FINISHED` once every configuration of a finite space was proposed or observed.
+            A configuration; None while only trials under way can tell whether there is one; `FINISHED` once every
+            configuration of a finite space was proposed or observed, or nothing new is worth a trial.
         """
         cube = self._known_cube()
         rows = [*self._pending.values(), *(row for row, _ in self._observed), *self._silent]
-        known = set(cube.cells(np.array(rows))) if rows and cube.size < math.inf else set()
+        known = np.array(rows).reshape(-1, len(cube.axes))
+        if trial_id in self._pending:
+            return cube.decode(np.array(self._pending[trial_id]))
         rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence((self._seed, self._count))))
         n_initial = len(cube.axes) + 3 if self._n_initial is None else self._n_initial
         if self._count < len(self._queue):
             asked = np.array(self._queue[self._count], dtype=float)  # None, left out, becomes NaN
             point = np.where(np.isnan(asked), self._sobol(cube)[0], asked)
-        elif len(known) >= cube.size:
+        elif cube.size < math.inf and len(rows) >= cube.size and cube.count(known) >= cube.size:
             self.reason = "every configuration was tried"
             return self.FINISHED
         elif len(rows) < n_initial or all(value is None for _, value in self._observed):
             design = cube.unseen(self._sobol(cube), known)
             point = (design if len(design) else cube.draw(rng, known))[0]
         else:
-            point = self._propose(cube, known, rng)
+            found = self._propose(cube, known, rng)
+            if found is None:
+                if self._pending:
+                    return None  # what they bring may change that
+                self.reason = "nothing new is worth a trial"
+                return self.FINISHED
+            point = found
         config = cube.decode(point)
         self._count += 1
         # Encoded again, because a decoded float has twelve digits.
@@ -133,7 +146,10 @@ class Proposer:
             sobol.fast_forward(self._count)
         return sobol.random(1)
 
-    def _propose(self, cube: Cube, known: Set[Row], rng: np.random.RandomState) -> Array:
+    def _propose(self, cube: Cube, known: Array, rng: np.random.RandomState) -> Array | None:
+        """The model's proposal; None where there is none that is worth a trial."""
+        if self._idle >= len(cube.axes) + 3 and cube.size == math.inf and not self._pending:
+            return None
         acquisition = self.acquisition(cube, list(self._pending.values()), known)
         axes: Any = cube.axes  # which bayes_opt takes, though its annotation knows of bounds only
         optimizer = BayesianOptimization(None, axes, acquisition, random_state=rng, verbose=0)
@@ -151,7 +167,12 @@ class Proposer:
         # One thread: these matrices are small, the cores are the trials', and their number must not change a sum.
         with warnings.catch_warnings(), threadpool_limits(1):
             warnings.simplefilter("ignore")  # scikit-learn remarks on every length scale that ends at a bound
-            return optimizer.space.params_to_array(optimizer.suggest())
+            try:
+                point = optimizer.space.params_to_array(optimizer.suggest())
+            except NothingNew:
+                return None
+        self._idle = self._idle + 1 if acquisition.promise < WORTH else 0
+        return point
 
     def _targets(self) -> dict[Row, float]:
         """What the model is to make large at each point observed: the mean of its values, after fence and penalty."""
@@ -220,6 +241,8 @@ class Proposer:
             "n_initial": self._n_initial,
             "queue": list(self._queue),
             "count": self._count,
+            "idle": self._idle,
+            "reason": self.reason,
             "pending": dict(self._pending),
             "observed": list(self._observed),
             "silent": list(self._silent),
@@ -236,6 +259,7 @@ class Proposer:
 
     def _take(self, state: Config) -> None:
         self._seed, self._n_initial, self._count = state["seed"], state["n_initial"], state["count"]
+        self._idle = state["idle"]
         self._queue = [list(row) for row in state["queue"]]
         self._pending = {trial: tuple(row) for trial, row in state["pending"].items()}
         self._observed = [(tuple(row), value) for row, value in state["observed"]]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from bayes_opt.parameter import FloatParameter
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from methods.space import Choice, Searched
 
 Config = dict[str, Any]
 Row = tuple[float, ...]  # a point of the unit cube: one coordinate in [0, 1] per parameter
 Array = NDArray[np.floating[Any]]
+
+HAIR = 1e-3  # of a range: no training can tell two rates apart that are nearer
 
 
 class Scale(Protocol):
@@ -116,21 +120,44 @@ class Cube:
     def each(self, points: Array, of: Callable[[Axis, Array], Array]) -> Array:
         return np.column_stack([of(axis, points[:, i]) for i, axis in enumerate(self.axes.values())])
 
-    def unseen(self, points: Array, known: Set[Row]) -> Array:
-        """The points, snapped, less those that were proposed before (which only a finite space can repeat)."""
+    def hair(self, breadth: Any = HAIR) -> Array:
+        """(d,) how far apart, in every coordinate, two points may be and still be one configuration.
+
+        Args:
+            breadth: of real numbers, and of whole ones that are as many; options and the levels of a finite space
+                differ from their neighbours always.
+        """
+        finite = self.size < math.inf
+        levels = np.array([axis.levels for axis in self.axes.values()])
+        return np.where((levels <= 1 / HAIR) | finite, 1e-9, breadth)
+
+    def unseen(self, points: Array, known: Array, hair: Array | None = None) -> Array:
+        """The points, snapped, less those that are no more than a hair from a known one.
+
+        Args:
+            points: (n, d).
+            known: (m, d), snapped.
+            hair: (d,); None: `self.hair()`.
+        """
         snapped = self.each(points, lambda axis, unit: axis.snap(unit))
-        return snapped[[row not in known for row in self.cells(points)]] if self.size < math.inf else snapped
+        if not len(known) or not len(points):
+            return snapped
+        hair = self.hair() if hair is None else hair
+        return snapped[cdist(snapped / hair, known / hair, "chebyshev").min(axis=1) > 1]
 
-    def cells(self, points: Array) -> list[Row]:
-        """What tells the points of a finite space apart: the number of each parameter's level."""
-        return [tuple(row) for row in self.each(points, lambda axis, unit: axis.domain.cell(unit)).tolist()]
+    def count(self, known: Array) -> int:
+        """How many different configurations of a finite space are among the known points."""
+        return len({tuple(row) for row in self.each(known, lambda axis, unit: axis.domain.cell(unit)).tolist()})
 
-    def draw(self, rng: np.random.RandomState, known: Set[Row], count: int = 2000) -> Array:
-        """Random points, at least one, that were not proposed before; all that there are where `count` holds them."""
+    def draw(self, rng: np.random.RandomState, known: Array, hair: Array | None = None, count: int = 2000) -> Array:
+        """Random points that are not known; of a finite space at least one, and all that there are where `count` holds
+        them. None where all of an infinite space seems to be known."""
         if self.size <= count:
             levels = [axis.domain.middle(np.arange(axis.levels)) for axis in self.axes.values()]
             grid = np.stack(np.meshgrid(*levels), axis=-1).reshape(-1, len(levels))
             return rng.permutation(self.unseen(grid, known))
-        while not len(points := self.unseen(rng.random_sample((count, len(self.axes))), known)):
-            pass
+        for attempt in itertools.count():
+            points = self.unseen(rng.random_sample((count, len(self.axes))), known, hair)
+            if len(points) or (self.size == math.inf and attempt == 2):
+                break
         return points

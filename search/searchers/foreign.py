@@ -95,7 +95,7 @@ class ForeignSearch:
         self.events.append(["known", parameters, value])
 
     def save_state(self) -> Settings:
-        return {"space": describe(self.space), "first": self.first, "events": self.events}
+        return {"space": describe(self.space), "first": self.first, "events": self.events, "reason": self.reason}
 
     def restore_state(self, state: Settings) -> None:
         check_same(state.get("space"), describe(self.space))

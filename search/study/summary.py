@@ -61,9 +61,20 @@ def summarise(study: Study, seconds: float) -> dict[str, Any]:
         "params": {name: cost.params for name, cost in costs.items()},
         "uncounted": {name: dict(cost.uncounted) for name, cost in costs.items()},
         "seconds": seconds,
+        "ended": ended(study),
         "leaderboard": f"{study.storage.uri}/leaderboard",
         "report": f"{study.storage.uri}/{study.folder}/report.html",
     }
+
+
+def ended(study: Study) -> str | None:
+    """Why a search proposed fewer trials than it was given, and what else they can be spent on; None if it did not."""
+    plan, asked = study.plan, len(study.of_phase("search"))
+    reason = (study.searcher_state or {}).get("reason")
+    if not reason or not plan.searched or asked >= plan.searched:
+        return None
+    words = f"the search ended after {asked} of {plan.searched} trials: {reason}"
+    return words if plan.confirm else f"{words}; --confirm K spends trials on running the K best again"
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -119,6 +130,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         others = ", ".join(sorted(summary["uncounted"][name]))
         table.add_row(name, f"{macs:,}", f"{summary['params'][name]:,}", others)
     console.print(table)
+    if summary["ended"]:
+        console.print(summary["ended"], highlight=False)
     for name in ("study", "leaderboard", "report"):
         console.print(f"{name:<12} {summary[name]}", highlight=False, soft_wrap=True)
     console.print(f"{'seconds':<12} {summary['seconds']:.1f}", highlight=False)

@@ -34,6 +34,9 @@ def play(search: BayesSearch, score: Any, trials: int, start: int = 0) -> list[d
     configs = []
     for number in range(start, start + trials):
         config = search.suggest(str(number))
+        if config == BayesSearch.FINISHED:
+            assert search.reason
+            break
         assert isinstance(config, dict)
         value = score(config)
         search.on_trial_complete(str(number), None if value is None else {"score": value}, error=value is None)
@@ -232,7 +235,7 @@ def test_a_batch_spreads_and_what_was_believed_of_it_expires() -> None:
     for i in range(4):
         search.on_trial_complete(f"b{i}")  # without a word: what was believed goes and nothing takes its place
     assert set(lied["pending"]) == {"b0", "b1", "b2", "b3"}  # a state saved stays as it was
-    alone.restore_state({**lied, "pending": {}})
+    alone.restore_state({**lied, "pending": {}, "silent": list(lied["pending"].values())})
     told = alone.suggest("next")
     assert search.suggest("next") == told
     alone.restore_state(lied)
@@ -333,8 +336,10 @@ def test_earlier_results_replace_the_initial_design() -> None:
     assert max(map(hill, play(search, hill, 3))) > -0.005
     with pytest.raises(ValueError, match="y: missing"):
         search.add_evaluated_point({"x": 0.5}, 1.0)
-    with pytest.raises(RuntimeError, match="space"):
-        BayesSearch("score", "max").add_evaluated_point({"x": 0.5}, 1.0)
+    early = BayesSearch("score", "max")
+    early.add_evaluated_point({"x": 0.5}, 1.0)
+    with pytest.raises(ValueError, match="y: missing"):
+        early.set_search_properties(None, None, PLANE)
 
 
 def test_properties_come_from_tune_or_from_the_constructor() -> None:
@@ -353,6 +358,108 @@ def test_properties_come_from_tune_or_from_the_constructor() -> None:
     for wrong in ("best", ["min"]):
         with pytest.raises(ValueError, match="mode"):
             BayesSearch("score", wrong)  # type: ignore[arg-type]
+
+
+NESTED = {
+    "net": {"depth": tune.qrandint(2, 8, 2), "act": tune.choice(["relu", ["a", 1], None])},
+    "lrs": [tune.loguniform(1e-4, 1), tune.quniform(0, 1, 0.1)],
+    "n": tune.lograndint(1, 31),
+    "epochs": 3,
+}
+
+
+def test_a_blank_searcher_restores_all_that_was_saved(tmp_path: Path) -> None:
+    """Metric, mode and space too, and a trial that was under way is still awaited (Ray's SaveRestoreCheckpointTest)."""
+    saved = searcher(NESTED, "min", seed=4)
+    play(saved, lambda c: c["lrs"][0], 2)
+    saved.suggest("not_completed")
+    saved.save(str(tmp_path / "state"))
+    blank = BayesSearch()
+    blank.restore(str(tmp_path / "state"))
+    assert (blank.metric, blank.mode) == ("score", "min") and "not_completed" in blank.save_state()["pending"]
+    for other in (saved, blank):
+        other.on_trial_complete("not_completed", {"score": 0.2})
+    assert [blank.suggest(str(n)) for n in range(3, 9)] == [saved.suggest(str(n)) for n in range(3, 9)]
+    assert blank.set_search_properties("score", "min", NESTED)
+    empty = BayesSearch(points_to_evaluate=[{"x": 0.25}])
+    empty.save(str(tmp_path / "empty"))
+    blank = BayesSearch("score", "max")
+    blank.restore(str(tmp_path / "empty"))
+    blank.set_search_properties(None, None, PLANE)
+    config = blank.suggest("0")
+    assert config and config["x"] == 0.25
+
+
+def test_one_trial_has_one_configuration() -> None:
+    search = searcher(PLANE)
+    first = search.suggest("a")
+    assert search.suggest("a") == first != search.suggest("b")
+    search.on_pause("a"), search.on_unpause("a")
+    search.on_trial_complete("a", {"score": 1.0})
+    assert len(search.save_state()["observed"]) == 1
+
+
+def test_rewards_that_are_known_are_not_tried_again() -> None:
+    """Ray's AddEvaluatedPointTest and the warm start of its Optuna and HEBO searchers."""
+    points = [{"x": 0.2, "y": 0.4}, {"x": 0.9, "y": 0.1}]
+    search = BayesSearch("score", "max", points_to_evaluate=points, evaluated_rewards=[0.5, 0.1])
+    search.add_evaluated_point({"x": 0.3, "y": 0.3}, 0.7)  # the space comes later
+    search.set_search_properties(None, None, PLANE)
+    assert sorted(value for _, value in search.save_state()["observed"]) == [0.1, 0.5, 0.7]
+    assert search.suggest("0") not in points
+    with pytest.raises(ValueError, match="1 values for 2 points_to_evaluate"):
+        BayesSearch(points_to_evaluate=points, evaluated_rewards=[0.5])
+
+
+def test_options_that_equal_nothing_are_told_apart_or_refused_by_name() -> None:
+    search = searcher({"p": tune.choice([math.nan, 0.1])}, points_to_evaluate=[{"p": math.nan}])
+    first = search.suggest("0")
+    assert first and math.isnan(first["p"])
+    assert search.suggest("1") == {"p": 0.1} and search.suggest("2") == BayesSearch.FINISHED
+    with pytest.raises(ValueError, match=r"^net/w: "):
+        searcher({"net": {"w": tune.choice([np.zeros(2), np.ones(2)])}})
+
+
+def test_without_a_seed_each_search_is_another() -> None:
+    assert searcher(PLANE, seed=None).suggest("0") != searcher(PLANE, seed=None).suggest("0")
+
+
+def steps(value: float) -> float:
+    return round(value * 359) / 359  # as accuracy on 359 rows
+
+
+TRAPS = {
+    "the best at an edge": (14, lambda x, y: steps(0.97 - 0.2 * x - 0.1 * y)),
+    "flat": (16, lambda x, y: 0.9),
+    "a lower best in a corner": (
+        24,
+        lambda x, y: steps(max(0.919 - 0.3 * math.hypot(x, y), 0.96 - 2 * ((x - 0.7) ** 2 + (y - 0.6) ** 2))),
+    ),
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_no_configuration_comes_twice_nor_a_hair_away(trap: str) -> None:
+    trials, score = TRAPS[trap]
+    for seed in (0, 1):
+        configs = play(searcher(PLANE, seed=seed), lambda c: score(c["x"], c["y"]), trials)
+        points = [tuple(config.values()) for config in configs]
+        gaps = [max(abs(a - b) for a, b in zip(p, q, strict=True)) for i, p in enumerate(points) for q in points[:i]]
+        assert min(gaps) > 1e-3
+        if trap == "the best at an edge":
+            assert (0.0, 0.0) in points, "an edge is reached"
+        if trap == "a lower best in a corner":
+            assert max(score(*point) for point in points) > 0.94
+
+
+def test_a_search_that_has_nothing_new_to_try_says_so() -> None:
+    search = searcher(PLANE, seed=0)
+    configs = play(search, lambda c: 0.97 - 0.2 * c["x"] - 0.1 * c["y"], 60)
+    assert len(configs) < 40 and search.reason == "nothing new is worth a trial"
+    assert {"x": 0.0, "y": 0.0} in configs
+    again = searcher(PLANE)
+    again.restore_state(json.loads(json.dumps(search.save_state())))
+    assert again.suggest("one more") == BayesSearch.FINISHED
 
 
 def branin(config: dict[str, Any]) -> float:
