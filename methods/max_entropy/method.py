@@ -121,6 +121,7 @@ PAPER = {
     "objective": "printed",
     "weight": 2.0,
     "affine": "free",
+    "colour": "none",
     "noise": "none",
     "guard": "discriminator",
     "apply": "fixed",

@@ -24,23 +24,26 @@ DRAWN = 8
 
 
 FARTHEST = 100.0
-"""A free entry of theta saturates here, a hundred half sides away from the identity, so that the grid stays finite."""
+"""A free entry moves by less than this, in half sides, so that the grid stays finite; its slope stays positive."""
 
 
 class Augmenter(nn.Module):
-    """G: one affine map per image, from the image and noise. It starts as the identity.
+    """G: one affine map per image, from the image and noise, and with `colour` one of its channels too.
+
+    It starts as the identity.
 
     The localisation network has no batch norm: an image's map does not depend on its batch.
 
     Args:
         mean, std: per channel, of images in [0, 1].
-        bound: how far each entry of theta may move from the identity; None leaves it free.
+        bound: how far each entry of theta, each scale and each shift may move from the identity; None leaves it free.
         noise: "none", a deterministic map; "input", noise beside the image's features, which G may learn to ignore; or
             "strength": each entry moves by a share, uniform in [-1, 1], of what G gives for the image, so that G learns
             ranges rather than places (as Augerino does for a whole data set, Benton et al. 2020).
         padding: as in `paper.transform`.
         probability: share of images that are augmented when the classifier trains.
-        learn_probability: make it a parameter, which starts at `probability`, at most 0.99.
+        learn_probability: make it a parameter. Starts at `probability`, within [0.01, 0.99]: it could not leave 0 or 1.
+        colour: give scale and shift of each channel too (`paper.recolour`).
         width: channels of the first convolution.
     """
 
@@ -54,11 +57,14 @@ class Augmenter(nn.Module):
         padding: str = "reflection",
         probability: float = 1.0,
         learn_probability: bool = False,
+        colour: bool = False,
         width: int = 16,
     ) -> None:
         super().__init__()
         self.bound, self.padding, self.strength = bound, padding, noise == "strength"
-        self.noise = {"none": 0, "input": DRAWN, "strength": 6}[noise]
+        self.colours = len(mean) if colour else 0
+        entries = 6 + 2 * self.colours
+        self.noise = {"none": 0, "input": DRAWN, "strength": entries}[noise]
         self.localise = nn.Sequential(
             Normalize(mean, std),
             nn.Conv2d(len(mean), width, 5, stride=2, padding=2),
@@ -69,10 +75,10 @@ class Augmenter(nn.Module):
             nn.Flatten(),
         )
         self.hidden = nn.Linear(2 * width * 16 + (DRAWN if noise == "input" else 0), 64)
-        self.regress = nn.Linear(64, 6)
+        self.regress = nn.Linear(64, entries)
         nn.init.zeros_(self.regress.weight)
         nn.init.zeros_(self.regress.bias)
-        share = torch.tensor(min(probability, 0.99) if learn_probability else probability)
+        share = torch.tensor(min(max(probability, 0.01), 0.99) if learn_probability else probability)
         self.logit = nn.Parameter(torch.logit(share), requires_grad=learn_probability)
 
     @property
@@ -80,22 +86,39 @@ class Augmenter(nn.Module):
         """Share of images that are augmented, a scalar in [0, 1]."""
         return torch.sigmoid(self.logit)
 
-    def theta(self, image: Tensor, z: Tensor) -> Tensor:
-        """(b, c, h, w), standard normal noise (b, self.noise) -> (b, 2, 3) float32."""
+    def changes(self, image: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What is done to each image: theta (b, 2, 3), and scale and shift of its channels (b, 2, c or 0), float32.
+
+        Args:
+            image: (b, c, h, w).
+            z: standard normal noise, (b, self.noise).
+        """
         features = self.localise(image)
         if not self.strength:
             features = torch.cat([features, z], dim=1)
         moved: Tensor = self.regress(torch.relu(self.hidden(features))).float()
-        moved = moved.clamp(-FARTHEST, FARTHEST) if self.bound is None else self.bound * torch.tanh(moved)
+        if self.bound is None:
+            moved = moved / torch.hypot(torch.ones_like(moved), moved / FARTHEST)
+        else:
+            moved = self.bound * torch.tanh(moved)
         if self.strength:
             moved = moved * (2 * torch.special.ndtr(z) - 1)
-        moved = moved.view(-1, 2, 3)
-        return paper.identity(moved) + moved
+        theta, colour = moved[:, :6].view(-1, 2, 3), moved[:, 6:].view(len(moved), 2, -1)
+        return paper.identity(theta) + theta, colour + torch.tensor([[1.0], [0.0]], device=colour.device)
+
+    def theta(self, image: Tensor, z: Tensor) -> Tensor:
+        """The affine maps alone, (b, 2, 3) float32."""
+        return self.changes(image, z)[0]
+
+    def changed(self, image: Tensor, theta: Tensor, colour: Tensor) -> Tensor:
+        """I' (b, c, h, w) of images and what `changes` gives for them."""
+        moved = paper.transform(image, theta, self.padding)
+        return paper.recolour(moved, *colour.to(image.dtype).unbind(1)) if self.colours else moved
 
     def forward(self, image: Tensor, z: Tensor | None = None) -> Tensor:
         """I' = G(I, z), every image augmented. (b, c, h, w), (b, self.noise), None is zeros -> (b, c, h, w)."""
         z = image.new_zeros(len(image), self.noise) if z is None else z
-        return paper.transform(image, self.theta(image, z), self.padding)
+        return self.changed(image, *self.changes(image, z))
 
     def sometimes(self, image: Tensor, z: Tensor) -> Tensor:
         """I' for a share `probability` of the images, I for the rest. z (b, self.noise + 1): its last decides."""
@@ -165,6 +188,7 @@ def augmenter_net(config: Augment, info: Info) -> Augmenter:
         padding=config.padding,
         probability=config.probability,
         learn_probability=config.apply == "learned",
+        colour=config.colour == "affine",
     )
 
 

@@ -36,6 +36,20 @@ def transform(image: Tensor, theta: Tensor, padding: str = "reflection") -> Tens
     return F.grid_sample(image, grid, mode="bilinear", padding_mode=padding, align_corners=ALIGN_CORNERS)
 
 
+def recolour(image: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """t(scale I + shift) for each channel, beside the paper's map (TeachAugment, Suzuki 2022, eq. 6).
+
+    t is the triangle wave arccos(cos(pi v)) / pi, the identity on [0, 1]: it folds back what leaves the range, with a
+    gradient everywhere, which clamping has not.
+
+    Args:
+        image: (b, c, h, w) in [0, 1].
+        scale, shift: (b, c); ones and zeros change nothing.
+    """
+    v = scale[:, :, None, None] * image + shift[:, :, None, None]
+    return 1 - (torch.remainder(v, 2) - 1).abs()
+
+
 def entropy(logits: Tensor) -> Tensor:
     """H(I) = -sum_i p_i(I) log2 p_i(I), in bits, at most log2 m. logits (..., m) -> (...)."""
     log_p = logits.log_softmax(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -11,6 +12,7 @@ from methods.method import flatten
 from methods.published import Cell, PaperTable, Scale
 
 NONE, PRINTED, TURNED = "no augmentation", "as printed", "the sign turned and nothing else"
+FLIPPED = "crop and flip"
 CURED = "cured: bounded, with strength as input and a teacher's label term"
 
 
@@ -26,7 +28,7 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
     plain = tuple(
         Cell(words, control[name], against=NONE)
         for name, words in (
-            ("crop_flip", "crop and flip"),
+            ("crop_flip", FLIPPED),
             ("randaugment", "RandAugment"),
             ("trivialaugment", "TrivialAugmentWide"),
         )
@@ -37,12 +39,30 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
         against=NONE,
     )
     seen = (*learned, alternate)
+    more = (
+        Cell("cured, with colours", {**cure, "augmenter.colour": "affine"}, against=CURED),
+        Cell(
+            "cured, on top of crop and flip",
+            {**cure, "augmenter.augment": "crop_flip", "finetune.augment": "crop_flip"},
+            against=FLIPPED,
+        ),
+        Cell(
+            "cured, with colours, on top of crop and flip",
+            {
+                **cure,
+                "augmenter.colour": "affine",
+                "augmenter.augment": "crop_flip",
+                "finetune.augment": "crop_flip",
+            },
+            against=FLIPPED,
+        ),
+    )
     return (
         PaperTable(
             "Table 1: fine-tuned on augmented images",
-            (Cell(NONE, control["none"], 87.36), *learned, alternate, *plain),
-            note="All lines start from the same classifier and are fine-tuned for as many epochs; the paper's 87.36 is "
-            "its classifier before.",
+            (Cell(NONE, control["none"], 87.36), *learned, alternate, *plain, *more),
+            note="All lines start from the same classifier and are fine-tuned for as many epochs. The paper's 87.36 is "
+            "its classifier trained on at the fine-tuning's rate, without the method: the line without augmentation.",
         ),
         *(
             PaperTable(title, tuple(Cell(cell.name, cell.settings, metric=metric) for cell in seen), unit="", note=note)
@@ -58,8 +78,10 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
         ),
         PaperTable(
             "Why the base is low: augmentation, stem, optimiser",
-            tuple(suspect(a, b, c, complete["classifier.epochs"]) for a, b, c in product((False, True), repeat=3)),
-            note="The classifier alone, trained once from its first weights. Adam at 0.1 is the paper's.",
+            tuple(suspect(a, b, c, complete) for a, b, c in product((False, True), repeat=3)),
+            note="The paper's schedule: 0.1 for the classifier's epochs, then 0.01 for the fine-tuning's, in one "
+            "training from the first weights. Adam without augmentation is the paper's; it does not name its stem, so "
+            "its 87.36 stands beside both.",
         ),
     )
 
@@ -67,6 +89,7 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
 CURE = {
     "objective": "corrected",
     "affine": "bounded",
+    "colour": "none",
     "noise": "strength",
     "guard": "teacher",
     "apply": "fixed",
@@ -76,17 +99,25 @@ CURE = {
 }
 
 
-def suspect(augmented: bool, small_stem: bool, sgd: bool, epochs: int) -> Cell:
-    """A base that differs from the paper's in some of three suspects. It is trained by the last stage, from scratch."""
+def suspect(augmented: bool, small_stem: bool, sgd: bool, complete: Mapping[str, Any]) -> Cell:
+    """A base that differs from the paper's in some of three suspects; the last stage trains all of its schedule.
+
+    Args:
+        complete: all settings of the scale.
+    """
+    first, then = complete["classifier.epochs"], complete["finetune.epochs"]
     settings: dict[str, Any] = {
         "classifier.epochs": 0,
         "classifier.stem": "cifar" if small_stem else "imagenet",
         "augmenter.epochs": 0,
         "finetune.learned": False,
-        "finetune.epochs": epochs,
+        "finetune.epochs": first + then,
         "finetune.augment": "crop_flip" if augmented else "none",
         "finetune.optimizer": "sgd" if sgd else "adam",
         "finetune.lr": 0.1,
+        "finetune.schedule": "step",
+        "finetune.milestones": (float(first),),
+        "finetune.factors": (0.1,),
         "finetune.weight_decay": 5e-4 if sgd else 0.0,
     }
     name = ", ".join(
@@ -96,7 +127,7 @@ def suspect(augmented: bool, small_stem: bool, sgd: bool, epochs: int) -> Cell:
             "SGD" if sgd else "Adam",
         )
     )
-    return Cell(name, settings, 87.36 if not (augmented or small_stem or sgd) else None)
+    return Cell(f"{name}, 0.1 then 0.01", settings, None if augmented or sgd else 87.36)
 
 
 SCALES = {

@@ -27,12 +27,13 @@ class Augment(Training):
     weight: float = real(2.0, 1e-1, 1e2, log=True, search=True, help="lambda")
     affine: str = choice("bounded", ("bounded", "free"), help="free: entries of theta as the regressor gives them")
     bound: float = real(0.25, 1e-2, 1.0, log=True, search=True, help="how far an entry of theta may move, if bounded")
+    colour: str = choice("none", ("none", "affine"), help="affine: of each channel, beside the map (Suzuki 2022)")
     noise: str = choice("strength", NOISES, help="none: one map per image; input: may be ignored; strength: ranges")
     guard: str = choice(
         "teacher", ("discriminator", "teacher", "none"), help="what holds against L_ME: D, or a teacher's cross-entropy"
     )
     apply: str = choice("fixed", ("fixed", "learned"), help="the share of images that are augmented")
-    probability: float = real(0.5, 0.0, 1.0, help="that share, or where it starts")
+    probability: float = real(0.5, 0.0, 1.0, help="that share, or where it starts, then within 0.01 to 0.99")
     padding: str = choice("reflection", paper.PADDINGS, help="outside of the image; zeros tell a discriminator the map")
     discriminator_lr: float = real(1e-4, 1e-6, 1.0, log=True, help="of plain sgd")
     epochs: int = integer(5, 0, 2000)

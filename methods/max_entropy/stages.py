@@ -82,8 +82,8 @@ def adversaries(
         return {"generator": cost, **parts}
 
     def augmenter_loss(batch: Batch) -> dict[str, Tensor]:
-        theta = augmenter.theta(batch.x, batch.randn(augmenter.noise + 1)[:, :-1])
-        parts = each(paper.transform(batch.x, theta, augmenter.padding), batch.y)
+        theta, colour = augmenter.changes(batch.x, batch.randn(augmenter.noise + 1)[:, :-1])
+        parts = each(augmenter.changed(batch.x, theta, colour), batch.y)
         means = {name: value.mean() for name, value in parts.items()}
         means["loss"] = means["generator"]
         means["distance"] = paper.distance(theta).mean()
@@ -122,8 +122,8 @@ class Probe(nn.Module):
         before = [self.judge(image), self.critic(image)[:, None]]
         draws = []
         for z in noise:
-            theta = self.augmenter.theta(image, z.expand(len(image), -1))
-            augmented = paper.transform(image, theta, self.augmenter.padding)
+            theta, colour = self.augmenter.changes(image, z.expand(len(image), -1))
+            augmented = self.augmenter.changed(image, theta, colour)
             draws.append(
                 torch.cat(
                     [theta.flatten(1), before[0], self.judge(augmented), before[1], self.critic(augmented)[:, None]],

@@ -21,7 +21,7 @@ from distributed.cache import StageCache
 from distributed.pipeline import Run, run_stages
 from distributed.ray.cluster import Layout, connected
 from distributed.storage import Storage
-from distributed.worker import LocalWorker, best_runtime
+from distributed.worker import LocalWorker, Runtime, best_runtime
 from helpers.tiny import TINY, TINY_SETTINGS
 from methods import METHODS, get
 from methods.cost import count, example
@@ -236,6 +236,22 @@ def test_a_scheduler_hears_of_the_network_that_is_judged_and_of_no_other(name: s
     assert judged and not {row["stage"] for row in judged} & {stage.name for stage in get(name).stages if stage.shared}
     epochs = [row["epoch"] for row in judged]
     assert epochs == sorted(set(epochs)), "one network, epoch by epoch"
+
+
+def test_no_corner_of_the_search_space_diverges(name: str, storage: Storage) -> None:
+    """Ends of the searched ranges, an epoch each, in float32 and bf16 by turns (benchmarks.corners draws hundreds)."""
+    method = get(name)
+    searched = {field: domain for field, (domain, wanted) in method.fields().items() if wanted}
+    ends = [list(d.options) if isinstance(d, Choice) else axis(d, 2) for d in searched.values()]
+    corners = list(itertools.product(*ends))
+    one = {f"{stage.name}.epochs": 1 for stage in method.stages if issubclass(stage.config, Training)}
+    for number, corner in enumerate(corners[:: -(-len(corners) // 8)]):
+        settings = {**TINY_SETTINGS[name], **one, **dict(zip(searched, corner, strict=True))}
+        worker = worker_for(name, runtime=Runtime("cpu", ("float32", "bfloat16")[number % 2]))
+        result = run_stages(worker, method, method.configure("quick", settings), StageCache(storage), shared_seed=0)
+        for stage, state in result.states.items():
+            for tensor, value in state.tensors.items():
+                assert not value.is_floating_point() or value.isfinite().all(), (settings, stage, tensor)
 
 
 def test_cost_equals_an_independent_count(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
