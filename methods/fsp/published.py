@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from methods.data.dataset import DataSpec
 from methods.fsp.method import METHOD, student_alone, student_alone_equal_epochs
 from methods.method import flatten
 from methods.published import Cell, PaperTable, Scale
 
-SOFT = {"finetune.distill": 0.5}
+SOFT: dict[str, Any] = {"finetune.distill": 0.5}
 # Hinton et al. 2015; Zhao et al. 2022; Sun et al. 2024; learned weights Kendall et al. 2018.
-LATER = {
+LATER: dict[str, dict[str, Any]] = {
     " and soft targets": SOFT,
     " and decoupled soft targets": {**SOFT, "finetune.soft": "dkd"},
     " and standardised soft targets": {**SOFT, "finetune.standardise": True},

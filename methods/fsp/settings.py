@@ -28,7 +28,7 @@ class Transfer(Training):
     )
     depth: int = choice(14, tuple(range(8, 111, 6)), help="of the student, 6n+2")
     augment: str = choice("crop", ("none", "crop", "crop_flip"))
-    clip: float = real(1.0, 0.0, 1e6, help="largest norm of the gradient; eq. (1) is of fourth order in the weights")
+    clip: float = real(5.0, 0.0, 1e6, help="largest norm of the gradient; eq. (1) is of fourth order in the weights")
 
 
 @dataclass(frozen=True)
