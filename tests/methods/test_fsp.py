@@ -198,7 +198,7 @@ def test_transfer_brings_the_student_nearer_to_the_teacher_and_leaves_the_head_a
     losses = [row["fsp"] for row in rows]
     for row in rows:
         assert sum(row[f"fsp_{section}"] for section in (1, 2, 3)) == pytest.approx(row["fsp"], rel=1e-4)
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     torch.manual_seed(0)
     untouched = CifarNet(worker.data.info, 8)
     torch.testing.assert_close(state.tensors["fc.weight"], untouched.fc.weight.detach())
