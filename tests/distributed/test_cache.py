@@ -122,7 +122,7 @@ def test_a_stage_is_not_made_again_for(what: str, checkout: Tree) -> None:
 
 REMAKES = {
     "a loss": ("methods/fsp/paper.py", "F.mse_loss(s, t)", "F.l1_loss(s, t)"),
-    "a stage": ("methods/fsp/stages.py", "config.weight * flow", "2 * config.weight * flow"),
+    "a stage": ("methods/fsp/stages.py", "config.weight * net", "2 * config.weight * net"),
     "a network": ("methods/nets/cifar.py", "bias=False", "bias=True"),
     "a network of the method": ("methods/fsp/nets.py", "1, bias=False", "1, bias=True"),
     "the loop": ("distributed/loop.py", "optimizer.step()", "optimizer.step(), optimizer.step()"),
