@@ -1,6 +1,6 @@
 """What a second worker brings: images per second on one rank and on several, beside plain DistributedDataParallel.
 
-    python -m benchmarks.scaling [--ranks 1,2] [--networks resnet14,resnet26,main] [--rounds 5] [--device cpu]
+    python -m benchmarks.scaling [--ranks 1,2] [--networks resnet14,resnet26,main] [--rounds 5] [--clock wall]
 
 Each way trains the same network on made-up images, one thread a rank, in turns within one run, so that a slow spell of
 the machine hits all of them:
@@ -9,6 +9,9 @@ the machine hits all of them:
                            batch, or of each rank's rows
     ddp                    torch's DistributedDataParallel, batch norm of each rank's rows, a bare loop
     torch                  one rank without any of that: torch's batch norm, a bare loop
+
+On a machine that is busy with other work, `--clock cpu` counts the CPU seconds of the rank that used most: what quiet
+cores would bring, but for the time that messages take to arrive.
 
 `main` is the built-in main job's size: ResNet-14 on 16 px, batches of 64. Then a model of the messages, checked against
 what was measured, says what more ranks would bring: a step on n ranks takes the computation of 1/n of the rows and
@@ -26,6 +29,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +52,19 @@ STEPS = {"main": 24}
 FEW = 6
 
 
-def own_loop(worker: LocalWorker, network: str, norm: str) -> float:
+def speed(worker: LocalWorker, clock: str, train: Callable[[], object]) -> float:
+    """Images per second, of wall time or of the CPU time of the rank that used most."""
+    tick = time.process_time if clock == "cpu" else time.perf_counter
+    if worker.world_size > 1:
+        dist.barrier()
+    started = tick()
+    train()
+    if worker.device.type == "cuda":
+        torch.cuda.synchronize()
+    return len(worker.data.train) / max(worker.ranks.gathered(tick() - started))
+
+
+def own_loop(worker: LocalWorker, network: str, norm: str, clock: str) -> float:
     """Images per second of the project's loop."""
     depth, _, batch = SIZES[network]
     net = worker.place(CifarNet(worker.data.info, depth))
@@ -57,47 +73,45 @@ def own_loop(worker: LocalWorker, network: str, norm: str) -> float:
         return {"loss": F.cross_entropy(net(batch.x).float(), batch.y)}
 
     training = Training(epochs=1, batch_size=batch, norm=norm)
-    started = time.perf_counter()
-    worker.fit(Player(net, loss, training))
-    return len(worker.data.train) / (time.perf_counter() - started)
+    return speed(worker, clock, lambda: worker.fit(Player(net, loss, training)))
 
 
-def bare_loop(worker: LocalWorker, network: str, wrap: bool) -> float:
+def bare_loop(worker: LocalWorker, network: str, wrap: bool, clock: str) -> float:
     """Images per second of forward, backward and step alone, with or without DistributedDataParallel."""
     depth, _, batch = SIZES[network]
     net: nn.Module = worker.place(CifarNet(worker.data.info, depth)).train()
     optimizer = torch.optim.SGD(net.parameters(), 0.1, 0.9, weight_decay=5e-4)
     net = DistributedDataParallel(net) if wrap else net
     rows = slice(batch * worker.rank // worker.world_size, batch * (worker.rank + 1) // worker.world_size)
-    started = time.perf_counter()
-    for step in range(len(worker.data.train) // batch):
-        index = torch.arange(step * batch, (step + 1) * batch)[rows]
-        x = worker.batch(index, "none", 0, rows, batch)
-        y = worker.data.train.y[index].to(worker.device)
-        optimizer.zero_grad(set_to_none=True)
-        with worker.autocast():
-            loss = F.cross_entropy(net(x).float(), y)
-        loss.backward()
-        optimizer.step()
-    if worker.device.type == "cuda":
-        torch.cuda.synchronize()
-    return len(worker.data.train) / (time.perf_counter() - started)
+
+    def train() -> None:
+        for step in range(len(worker.data.train) // batch):
+            index = torch.arange(step * batch, (step + 1) * batch)[rows]
+            x = worker.batch(index, "none", 0, rows, batch)
+            y = worker.data.train.y[index].to(worker.device)
+            optimizer.zero_grad(set_to_none=True)
+            with worker.autocast():
+                loss = F.cross_entropy(net(x).float(), y)
+            loss.backward()
+            optimizer.step()
+
+    return speed(worker, clock, train)
 
 
-def one_round(network: str, precision: str, device: str, rank: int, size: int) -> dict[str, float]:
+def one_round(network: str, precision: str, args: argparse.Namespace, rank: int, size: int) -> dict[str, float]:
     """Way -> images per second of the whole group."""
     _, pixels, batch = SIZES[network]
     worker = LocalWorker(
         made_up(pixels, batch * STEPS.get(network, FEW)),
-        runtime=Runtime(device, precision),
+        runtime=Runtime(args.device, precision),
         rank=rank,
         world_size=size,
     )
-    found = {norm: own_loop(worker, network, norm) for norm in OURS}
+    found = {norm: own_loop(worker, network, norm, args.clock) for norm in OURS}
     if size > 1:
-        found["ddp"] = bare_loop(worker, network, wrap=True)
+        found["ddp"] = bare_loop(worker, network, True, args.clock)
     else:
-        found["torch"] = bare_loop(worker, network, wrap=False)
+        found["torch"] = bare_loop(worker, network, False, args.clock)
     return found
 
 
@@ -128,7 +142,7 @@ def _rank(rank: int, size: int, args: argparse.Namespace, networks: list[str], f
             token = Path(folder, f"{size}-{number}-{network}-{precision}")
             while not token.with_suffix(".go").exists():
                 time.sleep(0.01)
-            found = one_round(network, precision, args.device, rank, size)
+            found = one_round(network, precision, args, rank, size)
             if rank == 0:
                 aside = token.with_suffix(".aside")
                 aside.write_text(json.dumps(found))
@@ -223,6 +237,7 @@ def main() -> None:
     p.add_argument("--networks", default=",".join(SIZES), metavar="NAME,NAME")
     p.add_argument("--precisions", default="float32,bfloat16", metavar="NAME,NAME")
     p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--clock", default="wall", choices=("wall", "cpu"))
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="cuda: one GPU for each rank, over nccl")
     args = p.parse_args()
     networks = args.networks.split(",")
