@@ -89,11 +89,10 @@ def share_of(ranks: Ranks, training: Training, size: int, grouped: bool) -> Shar
     """
     parts = training.groups(size) if grouped else size // 2
     if parts < ranks.size:
+        remedy = f", group={max(2, size // ranks.size)}, or norm=global" if grouped else ""
+        groups = f" in {parts} groups for batch norm" if grouped else ""
         raise UsageError(
-            f"{ranks.size} workers cannot share a batch of {size} rows in {parts} groups for batch norm; give at most "
-            f"{parts} workers, group={max(2, size // ranks.size)}, or norm=global"
-            if grouped
-            else f"{ranks.size} workers cannot share a batch of {size} rows; give at most {parts}"
+            f"{ranks.size} workers cannot share a batch of {size} rows{groups}; give at most {parts} workers{remedy}"
         )
     if not grouped:
         return Share(slice(size * ranks.rank // ranks.size, size * (ranks.rank + 1) // ranks.size), size, ())

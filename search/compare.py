@@ -93,7 +93,7 @@ def compare(args: argparse.Namespace) -> int:
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     comparison = args.name or f"{method.name}-compare-{digest}"
     folder = f"comparisons/{comparison}"
-    check_place(args, args.workers or 1)
+    check_place(args, task, info)
     storage.check_writable()
     keep_question(storage, folder, what)
 

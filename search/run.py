@@ -203,7 +203,7 @@ def run(args: argparse.Namespace) -> int:
     method, info = study.method, study.info
     if info.kind != method.kind:
         raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")
-    check_place(args, plan.task.workers)
+    check_place(args, plan.task, info)
     if args.dry_run:
         from contextlib import nullcontext
 

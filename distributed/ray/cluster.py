@@ -15,35 +15,11 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import urlparse
 
+from distributed.ray.private import ENVIRONMENT, died_with_its_node, orphaned_groups
 from methods.errors import UsageError
 
-# Must be set before Ray is imported anywhere in the process.
-QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # `uv run` would upload the folder and build an environment of its own
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # is also how long a report is under way to Tune
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process to start for every trial
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",
-    # Workers that Ray starts ahead lack our environment and are never used; and should one of them die, Ray's start
-    # waits for it for ever.
-    "RAY_prestart_worker_first_driver": "0",
-    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # a job that was submitted with a working folder has one already
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # epochs of stages that see no labels report no accuracy
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-}
-
-
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
-
-
-NOTICED = 30.0
-
-
+NOTICED = 30.0  # seconds
 START_SECONDS = 300.0  # on a quiet laptop Ray takes two
 
 
@@ -151,12 +127,9 @@ def node_lost(error: BaseException) -> bool:
 
     Ray says so in words, and by a flag only where a drain was announced; its actor table has the reason.
     """
-    import ray
 
     def with_node(death: Any) -> bool:
-        cause = ray._private.state.actors(death.actor_id).get("DeathCause") if death.actor_id else None
-        context = cause and cause.actor_died_error_context
-        return death.preempted or bool(context and context.reason == context.NODE_DIED)
+        return death.preempted or bool(death.actor_id and died_with_its_node(death.actor_id))
 
     return isinstance(error, NodeLost) or any(map(with_node, dead_actors(error)))
 
@@ -186,16 +159,10 @@ def free_orphans() -> None:
     Ray keeps an actor's placement groups until the whole job ends, and Ray Train's own cleaner asks a dashboard that a
     laptop does not run. The next trial would wait for ever.
     """
-    import ray
-    from ray.core.generated.gcs_pb2 import PlacementGroupTableData as Group  # type: ignore[attr-defined]
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
+    from ray.util.placement_group import remove_placement_group
 
-    job = ray.get_runtime_context().get_job_id()
-    for content in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
-        group = Group.FromString(content)
-        orphaned = group.creator_actor_id.strip(b"\xff") and group.creator_actor_dead and group.state != Group.REMOVED
-        if orphaned and group.creator_job_id.hex() == job:
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+    for group in orphaned_groups():
+        remove_placement_group(group)
 
 
 @contextlib.contextmanager
@@ -209,7 +176,7 @@ def connected(address: str | None, terminal: TextIO) -> Iterator[list[Node]]:
         UsageError: no Ray answers at `address`.
         SystemExit: with one line, Ray failed to start.
     """
-    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
     import logging
 
     import ray

@@ -10,25 +10,48 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from methods.errors import UsageError
+
 if TYPE_CHECKING:
     from distributed.ray.cluster import Layout
     from distributed.storage import Storage
-    from search.study.records import Plan
+    from methods.data.dataset import Info
+    from search.study.records import Plan, Task
 
 
-def check_place(args: argparse.Namespace, workers: int) -> None:
+def check_place(args: argparse.Namespace, task: Task, info: Info) -> None:
     """Refuse trials that cannot run, before anything is started or written.
 
     Raises:
-        UsageError: so many workers do not fit on this machine, or nothing answers at --address. Whether they fit on the
-            Ray there is known once it is connected.
+        UsageError: so many workers do not fit on this machine or cannot share a stage's batches, or nothing answers at
+            --address. Whether they fit on the Ray there is known once it is connected.
     """
     from distributed.ray.cluster import check_address, layout, machine
 
     if not args.address:
-        layout(machine(), workers=workers, concurrency=args.concurrency)
+        layout(machine(), workers=task.workers, concurrency=args.concurrency)
     elif args.address != "auto":
         check_address(args.address)
+    if task.workers > 1:
+        _check_shares(task, info)
+
+
+def _check_shares(task: Task, info: Info) -> None:
+    from distributed.norm import has_batch_norm
+    from distributed.ranks import Ranks, share_of
+    from methods import get
+    from methods.training import Training
+
+    method = get(task.method)
+    configs = method.configure(task.recipe, task.settings)
+    normed = any(has_batch_norm(net) for net in method.costs(configs, info).values())
+    for stage, config in configs.items():
+        if isinstance(config, Training):
+            rows = min(config.batch_size, info.train_size)
+            try:
+                share_of(Ranks(0, task.workers), config, rows, normed and config.norm == "group")
+            except UsageError as error:
+                raise UsageError(f"--workers {task.workers}, stage {stage}: {error}") from None
 
 
 def settled(plan: Plan, place: Layout, address: str | None) -> Plan:

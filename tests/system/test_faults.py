@@ -26,7 +26,7 @@ from helpers.tiny import tiny_images
 from helpers.trivial import METHOD, accuracy
 from methods.data.dataset import DataSpec
 from methods.errors import UsageError
-from search.execution.tune import Losses, StudySearch
+from search.execution.tune import LostTrials, StudySearch
 from search.rows.compaction import verify
 from search.run import main
 from search.study.conductor import Conductor, Finished
@@ -215,7 +215,7 @@ def test_a_storage_that_fails_ends_the_search_and_not_the_trial(
         search.on_trial_complete("two's", {"outcome": json.dumps(dataclasses.asdict(Outcome()))})
     # Tune catches that and calls it the trial's error.
     with pytest.raises(UsageError, match="full for the driver"):
-        Losses(search, "here").on_trial_error(0, [], None)
+        LostTrials(search, "here").on_trial_error(0, [], None)
     assert not any(trial.finished for trial in Study.open(storage, "s").trials)
 
 
@@ -227,11 +227,11 @@ def test_a_search_whose_node_is_gone_ends(
     freed: list[int] = []
     monkeypatch.setattr("search.execution.tune.free_orphans", lambda: freed.append(1))
     monkeypatch.setattr("search.execution.tune.alive", lambda: {"here": {}})
-    Losses(search, "here").on_step_begin(0, [])
+    LostTrials(search, "here").on_step_begin(0, [])
     assert freed == [1]
     monkeypatch.setattr("search.execution.tune.alive", lambda: {"elsewhere": {}})
     with pytest.raises(SystemExit, match="is gone; go on with --resume s --storage"):
-        Losses(search, "here").on_step_begin(0, [])
+        LostTrials(search, "here").on_step_begin(0, [])
 
 
 def test_trials_that_fail_are_rows_with_their_reasons(tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head that offers no core, as in cluster.yaml, and two nodes of one core each."""
-    from distributed.ray.cluster import QUIET
+    from distributed.ray.private import ENVIRONMENT
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in QUIET.items():
+        for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         from ray.cluster_utils import Cluster
 

@@ -160,6 +160,7 @@ def test_two_workers_and_a_scheduler(tmp_path: Path) -> None:
         (["fsp", "--workers=0"], "--workers 0"),
         (["fsp", "--seeds=0"], "--seeds 0"),
         (["fsp", "--workers=999"], "--workers 999"),
+        (["fsp", "--workers=2", "--set=transfer.group=64"], "--workers 2, stage transfer: 2 workers cannot share"),
         (["fsp", "--concurrency=999"], "--concurrency 999"),
         (["fsp", "--data=cifar10", "--data-dir=/nowhere/at/all"], "/nowhere/at/all"),
         (["fsp", "--train-size=99999999"], "99999999"),

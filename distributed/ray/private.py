@@ -1,0 +1,84 @@
+"""What this project uses of Ray that Ray does not call public: switches and two tables. Each says what is public.
+
+Looked at again with every release of Ray that pyproject.toml admits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+ENVIRONMENT = {
+    # Tune's older terminal output can be silenced by `verbose=0`; the newer one cannot. No public setting.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # `uv run` would upload the folder and build an environment of its own. Documented, but only as this variable.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Train V2 is the default of Ray 2.51; 2.50 needs to be told. Public.
+    "RAY_TRAIN_V2_ENABLED": "1",
+    # How soon a worker that died is noticed; 2 s by default. No public setting.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    # One more process to start for every group of workers; `node_lost` finds out by itself. No public setting.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Its metrics go to a dashboard that a laptop does not run. Documented as this variable.
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # Announced change of how a task without GPUs sees them; set, it is no warning. Named by that warning.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Nothing is reported to Ray's makers. Public.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Equal lines of different trials are different events. Public.
+    "RAY_DEDUP_LOGS": "0",
+    # Workers that Ray starts ahead lack our environment and are never used; and should one of them die, Ray's start
+    # waits for it for ever. `_system_config` says the same and is no more public.
+    "RAY_prestart_worker_first_driver": "0",
+    # A job that was submitted with a working folder has one already. Documented as this variable.
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
+    # No CSV, JSON and TensorBoard files of Tune's own beside the ledger. Public.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Epochs of stages that see no labels report no accuracy. Public.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # It would warn of a busy disk into a log that nobody reads. Public.
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+"""To be set before Ray is imported anywhere in the process."""
+
+
+def died_with_its_node(actor_id: str) -> bool:
+    """Whether Ray's actor table says that an actor went because its node did.
+
+    `ActorDiedError` has this in words only, and its `preempted` is set only where a drain was announced.
+    `ray.util.state.get_actor` is public and needs a dashboard, which a laptop does not run.
+    """
+    import ray
+
+    cause = ray._private.state.actors(actor_id).get("DeathCause")
+    context = cause and cause.actor_died_error_context
+    return bool(context and context.reason == context.NODE_DIED)
+
+
+def orphaned_groups() -> Iterator[Any]:
+    """Placement groups of this job that an actor made that is dead, as `remove_placement_group` takes them.
+
+    `ray.util.placement_group_table` is public and does not say who made a group;
+    `ray.util.state.list_placement_groups` does, and needs a dashboard.
+    """
+    import ray
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData as Group  # type: ignore[attr-defined]
+    from ray.util.placement_group import PlacementGroup
+
+    job = ray.get_runtime_context().get_job_id()
+    for content in _tables().get_placement_group_table():
+        group = Group.FromString(content)
+        orphaned = group.creator_actor_id.strip(b"\xff") and group.creator_actor_dead and group.state != Group.REMOVED
+        if orphaned and group.creator_job_id.hex() == job:
+            yield PlacementGroup(ray.PlacementGroupID(group.placement_group_id))
+
+
+def _tables() -> Any:
+    """Ray's connection to the tables of its head."""
+    import ray
+
+    state: Any = ray._private.state.state
+    if hasattr(state, "_connect_and_get_accessor"):
+        return state._connect_and_get_accessor()
+    state._check_connected()  # its name in Ray 2.50
+    return state.global_state_accessor
