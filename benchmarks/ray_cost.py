@@ -1,21 +1,25 @@
 """What Ray costs per trial: the same trials one after another on Ray Tune, and in a plain loop.
 
-    python -m benchmarks.ray_cost [--trials 8]
+    python -m benchmarks.ray_cost [--trials 8] [--workers 1,2]
 
 Trials are the main job's (`search.run fsp` on digits), the teacher is trained before, and both ways run one trial at a
-time on one thread. Start-up is counted apart: it is paid once for a search.
+time, one thread for each worker. Without Ray, several workers are a plain process group of torch. Start-up is counted
+apart: it is paid once for a search.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import statistics
 import tempfile
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
+from distributed.ranks import Ranks
 from distributed.ray.cluster import chatter_to, connected, layout
 from distributed.storage import Storage
 from methods.data import DataSpec
@@ -25,24 +29,44 @@ from search.study.ledger import Study
 from search.study.records import Plan, Task
 
 
-def study_in(folder: str, trials: int) -> Study:
-    task = Task("cost", "fsp", "quick", DataSpec("digits"), {}, Storage(folder).uri, seed=0)
+def study_in(folder: str, trials: int, workers: int) -> Study:
+    task = Task("cost", "fsp", "quick", DataSpec("digits"), {}, Storage(folder).uri, seed=0, workers=workers)
     space = ("transfer.weight", "transfer.lr")
     return Study(Storage(folder), Plan(task, "random", space, trials, seeds=0, controls=False))
 
 
-def in_a_loop(study: Study) -> list[float]:
-    """Seconds between the ends of successive trials."""
-    conductor = Conductor(study)
-    ends = []
+def shared(rank: int, size: int, folder: str, trials: int) -> None:
+    """One rank of trials that share their batches in a plain process group, as Ray Train's workers do; no Ray."""
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
+    study = study_in(folder, trials, size)
+    conductor = Conductor(study) if rank == 0 else None
+    ranks, ends = Ranks(rank, size), []
     while True:
-        try:
-            trial = conductor.ask()
-        except Finished:
-            return [later - earlier for earlier, later in pairwise(ends)]
-        assert trial is not None
-        conductor.settle(trial, perform(study.plan.task, trial.job, lambda row: None))
+        trial = None
+        if conductor:
+            with suppress(Finished):
+                trial = conductor.ask()
+        if (trial := ranks.from_first(trial)) is None:
+            break
+        outcome = perform(study.plan.task, trial.job, lambda row: None, rank=rank, world_size=size)
+        if conductor:
+            conductor.settle(trial, outcome)
         ends.append(time.monotonic())
+    if rank == 0:
+        Path(folder, "ends.json").write_text(json.dumps(ends))
+    dist.destroy_process_group()
+
+
+def in_a_loop(folder: str, trials: int, workers: int) -> list[float]:
+    """Seconds between the ends of successive trials."""
+    import torch
+
+    torch.multiprocessing.spawn(shared, args=(workers, folder, trials), nprocs=workers)
+    return [later - earlier for earlier, later in pairwise(json.loads(Path(folder, "ends.json").read_text()))]
 
 
 def on_ray(study: Study) -> tuple[list[float], float]:
@@ -55,7 +79,7 @@ def on_ray(study: Study) -> tuple[list[float], float]:
     ):
         from search.execution.tune import run_study
 
-        place = layout(resources, workers=1, concurrency=1)
+        place = layout(resources, workers=study.plan.task.workers, concurrency=1)
         study.plan = dataclasses.replace(study.plan, task=dataclasses.replace(study.plan.task, cpus=1))
         run_study(study, place, terminal)
     outcomes = [study.outcome(trial.job.number) for trial in study.trials]
@@ -66,14 +90,17 @@ def on_ray(study: Study) -> tuple[list[float], float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--workers", default="1,2", metavar="N,N", help="of a trial (1,2)")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        plain = in_a_loop(study_in(one, args.trials))
-        tuned, start = on_ray(study_in(other, args.trials))
-    a, b = statistics.median(plain), statistics.median(tuned)
-    print(f"plain loop   {a:.2f} s a trial (median of {len(plain)})")
-    print(f"Ray Tune     {b:.2f} s a trial, {b - a:+.2f} s, {b / a:.2f} times")
-    print(f"start-up     {start:.1f} s until the first trial begins")
+    for workers in map(int, args.workers.split(",")):
+        with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+            plain = in_a_loop(one, args.trials, workers)
+            tuned, start = on_ray(study_in(other, args.trials, workers))
+        a, b = statistics.median(plain), statistics.median(tuned)
+        print(f"workers of a trial: {workers}")
+        print(f"  plain loop   {a:.2f} s a trial (median of {len(plain)})")
+        print(f"  Ray          {b:.2f} s a trial, {b - a:+.2f} s, {b / a:.2f} times")
+        print(f"  start-up     {start:.1f} s until the first trial begins")
 
 
 if __name__ == "__main__":
