@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 class Stopped(Exception):
-    """A scheduler or a person asked this training to end early. Its stage has no result."""
+    """A scheduler or a person asked this training to end early. Its stage has no result, and can go on from here."""
 
 
 class Host(Protocol):
@@ -85,20 +85,19 @@ def fit(
             for earlier in course.history:
                 host.report(earlier)
         written = time.monotonic()
-        for epoch in range(len(course.history), training.epochs):
-            started = time.monotonic()
+        while not course.over(training.epochs, patience):
+            epoch, started, spent = len(course.history), time.monotonic(), time.process_time()
             means = train_epoch(host, movers, feed, epoch)
             row = {"epoch": epoch + 1, **means, **(validate() if validate else {})}
-            row["seconds"] = time.monotonic() - started
+            row |= {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - spent}
             stop = host.report(row)
             course.note(row)
-            if stop:
-                raise Stopped
-            if patience is not None and epoch - course.best_epoch >= patience:
-                break
-            if time.monotonic() - written >= host.checkpoint_seconds and epoch + 1 < training.epochs:
+            due = time.monotonic() - written >= host.checkpoint_seconds
+            if stop or (due and not course.over(training.epochs, patience)):
                 host.save_checkpoint(name, course.progress())
                 written = time.monotonic()
+            if stop:
+                raise Stopped
         course.settle()
     return course.history
 
@@ -244,6 +243,11 @@ class Course:
         if row.get("val_accuracy", -math.inf) > self.best_accuracy:
             self.best_accuracy, self.best_epoch = row["val_accuracy"], row["epoch"] - 1
             self.best_nets = self.weights() if self.keep == "best" else None
+
+    def over(self, epochs: int, patience: int | None) -> bool:
+        """Whether all epochs are done, or too many brought nothing better."""
+        done = len(self.history)
+        return done >= epochs or (patience is not None and done - 1 - self.best_epoch >= patience)
 
     def weights(self) -> list[dict[str, Tensor]]:
         """A copy of every player's weights and buffers."""

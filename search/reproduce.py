@@ -1,11 +1,14 @@
 """The papers' tables with our column beside theirs.
 
-    python -m search.reproduce fsp --data-dir DIR
+    nice -n 19 python -m search.reproduce all --scale full --data-dir DIR --processes 2 --for 2h
 
-Runs whatever is missing of every line of a method's tables, over seeds, and writes docs/results/METHOD: the page,
-the rows behind it and the figures. Neither Ray nor a cluster is needed: trainings run side by side in processes of
-this machine. What is finished is kept in the storage, so that the command goes on where it was stopped, on another
-machine too.
+Trains what is missing of every line of a method's tables, over seeds, and writes docs/results/METHOD: the page, the
+rows behind it and the figures. Neither Ray nor a cluster is needed: trainings of one thread each run side by side in
+processes of this machine.
+
+It is made over many sittings, on many machines. `--for` ends a sitting in time: trainings under way stop at an epoch's
+checkpoint, which the storage keeps, and go on in the next. A line's training whose row is published under docs/results
+is not made again, so that a new machine goes on from the repository alone.
 
 What trains here is torch, torchvision, numpy, scikit-learn, scipy and pyarrow. A machine that has no more leaves out
 what is done with more, and says so: Bayesian searches (bayesian-optimization) and figures (matplotlib). The same
@@ -15,17 +18,20 @@ command with the same storage on a machine that has them adds those.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import math
 import os
+import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from methods import METHODS
+from methods.errors import UsageError
 from search.command.shell import OK, SOME_FAILED, Parser, carry_out, positive
 from search.execution.processes import Pool
-from search.papers.missing import missing
-from search.papers.training import carry_through, left_out
+
+UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
 
 def parser() -> Parser:
@@ -33,54 +39,76 @@ def parser() -> Parser:
         prog="python -m search.reproduce", description="The papers' tables, ours beside theirs.", allow_abbrev=False
     )
     p.add_argument("method", metavar="METHOD", help=f"{', '.join(METHODS)} or all")
-    p.add_argument("--scale", default="small", help="small (minutes on two cores, default) or paper (a GPU)")
+    p.add_argument(
+        "--scale",
+        default="small",
+        help="small (the machinery in minutes, default), full (all rows, hours on two cores) or paper (a GPU)",
+    )
     p.add_argument("--data-dir", metavar="DIR", default="data", help="where the data sets lie (default data)")
     p.add_argument("--seeds", type=int, metavar="N", help="trainings of every line (default: the scale's)")
     p.add_argument("--processes", type=int, metavar="N", help="trainings side by side (default: one for each core)")
+    p.add_argument("--for", dest="time", metavar="TIME", help="end after so long, such as 2h or 90m, and go on later")
     p.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     p.add_argument("--storage", default="results", metavar="DIR", help="folder, or s3://bucket/prefix")
     p.add_argument("--out", default="docs/results", metavar="DIR", help="for tables, rows and figures")
-    p.add_argument("--dry-run", action="store_true", help="list what is missing, and run nothing")
+    p.add_argument("--dry-run", action="store_true", help="list what is missing and its CPU time, and run nothing")
+    p.add_argument(
+        "--readme", metavar="FILE", help="write the pages and this file's table from the rows in --out, and run nothing"
+    )
     return p
+
+
+def seconds(words: str) -> float:
+    """The length of a time such as 2h, 90m or 45s.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)", words.strip())
+    if not found or not float(found[1]):
+        raise UsageError(f"--for {words}: give a number and a unit, such as 2h, 90m or 45s")
+    return float(found[1]) * UNITS[found[2]]
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
+    begun = time.time()
     positive("--seeds", args.seeds, 2)
     positive("--processes", args.processes)
-    names = list(METHODS) if args.method == "all" else [args.method]
-    from search.papers.lines import Reproduction
-
-    wanted = [Reproduction.of(name, args.scale, args.seeds, args.data_dir) for name in names]
-
+    until = begun + seconds(args.time) if args.time else math.inf
+    names, out = list(METHODS) if args.method == "all" else [args.method], Path(args.out)
     from distributed.storage import Storage
+    from search.papers import publish
+    from search.papers.lines import Reproduction
+    from search.papers.missing import missing
+    from search.papers.readme import write
+    from search.papers.training import Sitting
+
+    if args.readme:
+        write(out, Path(args.readme))
+        return OK
+
+    def wanted() -> list[Reproduction]:
+        kept = {name: publish.published(out, name) for name in names}
+        return [Reproduction.of(name, args.scale, args.seeds, args.data_dir, kept[name]) for name in names]
 
     storage, processes = Storage(args.storage), args.processes or len(os.sched_getaffinity(0))
     if args.dry_run:
-        for one in wanted:
-            print("\n".join(missing(one, storage, args.precision, processes)))
+        for one in wanted():
+            print("\n".join(missing(one, storage, args.precision, priced=True)))
         return OK
     storage.check_writable()
-    from search.papers.page import publish
-
-    some_failed = False
-    pool = Pool(processes)
+    sitting = Sitting(wanted(), Pool(processes), until)
     try:
-        for one in wanted:
-            for study in one.studies(storage, args.precision):
-                if reason := left_out(study):
-                    print(reason, file=sys.stderr)
-                    continue
-                carry_through(one, study, pool)
-                some_failed |= any(trial.status == "failed" for trial in study.trials)
-            print(publish(one, storage, Path(args.out)))
-    except BaseException:
-        for process in multiprocessing.active_children():
-            process.terminate()  # what they train can go on from its checkpoint
-        raise
+        sitting.run(storage, args.precision)
     finally:
-        pool.executor.shutdown(cancel_futures=True)
-    return SOME_FAILED if some_failed else OK
+        sitting.pool.close()
+    for one in sitting.wanted:
+        print(publish.publish(one, storage, out))
+    if until < math.inf:
+        for one in wanted():
+            print("\n".join(missing(one, storage, args.precision, priced=False)))
+    return SOME_FAILED if sitting.failed else OK
 
 
 def main(argv: Sequence[str] | None = None) -> int:

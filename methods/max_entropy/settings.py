@@ -41,6 +41,7 @@ class Augment(Training):
     lr: float = real(1e-3, 1e-5, 1e-1, log=True, search=True, help="of the augmenter")
     weight_decay: float = real(0.0, 0.0, 0.1)
     schedule: str = choice("constant", SCHEDULES)
+    smoothing: float = real(0.0, 0.0, 0.0, help="the augmenter is given no labels")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from methods.training import OPTIMIZERS, Training
 @dataclass(frozen=True)
 class Backbone(Training):
     optimizer: str = choice("adamw", OPTIMIZERS)
+    smoothing: float = real(0.0, 0.0, 0.0, help="eq. (1) has plain cross-entropies")
     lr: float = real(1e-3, 1e-4, 1e-1, log=True, search=True, help="first learning rate")
     weight_decay: float = real(1e-2, 0.0, 0.1)
     warmup: float = real(0.5, 0.0, 100.0, help="epochs of linear warm-up")

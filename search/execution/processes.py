@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -14,11 +16,11 @@ if TYPE_CHECKING:
     from search.study.records import Job, Outcome, Task
 
 
-def quiet_trial(task: Task, job: Job) -> Outcome:
+def quiet_trial(task: Task, job: Job, until: float | None) -> Outcome:
     """What a process of the pool does; its epochs are in the outcome."""
     from search.execution.trial import attempt
 
-    return attempt(task, job, lambda row: None)
+    return attempt(task, job, lambda row: None, until)
 
 
 def end_with_parent() -> None:
@@ -43,14 +45,25 @@ class Pool:
     def start(self) -> None:
         self.executor = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"), end_with_parent)
 
-    def submit(self, task: Task, job: Job) -> Future[Outcome]:
-        return self.executor.submit(quiet_trial, task, job)
+    def submit(self, task: Task, job: Job, until: float | None = None) -> Future[Outcome]:
+        """Run a trial; one that the time `until` cuts short ends as interrupted, and can go on."""
+        return self.executor.submit(quiet_trial, task, job, until)
 
-    def ended(self, running: Iterable[Future[Outcome]]) -> set[Future[Outcome]]:
-        """Those that have ended, once one has. Where a process was killed the executor breaks, and all are lost."""
-        ended = wait(running, return_when=FIRST_COMPLETED).done
+    def ended(self, running: Iterable[Future[Outcome]], until: float = math.inf) -> set[Future[Outcome]]:
+        """Those that have ended, once one has; none where the time `until` comes first.
+
+        Where a process was killed the executor breaks, and all are lost.
+        """
+        timeout = None if until == math.inf else max(0.0, until - time.time())
+        ended = wait(running, timeout, return_when=FIRST_COMPLETED).done
         if any(isinstance(future.exception(), BrokenProcessPool) for future in ended):
             ended = wait(running).done
             self.executor.shutdown()
             self.start()
         return ended
+
+    def close(self) -> None:
+        """End all processes now. What they train can go on from its last checkpoint."""
+        for process in multiprocessing.active_children():
+            process.terminate()
+        self.executor.shutdown(cancel_futures=True)

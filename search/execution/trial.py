@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import platform
 import resource
 import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from methods.errors import UsageError
@@ -21,11 +23,22 @@ def stop_sign(task: Task, number: int) -> str:
 
 
 def perform(
-    task: Task, job: Job, report: Callable[[Mapping[str, Any]], None], *, rank: int = 0, world_size: int = 1
+    task: Task,
+    job: Job,
+    report: Callable[[Mapping[str, Any]], None],
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    until: float | None = None,
 ) -> Outcome:
-    """Run a trial on this rank. `report` is called with each epoch's row.
+    """Run a trial on this rank.
 
-    A pruned or diverged trial is an outcome; other errors are raised.
+    A pruned, interrupted or diverged trial is an outcome; other errors are raised.
+
+    Args:
+        report: called with each epoch's row.
+        until: time at which the trial is to have ended, finished or not: it stops at the checkpoint of the last epoch
+            that ends before.
     """
     import torch
 
@@ -46,33 +59,51 @@ def perform(
     configs = method.configure(task.recipe, {**task.settings, **job.settings})
     runtime = best_runtime(task.precision)
     outcome.device = torch.cuda.get_device_name() if runtime.device == "cuda" else "cpu"
-    outcome.precision = runtime.precision
+    outcome.precision, outcome.processor = runtime.precision, processor()
     worker = LocalWorker(load(task.data), seed=job.seed, runtime=runtime, rank=rank, world_size=world_size)
 
     def on_epoch(row: Mapping[str, Any]) -> bool:
         outcome.history.append(dict(row))
         report(row)
+        if until is not None and time.time() + row["seconds"] > until:
+            outcome.status, outcome.reason = "interrupted", "its time was up"
+            return True
         return task.stoppable and rank == 0 and storage.exists(stop_sign(task, job.number))
 
     try:
         run = run_stages(worker, method, configs, StageCache(storage), shared_seed=task.seed, on_epoch=on_epoch)
     except Stopped:
-        outcome.status, outcome.reason = "pruned", "stopped by the scheduler"
+        if outcome.status != "interrupted":
+            outcome.status, outcome.reason = "pruned", "stopped by the scheduler"
         seen = [row for row in outcome.history if "val_accuracy" in row]
         if seen:
             outcome.val = on_validation({n: value for n, value in seen[-1].items() if n.startswith("val_")})
     except FloatingPointError as error:
         outcome.status, outcome.reason = "failed", f"diverged: {error}"
     else:
+        outcome.status, outcome.reason = "done", None
         outcome.val = on_validation(run.states[method.stages[-1].name].metrics)
         outcome.stage_seconds, outcome.stage_keys, outcome.cached = run.seconds, run.keys, run.cached
         outcome.epochs = run.epochs
         outcome.history = [{"stage": name, **row} for name, state in run.states.items() for row in state.history]
+        own = [row for row in outcome.history if row["stage"] not in run.cached]
+        outcome.cpu_seconds = sum(row.get("cpu_seconds", 0.0) for row in own)
         if job.phase in ("final", "control"):
             score(outcome, task, job, worker, method, configs, run.states)
     outcome.seconds = time.monotonic() - started
     outcome.memory = peak_memory()
     return outcome
+
+
+@cache
+def processor() -> str:
+    """Name of this machine's processor, as its system says it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:  # not Linux
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def peak_memory() -> int:
@@ -97,7 +128,7 @@ def score(outcome: Outcome, task: Task, job: Job, worker: Any, method: Any, conf
         outcome.tables = {name: dataclasses.asdict(table) for name, table in evidence.tables(trained).items()}
 
 
-def attempt(task: Task, job: Job, report: Callable[[Mapping[str, Any]], None]) -> Outcome:
+def attempt(task: Task, job: Job, report: Callable[[Mapping[str, Any]], None], until: float | None = None) -> Outcome:
     """A trial in this process. One that fails is a result; only the death of a process is not.
 
     Raises:
@@ -105,7 +136,7 @@ def attempt(task: Task, job: Job, report: Callable[[Mapping[str, Any]], None]) -
     """
     started = time.time()
     try:
-        return perform(task, job, report)
+        return perform(task, job, report, until=until)
     except UsageError:
         raise
     except Exception as error:

@@ -5,57 +5,84 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from distributed.cache import StageCache
+from distributed.pipeline import stage_keys, unmade
+from distributed.worker import best_runtime
+from methods.cost import count
+from search.evidence.words import duration
+from search.execution.forecast import probe
+from search.papers.lines import text
+from search.papers.training import left_out
+from search.searchers.random import random_point
+from search.searchers.registry import NONE, foreseen
+from search.study.records import Job
+
 if TYPE_CHECKING:
     from distributed.storage import Storage
     from search.papers.lines import Reproduction
-from search.papers.training import left_out
+    from search.study.ledger import Study
 
 
-def missing(one: Reproduction, storage: Storage, precision: str, processes: int) -> Iterator[str]:
-    """What is left to be trained, line by line, with its multiply-adds and the time that they take here.
+def missing(one: Reproduction, storage: Storage, precision: str, priced: bool) -> Iterator[str]:
+    """What is left to be trained, line by line.
 
-    A stage that several trainings share, or that the storage holds, is not counted again. A Bayesian search counts as
-    if it went on to its last trial.
+    A stage that several trainings share, or that the storage holds, is not counted again; epochs in a checkpoint are. A
+    Bayesian search counts as if it went on to its last trial.
+
+    Args:
+        priced: with multiply-adds, and the CPU time that they take on one thread here, as a few steps of each deployed
+            network tell.
     """
-    from distributed.cache import StageCache
-    from distributed.pipeline import stage_keys, unmade
-    from distributed.worker import best_runtime
-    from search.evidence.words import duration
-    from search.execution.forecast import probe
-    from search.searchers.random import random_point
-    from search.searchers.registry import NONE, foreseen
-    from search.study.records import Job
-
     cache, runtime = StageCache(storage), best_runtime(precision)
     counted: set[str] = set()
-    total, speed = 0, 0.0
+    speeds: dict[int, float] = {}
+    total, time, trainings = 0, 0.0, 0
     for study in one.studies(storage, precision):
-        plan, task, info = study.plan, study.plan.task, study.info
         if reason := left_out(study):
             yield reason
             continue
-        trials = [trial.job for trial in study.trials if not trial.finished]
-        if plan.searcher != NONE and not study.complete:
-            # Which points they will be is not known; new points they are, and cost what any others do.
-            number = len(foreseen(plan.searcher, study.space, 0, plan.trials))
-            point = [random_point(study.space, len(counted), n) for n in range(number + 1)]
-            trials += [Job(n, "search", point[n], task.seed) for n in range(len(study.of_phase("search")), number)]
-            if not study.of_phase("final"):
-                trials += [Job(number + n, "final", point[number], seed) for n, seed in enumerate(plan.final_seeds)]
-        macs: dict[str, int] = {}
-        for job in trials:
-            configs = one.method.configure(task.recipe, {**task.settings, **job.settings})
-            keys = stage_keys(one.method, configs, info.fingerprint, job.seed, task.seed, runtime)
-            speed = speed or probe(one.method, configs, info, runtime, task.cpus)
-            name = job.control or job.phase
-            macs.setdefault(name, 0)
-            macs[name] += sum(stage.macs(configs, info) for stage in unmade(one.method, keys, cache, counted))
-        for name, cost in macs.items():
-            number = sum((job.control or job.phase) == name for job in trials)
-            spent = duration(cost / speed / processes)
-            yield f"{task.study} {name}: {number} trainings, {cost:.3g} MACs, about {spent}"
-        total += sum(macs.values())
-    seconds = (
-        f", {total:.3g} MACs, about {duration(total / speed / processes)} on {processes} processes" if speed else ""
-    )
-    yield f"{one.method.name}, scale {one.word}: " + (f"in all{seconds}" if total else "nothing is missing")
+        task, info = study.plan.task, study.info
+        jobs: dict[str, list[Job]] = {}
+        for job in left(one, study):
+            jobs.setdefault(job.control or job.phase, []).append(job)
+        for name, own in jobs.items():
+            trainings += len(own)
+            words = f"{task.study} {name}: {len(own)} training{'s' * (len(own) > 1)}"
+            if not priced:
+                yield words
+                continue
+            macs = seconds = 0.0
+            for job in own:
+                configs = one.method.configure(task.recipe, {**task.settings, **job.settings})
+                keys = stage_keys(one.method, configs, info.fingerprint, job.seed, task.seed, runtime)
+                work = sum(stage.macs(configs, info) for stage in unmade(one.method, keys, cache, counted))
+                kind = count(one.method.costs(configs, info)["model"], info).macs
+                if kind not in speeds:
+                    speeds[kind] = probe(one.method, configs, info, runtime, threads=1)
+                macs, seconds = macs + work, seconds + work / speeds[kind]
+            total, time = total + int(macs), time + seconds
+            yield f"{words}, {macs:.3g} MACs, about {duration(seconds)} of CPU"
+    what = "nothing is" if not trainings else "1 training is" if trainings == 1 else f"{trainings} trainings are"
+    price = f", {total:.3g} MACs, about {time / 3600:.1f} CPU hours" if total else ""
+    yield f"{one.method.name}, scale {one.word}: {what} missing{price}"
+
+
+def left(one: Reproduction, study: Study) -> list[Job]:
+    """The jobs that a study has to run still."""
+    plan, task = study.plan, study.plan.task
+    if plan.searcher == NONE:
+        keys = {needed.key for needed in one.needed()}
+        return [
+            trial.job
+            for trial in study.trials
+            if not trial.finished and (task.study, text(trial.job.settings), trial.job.seed) in keys
+        ]
+    jobs = [trial.job for trial in study.trials if not trial.finished]
+    if not study.complete and not study.of_phase("final"):
+        number = len(foreseen(plan.searcher, study.space, 0, plan.trials))
+        # Which points they will be is not known; new points they are, and cost what any others do.
+        points = [random_point(study.space, task.seed, n) for n in range(number + 1)]
+        jobs += [Job(n, "search", points[n], task.seed) for n in range(len(study.of_phase("search")), number)]
+        winner = {**points[number], **plan.retrained}
+        jobs += [Job(number + n, "final", winner, seed) for n, seed in enumerate(plan.final_seeds)]
+    return jobs

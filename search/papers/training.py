@@ -1,50 +1,131 @@
-"""Carries a paper's studies through, side by side."""
+"""Carries the papers' studies through, side by side: of all that they lack, always the training that counts most."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING
 
+from distributed.cache import StageCache
+from distributed.pipeline import stage_keys, unmade
+from distributed.worker import best_runtime
+from search.execution.processes import Pool
+from search.searchers.registry import NONE, entry_of
+from search.study.conductor import Conductor, Finished
+from search.study.records import Job
+
 if TYPE_CHECKING:
+    from distributed.storage import Storage
     from search.papers.lines import Reproduction
     from search.study.ledger import Study
     from search.study.records import Outcome, Trial
-from search.execution.processes import Pool
-from search.searchers.registry import NONE, entry_of
+
+Order = Mapping[tuple[str, str, int], tuple[int, int, int]]
 
 
-def carry_through(one: Reproduction, study: Study, pool: Pool) -> None:
-    """Run what is missing of a study, side by side, one thread each. Finished trials are kept whatever happens then."""
-    from search.study.conductor import Conductor, Finished
+class Sitting:
+    """Everything that several reproductions lack, trained on one pool until it is done or the time is up.
 
-    with study.locked():
-        one.fill(study)  # again: taking the lock may have read what another process added
-        study.save_plan()
-        conductor = Conductor(study)
-        running: dict[Future[Outcome], Trial] = {}
-        done = False
-        while running or not done:
-            trial = None
-            # When a process is killed, all that ran beside it are lost with it. Which one was it? One by one will tell.
-            suspected = any(trial.deaths and not trial.finished for trial in study.trials)
-            while not done and len(running) < (1 if suspected else pool.processes):
-                try:
-                    trial = conductor.ask()
-                except Finished:
-                    done = True
-                if done or trial is None:
-                    break
-                running[pool.submit(study.plan.task, trial.job)] = trial
-            for future in pool.ended(running):
-                trial = running.pop(future)
-                if isinstance(error := future.exception(), BrokenProcessPool):
-                    conductor.lost(trial, error)
-                else:
-                    conductor.settle(trial, future.result())
-                if trial.finished:
-                    print(_line(study, trial), file=sys.stderr, flush=True)
+    A training that would wait for a stage which another one is making is passed over for as long.
+    """
+
+    def __init__(self, wanted: Sequence[Reproduction], pool: Pool, until: float) -> None:
+        self.wanted, self.pool, self.until = wanted, pool, until
+        self.failed = False
+        self.running: dict[Future[Outcome], tuple[Conductor, Trial, set[str]]] = {}
+
+    def run(self, storage: Storage, precision: str) -> None:
+        """Train. Finished trials are kept whatever happens then; those cut short go on from their checkpoints."""
+        with contextlib.ExitStack() as held:
+            self.conductors = []
+            for one in self.wanted:
+                for study in one.studies(storage, precision):
+                    if reason := left_out(study):
+                        print(reason, file=sys.stderr)
+                        continue
+                    held.enter_context(study.locked())
+                    one.fill(study)  # again: taking the lock may have read what another process added
+                    study.save_plan()
+                    self.conductors.append(Conductor(study))
+            ranks = {
+                needed.key: (needed.round, needed.seed, number)
+                for number, needed in enumerate(needed for one in self.wanted for needed in one.needed())
+            }
+            while self._start(ranks):
+                self._settle()
+
+    def _start(self, ranks: Order) -> bool:
+        """Fill the pool; false when nothing runs and nothing is left to."""
+        trials = [trial for conductor in self.conductors for trial in conductor.study.trials]
+        # When a process is killed, all that ran beside it are lost with it. Which one was it? One by one will tell.
+        suspected = any(trial.deaths and not trial.finished for trial in trials)
+        while len(self.running) < (1 if suspected else self.pool.processes) and time.time() < self.until:
+            if not (found := self._line(ranks) or self._search()):
+                break
+            conductor, trial = found
+            future = self.pool.submit(conductor.study.plan.task, trial.job, self.until)
+            self.running[future] = conductor, trial, lacking(conductor.study, trial.job)
+        return bool(self.running)
+
+    def _line(self, ranks: Order) -> tuple[Conductor, Trial] | None:
+        """The training of a line that counts most, of those that need wait for no other."""
+        from search.papers.lines import text
+
+        waiting = []
+        for conductor in self.conductors:
+            study = conductor.study
+            if study.plan.searcher == NONE:
+                for trial in conductor.waiting:
+                    key = study.plan.task.study, text(trial.job.settings), trial.job.seed
+                    if key in ranks:
+                        waiting.append((ranks[key], conductor, trial))
+        for _, conductor, trial in sorted(waiting, key=lambda entry: entry[0]):
+            if not self._making() & lacking(conductor.study, trial.job):
+                return conductor, conductor.take(trial)
+        return None
+
+    def _making(self) -> set[str]:
+        """Keys of the stages that are being made."""
+        return {key for *_, keys in self.running.values() for key in keys}
+
+    def _search(self) -> tuple[Conductor, Trial] | None:
+        """A trial of the first search that has one, and whose shared stages nobody is making."""
+        for conductor in self.conductors:
+            study = conductor.study
+            any_trial = Job(0, "search", {}, study.plan.task.seed)
+            if study.plan.searcher != NONE and not self._making() & lacking(study, any_trial, shared=True):
+                with contextlib.suppress(Finished):
+                    if trial := conductor.ask():
+                        return conductor, trial
+        return None
+
+    def _settle(self) -> None:
+        """Wait until a training ends, or the time is up: then forget what still runs, which can go on another time."""
+        ended = self.pool.ended(self.running, self.until)
+        if not ended:
+            self.running.clear()
+        for future in ended:
+            conductor, trial, _ = self.running.pop(future)
+            if isinstance(error := future.exception(), BrokenProcessPool):
+                conductor.lost(trial, error)
+            elif (outcome := future.result()).status != "interrupted":
+                conductor.settle(trial, outcome)
+            if trial.finished:
+                self.failed |= trial.status == "failed"
+                print(_line(conductor.study, trial), file=sys.stderr, flush=True)
+
+
+def lacking(study: Study, job: Job, shared: bool = False) -> set[str]:
+    """The keys of the stages that a trial will have to make; `shared`: of those alone that all trials share."""
+    task, method = study.plan.task, study.method
+    configs = method.configure(task.recipe, {**task.settings, **job.settings})
+    keys = stage_keys(method, configs, study.info.fingerprint, job.seed, task.seed, best_runtime(task.precision))
+    missing = unmade(method, keys, StageCache(study.storage), set())
+    return {keys[stage.name] for stage in missing if stage.shared or not shared}
 
 
 def _line(study: Study, trial: Trial) -> str:

@@ -19,7 +19,7 @@ from methods.errors import UsageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LEADERBOARD, ROWS, COMPACTED, QUARANTINE = (
     "leaderboard",
     "leaderboard/rows",
@@ -82,7 +82,11 @@ class Row:
     workers: int = _column("data-parallel workers", default=1)
     threads: int | None = _column("CPU threads of each worker", default=None)
     memory: int | None = _column("bytes that the trial's process had held at most when it ended", default=None)
+    cpu_seconds: float | None = _column(
+        "processor time of all threads in the epochs of its stages, those of cached stages left out", default=None
+    )
     device: str = _column("cpu, or the name of the GPU")
+    processor: str | None = _column("name of the processor", default=None)
     precision: str = _column("float32 or bf16")
     nodes: tuple[str, ...] = _column(
         "Ray's ids of the nodes that the workers ran on, by rank; the host's name without Ray", default=()
@@ -216,5 +220,6 @@ def encoded(table: pa.Table) -> bytes:
 
 
 def record_of(row: Row) -> dict[str, Any]:
+    """A row as a table holds it: mappings as JSON text."""
     values = dataclasses.asdict(row)
     return values | {name: _json(values[name]) for name, kind in column_kinds().items() if kind is Mapping}

@@ -92,7 +92,11 @@ class Conductor:
             confirming = not self.study.of_phase("confirm") and self._plan_confirm()
             if not confirming and (self.study.of_phase("final") or not self._plan_final()):
                 raise Finished
-        trial = self.waiting.pop(0)
+        return self.take(self.waiting[0])
+
+    def take(self, trial: Trial) -> Trial:
+        """Hand out this one of the trials that wait."""
+        self.waiting.remove(trial)
         self._save()
         return trial
 
@@ -125,7 +129,7 @@ class Conductor:
         plan, method, best = self.study.plan, self.study.method, self.study.best()
         if best is None or not plan.seeds:
             return False
-        winner, seeds = dict(best.job.settings), plan.final_seeds
+        winner, seeds = {**best.job.settings, **plan.retrained}, plan.final_seeds
         complete = flatten(method.configure(plan.task.recipe, winner))
         controls = method.controls if plan.controls else {}
         what = [f"trial {best.job.number}", *(name.replace("_", " ") for name in controls)]
@@ -217,7 +221,9 @@ class Conductor:
             workers=plan.task.workers,
             threads=plan.task.cpus,
             memory=outcome.memory,
+            cpu_seconds=outcome.cpu_seconds,
             device=outcome.device,
+            processor=outcome.processor,
             precision=outcome.precision,
             nodes=tuple(outcome.nodes),
             started=started,

@@ -104,6 +104,8 @@ class Outcome:
     precision: str = "float32"
     nodes: list[str] = field(default_factory=list)
     memory: int | None = None
+    processor: str | None = None
+    cpu_seconds: float | None = None
 
 
 def on_validation(scalars: Mapping[str, Any]) -> dict[str, float]:
@@ -146,6 +148,7 @@ class Plan:
         asha: let a scheduler stop trials that fall behind.
         confirm: so many of the best are run again over `CONFIRM_SEEDS` fresh seeds, within the budget, and the one with
             the highest mean over those wins (the highest of many noisy values is too high: the winner's curse).
+        retrained: laid over the winner's settings for its final runs, such as the epochs that a search could not spend.
     """
 
     task: Task
@@ -157,6 +160,7 @@ class Plan:
     controls: bool = True
     asha: bool = False
     confirm: int = 0
+    retrained: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def searched(self) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from methods import METHODS, get
+from methods.data import DataSpec, load
 from methods.method import flatten
 
 
@@ -14,3 +15,8 @@ def test_what_a_recipe_holds_can_be_set_also_where_it_cannot_be_searched(name: s
     for recipe in method.recipes:
         configs = method.configure(recipe)
         assert method.configure(recipe, flatten(configs)) == configs
+
+
+def test_what_is_counted_for_some_data_is_found_again() -> None:
+    info = load(DataSpec("digits", train_size=60)).info
+    assert info.account.rows and hash(info) == hash(load(DataSpec("digits", train_size=60)).info)

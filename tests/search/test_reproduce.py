@@ -8,6 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,12 +21,15 @@ from helpers.made_up import row as make
 from methods import METHODS, get
 from methods.data.dataset import DataSpec
 from methods.fsp import published
-from methods.published import Cell, PaperTable, Scale
+from methods.published import Cell, Claim, PaperTable, Scale
 from search import reproduce
 from search.command.shell import SOME_FAILED
+from search.execution.processes import Pool
 from search.execution.trial import attempt
-from search.papers import page as results
+from search.papers import publish as results
 from search.papers.lines import Reproduction
+from search.papers.scores import Line, judged
+from search.papers.training import lacking
 from search.rows.files import write_row
 from search.rows.row import from_table
 from search.rows.sql import read
@@ -55,8 +61,9 @@ SCALE = Scale(
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published, "SCALES", {"small": SCALE, "paper": SCALE})
+    monkeypatch.setattr(published, "SCALES", {"small": SCALE, "full": SCALE, "paper": SCALE})
     monkeypatch.setattr(published, "tables", lambda scale: TABLES)
+    monkeypatch.setattr(published, "CLAIMS", (Claim("It helps.", "Table 1", "taught", "alone"),))
 
 
 def command(folder: Path, *more: str) -> int:
@@ -104,10 +111,11 @@ def test_a_table_is_made_and_goes_on_where_it_was_stopped(
 
     kept = parquet.read_table(other / "out" / "fsp" / "rows.parquet")
     assert len(kept) == len(rows) and str(tmp_path) not in str(kept.to_pylist())
-    page = (other / "out" / "fsp" / "README.md").read_text()
+    page = (other / "out" / "fsp" / "small.md").read_text()
     taught = [100 * row.test_accuracy for row in rows if row.control == "taught" and row.test_accuracy is not None]
     assert f"| taught | 91.00 | {sum(taught) / 2:.2f} |" in page
-    assert ("over alone" in page and "| searched | 2 |" in page and "teacher.epochs 1 (182)" in page) or "(1)" in page
+    assert "over alone" in page and "| searched | 2 |" in page and "`teacher`: epochs 1 (182)" in page
+    assert "**It helps.**" in page and all(row.processor and row.cpu_seconds is not None for row in rows)
     assert (other / "out" / "fsp" / "small_training.png").stat().st_size > 1000
 
     assert command(tmp_path / "at once") == 0
@@ -119,14 +127,130 @@ def test_a_table_is_made_and_goes_on_where_it_was_stopped(
     assert command(other, "--dry-run") == 0
     assert "nothing is missing" in capsys.readouterr().out
     assert command(other) == 0
-    assert (other / "out" / "fsp" / "README.md").read_text() == page
-
-    table = results.summary(other / "out")
-    readme = f"before\n{results.MARKS[0]}\nold\n{results.MARKS[1]}\nafter\n"
-    assert results.inserted(readme, table) == readme.replace("old\n", table)
+    assert (other / "out" / "fsp" / "small.md").read_text() == page
 
 
-def deadly(task: Task, job: Job) -> Outcome:
+LINES = (PaperTable("Table 1", (replace(TABLES[0].cells[0], headline=True), TABLES[0].cells[1])),)
+
+
+def test_a_sitting_ends_in_time_and_an_empty_storage_goes_on_from_what_is_published(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(published, "tables", lambda scale: LINES)
+    longer = replace(SCALE, settings={**SCALE.settings, "finetune.epochs": 3})
+    monkeypatch.setattr(published, "SCALES", {"small": longer, "full": longer, "paper": longer})
+    asked: list[Job] = []
+    submit = Pool.submit
+
+    def late(pool: Pool, task: Task, job: Job, until: float | None = None) -> Future[Outcome]:
+        asked.append(job)
+        return submit(pool, task, job, None if len(asked) == 1 else 0.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pool, "submit", late)
+        assert command(tmp_path, "--processes", "1", "--for", "1h") == 0
+    assert [(job.control, job.seed) for job in asked][:2] == [("alone", 1), ("alone", 2)]  # a headline first
+    said = capsys.readouterr().out
+    assert "alone: 1 training\n" in said and "taught: 2 trainings\n" in said and "3 trainings are missing" in said
+    assert [(row.control, row.seed) for row in results.published(tmp_path / "out", "fsp")] == [("alone", 1)]
+    assert any(".progress/" in name for name in Storage(str(tmp_path / "storage")).list("stages"))
+
+    kept, moved = tmp_path / "kept", tmp_path / "moved"
+    kept.mkdir()
+    shutil.copytree(tmp_path / "out", kept / "out")
+    shutil.move(tmp_path / "storage", kept / "storage")  # the next sitting of the same machine
+    moved.mkdir()
+    shutil.copytree(tmp_path / "out", moved / "out")  # another machine, with the repository alone
+    scores = []
+    for folder in (kept, moved):
+        assert command(folder, "--dry-run") == 0
+        said = capsys.readouterr().out
+        assert "CPU hours" in said and "alone: 1 training," in said
+        assert command(folder) == 0
+        rows = results.published(folder / "out", "fsp")
+        assert len(rows) == 4 and {row.epochs for row in rows} == {1 + 3, 1 + 1 + 3}
+        scores.append({(row.control, row.seed): row.test_accuracy for row in rows})
+    assert scores[0] == scores[1]  # what went on from a checkpoint is what was trained at once
+    assert len(read(Storage(str(moved / "storage")))) == 3
+
+
+def test_the_first_training_of_a_seed_counts_and_another_machines_stays_beside_it(tiny: None, tmp_path: Path) -> None:
+    one = Reproduction.of("fsp", "small", None, "")
+    table = one.tables[0]
+    run, cell = one.run_of(table, table.cells[1]), table.cells[1]
+    rows = [
+        make(
+            study=run.study,
+            phase="control",
+            control="taught",
+            seed=1,
+            config=run.settings,
+            test_accuracy=0.1 * day,
+            started=datetime(2026, 1, day, tzinfo=UTC),
+            finished=datetime(2026, 1, day, 1, tzinfo=UTC),
+            processor=f"processor {day}",
+        )
+        for day in (2, 1)
+    ]
+    for row in rows:
+        write_row(Storage(tmp_path / str(row.started.day)), row)
+        results.publish(one, Storage(tmp_path / str(row.started.day)), tmp_path / "out")
+    kept = results.published(tmp_path / "out", "fsp")
+    assert [row.processor for row in kept] == ["processor 1", "processor 2"]
+    assert [row.test_accuracy for row in one.rows_of(table, cell, kept)] == [0.1]
+    page = (tmp_path / "out" / "fsp" / "small.md").read_text()
+    assert "| processor 1 |" in page and "| processor 2 |" in page
+
+
+def test_a_search_trains_in_short_and_its_winner_in_full(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scale = replace(SCALE, settings={**SCALE.settings, "finetune.epochs": 2}, searching={"finetune.epochs": 1})
+    monkeypatch.setattr(published, "SCALES", {"small": scale, "full": scale, "paper": scale})
+    monkeypatch.setattr(published, "tables", lambda scale: (PaperTable("Table 2", (Cell("bo", searcher="bo"),)),))
+    monkeypatch.setattr(published, "CLAIMS", ())
+    assert command(tmp_path) == 0
+    rows = results.published(tmp_path / "out", "fsp")
+    assert [(row.phase, row.config["finetune.epochs"]) for row in rows] == [("final", 2)] * 2 + [("search", 1)] * 2
+    # Elsewhere a third seed of the winner needs no search.
+    shutil.rmtree(tmp_path / "storage")
+    assert command(tmp_path, "--seeds", "3") == 0
+    more = results.published(tmp_path / "out", "fsp")
+    assert [(row.phase, row.seed) for row in more if row.phase == "final"] == [("final", 1), ("final", 2), ("final", 3)]
+    assert len({row.config_hash for row in more if row.phase == "final"}) == 1
+
+
+def test_what_waits_for_a_stage_under_way_is_passed_over(tiny: None, tmp_path: Path) -> None:
+    one = Reproduction.of("fsp", "small", None, "")
+    study = next(iter(one.studies(Storage(tmp_path), "float32")))
+    alone, taught = (next(t for t in study.trials if t.job.control == name).job for name in ("alone", "taught"))
+    assert len(lacking(study, alone)) == 3
+    assert lacking(study, alone) & lacking(study, taught) == lacking(study, taught, shared=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "control", "verdict"),
+    [
+        ({}, {1: 80.0}, "not trained yet"),
+        ({1: 81.0}, {1: 80.0}, "one seed"),
+        ({1: 81.0, 2: 81.1, 3: 81.2}, {1: 80.0, 2: 80.0, 3: 80.1}, "holds"),
+        ({1: 79.0, 2: 79.1, 3: 79.2}, {1: 80.0, 2: 80.0, 3: 80.1}, "does not hold"),
+        ({1: 81.0, 2: 79.0, 3: 80.5}, {1: 80.0, 2: 80.0, 3: 80.0}, "not shown"),
+    ],
+)
+def test_a_claim_is_judged_by_the_paired_interval(
+    line: dict[int, float], control: dict[int, float], verdict: str
+) -> None:
+    found, sentence = judged(Line(Cell("a"), line), Line(Cell("b"), control))
+    assert found == verdict and sentence.endswith(".")
+
+
+@pytest.mark.parametrize(("words", "seconds"), [("2h", 7200.0), ("90m", 5400.0), ("1.5 min", 90.0), ("45s", 45.0)])
+def test_times_are_read(words: str, seconds: float) -> None:
+    assert reproduce.seconds(words) == seconds
+
+
+def deadly(task: Task, job: Job, until: float | None) -> Outcome:
     """As a process of the pool trains, but one training takes its process with it."""
     if (job.control, job.seed) == ("taught", 2):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -216,7 +340,9 @@ def test_a_study_of_other_settings_is_not_continued(
     assert "with other settings" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["nothing"], ["fsp", "--scale", "huge"], ["fsp", "--seeds", "1"]])
+@pytest.mark.parametrize(
+    "words", [["nothing"], ["fsp", "--scale", "huge"], ["fsp", "--seeds", "1"], ["fsp", "--for", "soon"]]
+)
 def test_bad_words_are_refused(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce.main([*words, "--storage", str(tmp_path / "s")]) == 2
     message = capsys.readouterr().err
@@ -224,7 +350,7 @@ def test_bad_words_are_refused(words: list[str], tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("word", ["small", "paper"])
+@pytest.mark.parametrize("word", ["small", "full", "paper"])
 def test_every_line_can_be_configured(name: str, word: str) -> None:
     one = Reproduction.of(name, word, None, "data")
     method = get(name)
@@ -238,6 +364,16 @@ def test_every_line_can_be_configured(name: str, word: str) -> None:
     assert one.scale.shown and every >= {*one.scale.shown, *one.scale.compared}
 
 
-def test_readme_agrees_with_the_rows() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert results.inserted(readme, results.summary(ROOT / "docs" / "results")) == readme
+def test_readme_and_pages_agree_with_the_rows(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs" / "results", tmp_path / "results")
+    shutil.copy(ROOT / "README.md", tmp_path / "README.md")
+    assert reproduce.main(["all", "--out", str(tmp_path / "results"), "--readme", str(tmp_path / "README.md")]) == 0
+    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
+    for page in (tmp_path / "results").rglob("*.md"):
+        assert page.read_text() == (ROOT / "docs" / "results" / page.relative_to(tmp_path / "results")).read_text()
+
+
+def test_a_file_without_marks_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.md").write_text("nothing\n")
+    assert reproduce.main(["all", "--out", str(tmp_path / "out"), "--readme", str(tmp_path / "notes.md")]) == 2
+    assert "no place for the table" in capsys.readouterr().err and not (tmp_path / "out").exists()

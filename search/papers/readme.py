@@ -1,0 +1,64 @@
+"""README's short table of results, from the rows under docs/results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from methods import METHODS
+from methods.errors import UsageError
+from search.evidence.words import NONE, markdown
+from search.papers.lines import Reproduction
+from search.papers.page import number
+from search.papers.publish import claims_of, published, write_pages
+from search.papers.scores import findings
+
+MARKS = ("<!-- results: python -m search.reproduce all --readme README.md -->", "<!-- end of results -->")
+NOTHING = "No line has been trained at full size yet; [docs/results](docs/results/README.md) says how to go on.\n"
+
+
+def summary(out: Path) -> str:
+    """The claims whose line or control has been trained at full size: the paper's figure, ours, the verdict."""
+    body = []
+    for name in METHODS:
+        one = Reproduction.of(name, "full", None, "")
+        for finding in findings(one, claims_of(one), published(out, name)):
+            line, control = finding.line, finding.control
+            if not line.scores and not control.scores:
+                continue
+            body.append(
+                (
+                    f"[`{name}`](docs/results/{name}/README.md)",
+                    line.cell.name,
+                    number(line.cell.printed),
+                    *(f"{number(own.mean)} ({len(own.scores)})" if own.scores else NONE for own in (line, control)),
+                    line.over(control),
+                    finding.verdict,
+                )
+            )
+    columns = ("method", "the paper's line", "paper %", "here % (n)", "control % (n)", "difference, 95%", "its claim")
+    return markdown(columns, body) if body else NOTHING
+
+
+def inserted(readme: str, table: str) -> str:
+    """README's text with the table between its marks.
+
+    Raises:
+        UsageError: the marks are not there.
+    """
+    before, start, rest = readme.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not start or not end:
+        raise UsageError(f"--readme: no place for the table; put {MARKS[0]} and {MARKS[1]} around it")
+    return f"{before}{start}\n{table}{end}{after}"
+
+
+def write(out: Path, readme: Path) -> None:
+    """Write all pages anew from the rows that are kept with them, and the table between README's marks.
+
+    Raises:
+        UsageError: README has no such marks.
+    """
+    text = inserted(readme.read_text(encoding="utf-8"), summary(out))
+    for name in METHODS:
+        write_pages(out, name)
+    readme.write_text(text, encoding="utf-8")

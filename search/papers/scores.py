@@ -1,0 +1,110 @@
+"""A table's lines with our figures, from the leaderboard's rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from search.evidence.statistics import student
+from search.evidence.words import NONE
+
+if TYPE_CHECKING:
+    from methods.published import Cell, Claim, PaperTable
+    from search.papers.lines import Reproduction
+    from search.rows.row import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A table's line with our figures.
+
+    Attributes:
+        scores: seed -> in the table's unit.
+        rows: the trainings that were scored.
+        searched: the search's trials, where a search chose the settings.
+    """
+
+    cell: Cell
+    scores: Mapping[int, float]
+    rows: tuple[Row, ...] = ()
+    searched: tuple[Row, ...] = ()
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.scores.values()) if self.scores else None
+
+    @property
+    def spread(self) -> float | None:
+        return statistics.stdev(self.scores.values()) if len(self.scores) > 1 else None
+
+    def minus(self, other: Line) -> list[float]:
+        """Differences from another line over the seeds that both have."""
+        return [self.scores[seed] - other.scores[seed] for seed in sorted(self.scores.keys() & other.scores.keys())]
+
+    def over(self, other: Line) -> str:
+        """Mean difference in points from another line, with Student's 95% interval."""
+        differences = self.minus(other)
+        if not differences:
+            return NONE
+        span = student(differences)
+        return f"{statistics.fmean(differences):+.2f}" + (f" ({span[0]:+.2f} to {span[1]:+.2f})" if span else "")
+
+
+def lines_of(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> list[Line]:
+    """A table's lines from the leaderboard's rows."""
+    lines = []
+    for cell in table.cells:
+        own, scores = one.rows_of(table, cell, rows), {}
+        for row in own:
+            value = row.test_accuracy if cell.metric == "accuracy" else row.test_metrics.get(cell.metric)
+            if value is not None:
+                scores[row.seed] = 100 * value if table.unit == "%" else value
+        study = one.run_of(table, cell).study
+        searched = [row for row in rows if cell.searcher and row.study == study and row.phase == "search"]
+        lines.append(Line(cell, scores, tuple(own), tuple(searched)))
+    return lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What became of a claim.
+
+    Attributes:
+        line, control: as the claim names them.
+        verdict: a word or two.
+        sentence: the verdict with its figures.
+    """
+
+    claim: Claim
+    line: Line
+    control: Line
+    verdict: str
+    sentence: str
+
+
+def findings(one: Reproduction, claims: Sequence[Claim], rows: Sequence[Row]) -> list[Finding]:
+    """The claims held against their controls of equal budget."""
+    found = []
+    for claim in claims:
+        table = next(table for table in one.tables if table.title.startswith(claim.table))
+        lines = {line.cell.name: line for line in lines_of(one, table, rows)}
+        line, control = lines[claim.line], lines[claim.control]
+        found.append(Finding(claim, line, control, *judged(line, control)))
+    return found
+
+
+def judged(line: Line, control: Line) -> tuple[str, str]:
+    """Verdict in a word or two, and in a sentence."""
+    differences, span = line.minus(control), student(line.minus(control))
+    what = f"{line.cell.name} is {line.over(control)} points from {control.cell.name}, over {len(differences)} seeds"
+    if not differences:
+        return "not trained yet", "Line or control is not trained yet."
+    if len(differences) == 1:
+        return "one seed", f"One seed shows nothing yet: {line.over(control)} points over {control.cell.name}."
+    if span and span[0] > 0:
+        return "holds", f"It holds here at equal budget: {what}."
+    if span and span[1] < 0:
+        return "does not hold", f"It does not hold here at equal budget: {what}."
+    return "not shown", f"It is not shown here at equal budget: {what}."
