@@ -116,7 +116,7 @@ def test_asha_saves_work_and_keeps_a_good_winner() -> None:
     assert less < 0.7 * work and nearly > best - 5
 
 
-@pytest.mark.parametrize("name", SEARCHERS)
+@pytest.mark.parametrize("name", [word for word, entry in SEARCHERS.items() if not entry.lacking])
 def test_every_searcher_runs_on_a_table(name: str) -> None:
     table = noisy_table(noise=0.0)
     trials = simulate(table, make_searcher(name, SPACE, 0, 9), trials=9, workers=2)
