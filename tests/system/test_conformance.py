@@ -247,7 +247,8 @@ def test_no_corner_of_the_search_space_diverges(name: str, storage: Storage) -> 
     one = {f"{stage.name}.epochs": 1 for stage in method.stages if issubclass(stage.config, Training)}
     for number, corner in enumerate(corners[:: -(-len(corners) // 8)]):
         settings = {**TINY_SETTINGS[name], **one, **dict(zip(searched, corner, strict=True))}
-        worker = worker_for(name, runtime=Runtime("cpu", ("float32", "bfloat16")[number % 2]))
+        runtime = Runtime("cpu", ("float32", "bfloat16")[number % 2])
+        worker = LocalWorker(TINY[method.kind](), seed=1, runtime=runtime)
         result = run_stages(worker, method, method.configure("quick", settings), StageCache(storage), shared_seed=0)
         for stage, state in result.states.items():
             for tensor, value in state.tensors.items():
