@@ -48,6 +48,7 @@ def parser() -> Parser:
     )
     p.add_argument("--tensorboard", action="store_true", help="also write each trial for TensorBoard")
     p.add_argument("--mlflow", action="store_true", help="also write each trial to a file store of MLflow")
+    p.add_argument("--quiet", action="store_true", help="say nothing while the search runs")
     p.add_argument("--dry-run", action="store_true", help="say what would run, and run nothing")
     trust_option(p)
     return p
@@ -238,26 +239,40 @@ def search(args: argparse.Namespace, study: Study) -> int:
             from search.execution.tracking import track
 
             track(study, name)
-        run_study(study, place, terminal)
-    from search.pages.study import write
-    from search.study.summary import print_summary, summarise
-    from search.study.winner import save_winner
+        run_study(study, place, None if args.quiet else terminal)
+    from search.command.summary import print_summary
+    from search.evidence.summary import summarise
 
+    keep(study, args.quiet)
     summary = summarise(study, time.monotonic() - started)
     if args.json:
         print(json.dumps(summary, indent=1))
     else:
         print_summary(summary)
     sys.stdout.flush()
-    if study.complete and study.best() is not None:  # after the result: a picture that fails must not cost it
-        save_winner(study)
-        write(study)
     if not study.complete:
         print(f"interrupted; go on with {study.resume_words}", file=sys.stderr)
         return INTERRUPTED
     if summary["best"] is None:
         return FAILED
     return SOME_FAILED if any(trial["status"] == "failed" for trial in summary["trials"]) else OK
+
+
+def keep(study: Study, quiet: bool) -> None:
+    """Write the winner's model and the page, once the study is complete. A page that fails costs the page only."""
+    if not study.complete or study.best() is None:
+        return
+    from search.pages.study import write
+    from search.study.winner import save_winner
+
+    save_winner(study)
+    if not quiet:
+        print("drawing the page", file=sys.stderr)
+    try:
+        write(study)
+    except Exception as error:  # what draws is a dozen libraries
+        name = study.plan.task.study
+        print(f"the page was not drawn: {error}; python -m search.report {name} tries again", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,39 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 from ray.tune import Callback
 
+from search.evidence.words import duration
+from search.rows.export import printable
 from search.study.ledger import Study
+from search.study.records import Outcome, Trial
 
 
-class StatusLine(Callback):
-    """One line on the terminal, redrawn: trials done, the best so far, what is running, time left. Silent elsewhere.
+class ProgressLines(Callback):
+    """On a terminal one line, redrawn: trials done, the best so far, what is running, time left. Elsewhere, in a log
+    perhaps, a line when the search starts and one for each run that ends.
 
     Args:
+        terminal: None to say nothing.
         later: runs that follow the search: the best again, the winner and its controls.
+        width: runs side by side.
     """
 
-    def __init__(self, study: Study, terminal: TextIO, later: int) -> None:
+    def __init__(self, study: Study, terminal: TextIO | None, later: int, width: int) -> None:
         from rich.console import Console
         from rich.status import Status
 
-        self.study, self.later = study, later
+        self.study, self.terminal, self.later = study, terminal, later
         self.started, self.found = time.monotonic(), sum(t.finished for t in study.trials)
+        self.first: float | None = None  # when the first run ended: what is started and shared is paid by then
         self.running: dict[str, str] = {}
-        console = Console(file=terminal)
-        self.status = Status("starting Ray", console=console) if console.is_terminal else None
-        if self.status:
+        self.status: Status | None = None
+        study.listeners.append(self.ended)
+        if terminal is not None and terminal.isatty():
+            self.status = Status("starting Ray", console=Console(file=terminal))
             self.status.start()
+            return
+        plan = study.plan
+        trials = f"{plan.searched} trials" if plan.searched else "trials"
+        self.say(f"{plan.task.study}: {trials}, then {later} retrainings; {width} at a time")
+
+    def say(self, line: str) -> None:
+        """A line where there is no terminal to redraw one on. That nobody reads it ends no search."""
+        if self.terminal is not None and self.status is None:
+            with contextlib.suppress(OSError):
+                print(line, file=self.terminal, flush=True)
+
+    def ended(self, trial: Trial, outcome: Outcome) -> None:
+        self.first = self.first or time.monotonic()
+        said = f"{100 * trial.val_accuracy:.2f}% on validation" if trial.val_accuracy is not None else trial.status
+        reason = f" ({trial.reason})" if trial.reason else ""
+        phase = trial.job.control or trial.job.phase
+        line = f"trial {trial.job.number}, {phase.replace('_', ' ')}: {said}{reason}, {trial.seconds:.1f} s"
+        self.say(printable(" | ".join([line, *self.parts()])))
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its callbacks for a resuming of its own, and a terminal cannot be pickled."""
         return {}
 
     def close(self) -> None:
+        self.study.listeners.remove(self.ended)
         if self.status:
             self.status.stop()
 
@@ -55,7 +83,9 @@ class StatusLine(Callback):
 
         if self.status:
             # On one line: a line that breaks cannot be redrawn in place.
-            self.status.update(Text(" | ".join(self.parts()), no_wrap=True, overflow="ellipsis"))
+            self.status.update(
+                Text(" | ".join([*self.parts(), *sorted(self.running.values())]), no_wrap=True, overflow="ellipsis")
+            )
 
     def parts(self) -> Iterator[str]:
         """What the line says, the most important first."""
@@ -67,7 +97,10 @@ class StatusLine(Callback):
         if best := self.study.best():
             yield f"best {100 * (best.val_accuracy or 0):.2f}% (val)"
         fresh = done - self.found
-        if fresh and (total or done > searched):
+        if self.first is not None and fresh and (total or done > searched):
             left = (max(total - searched, 0) if total and done == searched else 0) + self.later - (done - searched)
-            yield f"about {(time.monotonic() - self.started) / fresh * left:.0f} s left"
-        yield from sorted(self.running.values())
+            # The first run pays for what the others share, so its time tells little, unless it is all there is.
+            if not left:
+                return
+            since, runs = (self.first, fresh - 1) if fresh > 1 else (self.started, 1)
+            yield f"about {duration((time.monotonic() - since) / runs * left)} left"

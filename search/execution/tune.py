@@ -17,7 +17,7 @@ from distributed.ray.cluster import Layout, alive, free_orphans, node_lost
 from methods.errors import UsageError
 from methods.records import decoded
 from search.execution.asha import GracefulStop, halving
-from search.execution.progress import StatusLine
+from search.execution.progress import ProgressLines
 from search.execution.trainable import in_process, on_workers
 from search.study.conductor import Conductor, Finished
 from search.study.ledger import Study
@@ -104,10 +104,13 @@ class LostTrials(tune.Callback):
             self.looked = time.monotonic()
 
 
-def run_study(study: Study, layout: Layout, terminal: TextIO) -> None:
+def run_study(study: Study, layout: Layout, terminal: TextIO | None) -> None:
     """Run a study to its end, or until it is interrupted. What is finished is in its folder and on the leaderboard.
 
     Ray must be up.
+
+    Args:
+        terminal: where progress is shown; None for nowhere.
     """
     plan, task = study.plan, study.plan.task
     search = StudySearch(Conductor(study))
@@ -129,7 +132,7 @@ def run_study(study: Study, layout: Layout, terminal: TextIO) -> None:
         )
         scheduler = GracefulStop(study, **halving(longest))
     later = plan.confirmations + plan.seeds * (1 + plan.controls * len(study.method.controls))
-    progress = StatusLine(study, terminal, later)
+    progress = ProgressLines(study, terminal, later, layout.concurrency)
     with tempfile.TemporaryDirectory(prefix="search-") as scratch:
         try:
             tune.Tuner(

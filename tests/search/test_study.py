@@ -18,6 +18,8 @@ from helpers.trivial import METHOD, accuracy
 from methods.data.dataset import DataSpec
 from methods.errors import UsageError
 from methods.space import Real
+from search.command.summary import print_summary
+from search.evidence.summary import summarise
 from search.execution.comparison import opened
 from search.execution.place import settled
 from search.run import parser, resumed
@@ -25,7 +27,6 @@ from search.searchers.random import random_point
 from search.study.conductor import Conductor, Finished, searcher_of
 from search.study.ledger import Study
 from search.study.records import Outcome, Plan, Task
-from search.study.summary import print_summary, summarise
 
 SPACE = METHOD.space(("only.x", "only.y"))
 
@@ -189,4 +190,4 @@ def test_the_result_names_the_winner(storage: Storage, capsys: pytest.CaptureFix
     carry_on(study)
     print_summary(summarise(study, 1.0))
     best = study.best()
-    assert best and f"winner: trial {best.job.number}, " in capsys.readouterr().out
+    assert best and f"The winner is trial {best.job.number}, " in capsys.readouterr().out

@@ -1,0 +1,93 @@
+"""What a search found, in words, on standard output."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from search.command.terminal import print_table
+from search.evidence.words import duration, percent, short, span
+from search.rows.export import printable
+
+
+def print_summary(found: Mapping[str, Any]) -> None:
+    """Print `search.evidence.summary.summarise` for a person. Nothing is cut, at any width; text of others is text."""
+    searched = [trial for trial in found["trials"] if trial["phase"] == "search"]
+    print(printable(f"{found['method']} on {found['data']['name']}, {found['searcher']}: {len(searched)} trials"))
+    _table(
+        ("trial", *found["searched"], "validation %", "seconds", "status"),
+        [
+            (
+                str(trial["trial"]),
+                *(short(trial["config"].get(name)) for name in found["searched"]),
+                percent(trial["val_accuracy"]),
+                f"{trial['seconds']:.1f}",
+                trial["status"] + (f": {trial['reason']}" if trial["reason"] else ""),
+            )
+            for trial in searched
+        ],
+    )
+    print("Cost of one inference:")
+    _table(
+        ("network", "MACs", "parameters", "not counted"),
+        [
+            (name, f"{macs:,}", f"{found['params'][name]:,}", ", ".join(sorted(found["uncounted"][name])) or "nothing")
+            for name, macs in found["macs"].items()
+        ],
+    )
+    for line in _words(found):
+        print(printable(line))
+
+
+def _words(found: Mapping[str, Any]) -> Iterator[str]:
+    """Winner, verdicts, what to do next, where everything is."""
+    best = found["best"]
+    if best is None:
+        yield "No trial was finished, so there is no winner."
+    else:
+        told = f"{percent(best['val_accuracy'])}% on validation"
+        if best["confirmed"]:
+            told += f", {percent(best['confirmed']['mean'])}% over {best['confirmed']['n']} fresh seeds"
+        yield f"The winner is trial {best['trial']}, {told}:"
+        for name in found["searched"]:
+            yield f"  {name} = {_exact(best['config'][name])}"
+    if found["test"]:
+        yield f"On test, scored once: {_scored(found['test'])}."
+        for control, scored in found["controls"].items():
+            if scored:
+                yield f"  {control.replace('_', ' ')}: {_scored(scored)}."
+    yield from found["verdicts"]
+    if found["ended"]:
+        yield f"{found['ended'][0].upper()}{found['ended'][1:]}."
+    if found["advice"]:
+        yield ""
+        yield "Next:"
+        yield from (f"- {sentence}" for sentence in found["advice"])
+    yield ""
+    for name in ("study", "leaderboard", "model", "report"):
+        if found[name]:
+            yield f"{name:<12} {found[name]}"
+    yield f"{'time':<12} {duration(found['seconds'])}"
+
+
+def _scored(scored: Mapping[str, Any]) -> str:
+    seeds = f"mean of {scored['n']} seeds" if scored["n"] > 1 else "one seed"
+    interval = f", 95% interval {span(scored['interval'])}" if scored["interval"] else ""
+    return f"{percent(scored['mean'])}% ({seeds}{interval})"
+
+
+def _exact(value: Any) -> str:
+    """A setting as it can be given again."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """A table where it fits; on a narrower terminal a line for each row, which the terminal may wrap."""
+    widths = [max(map(len, column)) for column in zip(headers, *lines, strict=True)]
+    if not sys.stdout.isatty() or sum(widths) + 3 * len(widths) <= shutil.get_terminal_size().columns:
+        print_table(headers, lines)
+        return
+    for line in lines:
+        print(printable(", ".join(f"{name} {value}" for name, value in zip(headers, line, strict=True))))

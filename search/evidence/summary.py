@@ -1,0 +1,145 @@
+"""What a search found, as one object: figures, verdicts in words, and what may be done next."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from methods.cost import count
+from methods.method import flatten
+from methods.space import Choice
+from search.evidence.statistics import Paired, student
+from search.evidence.words import short
+from search.study.ledger import Study
+from search.study.records import Trial
+
+EDGE = 0.02  # of a range's width on its own scale: a value so near its end lies at it
+
+
+def summary_of(accuracies: list[float]) -> dict[str, Any] | None:
+    """Mean, standard deviation, number and 95% interval of the mean of accuracies."""
+    if not accuracies:
+        return None
+    spread = statistics.stdev(accuracies) if len(accuracies) > 1 else None
+    return {
+        "mean": statistics.fmean(accuracies),
+        "sd": spread,
+        "n": len(accuracies),
+        "interval": student(accuracies, 0, 1),
+    }
+
+
+def summarise(study: Study, seconds: float) -> dict[str, Any]:
+    """The object that `--json` prints; accuracies are shares from 0 to 1, times seconds."""
+    plan, method, info, best = study.plan, study.method, study.info, study.best()
+
+    def scored(phase: str, control: str | None) -> dict[str, Any] | None:
+        return summary_of([*scores(study, phase, control).values()])
+
+    def path(name: str) -> str | None:
+        """Where a file of the study is; None as long as it is not."""
+        return f"{study.storage.uri}/{study.folder}/{name}" if study.storage.exists(f"{study.folder}/{name}") else None
+
+    def line(trial: Trial) -> dict[str, Any]:
+        return {
+            "trial": trial.job.number,
+            "phase": trial.job.phase,
+            "control": trial.job.control,
+            "config": {name: trial.job.settings[name] for name in plan.space if name in trial.job.settings},
+            "val_accuracy": trial.val_accuracy,
+            "status": trial.status,
+            "reason": trial.reason,
+            "seconds": trial.seconds,
+        }
+
+    configs = method.configure(plan.task.recipe, best.job.settings if best else plan.task.settings)
+    costs = {name: count(net, info) for name, net in method.costs(configs, info).items()}
+    return {
+        "study": plan.task.study,
+        "method": method.name,
+        "searcher": plan.searcher,
+        "data": {"name": info.name, "fingerprint": info.fingerprint, "train": info.train_size, "val": info.val_size},
+        "best": best
+        and {
+            "config": flatten(configs),
+            "val_accuracy": best.val_accuracy,
+            "confirmed": summary_of(study.confirmed(best)),
+            "trial": best.job.number,
+        },
+        "searched": list(plan.space),
+        "test": scored("final", None),
+        "controls": {name: scored("control", name) for name in (method.controls if plan.controls else {})},
+        "trials": [line(trial) for trial in study.trials],
+        "macs": {name: cost.macs for name, cost in costs.items()},
+        "params": {name: cost.params for name, cost in costs.items()},
+        "uncounted": {name: dict(cost.uncounted) for name, cost in costs.items()},
+        "seconds": seconds,
+        "ended": ended(study),
+        "leaderboard": f"{study.storage.uri}/leaderboard",
+        "verdicts": verdicts(study),
+        "advice": advice(study),
+        "report": path("report.html"),
+        "model": path("model"),
+    }
+
+
+def ended(study: Study) -> str | None:
+    """Why a search proposed fewer trials than it was given, and what else they can be spent on; None if it did not."""
+    plan, asked = study.plan, len(study.of_phase("search"))
+    reason = (study.searcher_state or {}).get("reason")
+    if not reason or not plan.searched or asked >= plan.searched:
+        return None
+    words = f"the search ended after {asked} of {plan.searched} trials: {reason}"
+    return words if plan.confirm else f"{words}; --confirm K spends trials on running the K best again"
+
+
+def scores(study: Study, phase: str, control: str | None) -> dict[int, float]:
+    """Seed -> test accuracy of the finished runs of a phase."""
+    done = [t for t in study.of_phase(phase) if t.job.control == control and t.status == "done"]
+    return {t.job.seed: study.outcome(t.job.number).test["accuracy"] for t in done}
+
+
+def verdicts(study: Study) -> list[str]:
+    """The winner against each control on test, a sentence for each."""
+    won, said = scores(study, "final", None), []
+    for control in dict.fromkeys(t.job.control for t in study.of_phase("control")):
+        found = Paired.of(won, scores(study, "control", control))
+        if control and found:
+            said.append(found.sentence("the winner", control.replace("_", " ")))
+    return said
+
+
+def advice(study: Study) -> list[str]:
+    """What a person may do next, a sentence for each."""
+    plan, best = study.plan, study.best()
+    if best is None:
+        return ["No trial was finished: mend what the trials' reasons say, then search again."]
+    said = []
+    for name, domain in study.space.items():
+        value = best.job.settings.get(name)
+        if isinstance(domain, Choice) or value is None:
+            continue
+        share = domain.to_unit(value)
+        if not EDGE < share < 1 - EDGE:
+            end = "lower" if share <= EDGE else "upper"
+            said.append(
+                f"{name} = {short(value)} lies at the {end} end of its range, {domain.low:g} to {domain.high:g}, and a "
+                "better value may lie beyond: widen the range where the method declares it (its settings.py)."
+            )
+    searched = study.of_phase("search")
+    numbers = [t.job.number for t in searched]
+    if plan.trials and best.job.number in numbers[len(numbers) * 3 // 4 :]:
+        said.append(
+            f"The winner came late, {numbers.index(best.job.number) + 1} of {len(numbers)}: more trials may find a "
+            f"better one (--trials {2 * plan.trials})."
+        )
+    again = [t.val_accuracy for t in study.of_phase("final") if t.val_accuracy is not None]
+    if len(again) > 1 and not plan.confirm:
+        noise = statistics.stdev(again)
+        near = [t for t in study.ranked() if (best.val_accuracy or 0.0) - (t.val_accuracy or 0.0) <= noise]
+        if len(near) > 1:
+            said.append(
+                f"{len(near)} trials lie within one seed's noise of the winner ({100 * noise:.2f} points): "
+                f"--confirm {min(len(near), 5)} runs the best again over fresh seeds before it chooses."
+            )
+    return said

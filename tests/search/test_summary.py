@@ -1,0 +1,116 @@
+"""The result in words, and progress in a log."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distributed.storage import Storage
+from helpers.made_up import made_up
+from search import run
+from search.command.summary import print_summary
+from search.evidence.summary import advice, summarise
+from search.execution.progress import ProgressLines
+from search.pages.study import write
+from search.study.ledger import Study
+from search.study.records import Outcome
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return made_up(Storage(tmp_path_factory.mktemp("result")))
+
+
+def test_the_winner_its_settings_and_verdicts_are_said(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    found = summarise(study, 90.0)
+    print_summary(found)
+    said = capsys.readouterr().out
+    assert "The winner is trial 2, 94.55% on validation:" in said
+    settings = study.trials[2].job.settings
+    assert all(f"  {name} = {settings[name]}\n" in said for name in study.plan.space), "in full"
+    assert "On test, scored once: 90.00% (mean of 3 seeds)." in said, "equal values have no interval"
+    assert "The winner is better than student alone (+7.00 points, 95% interval +4.52 to +9.48, 3 seeds)." in said
+    assert "90 s" in said
+
+
+def test_paths_are_said_once_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = made_up(Storage(tmp_path))
+    assert summarise(study, 1.0)["report"] is None and summarise(study, 1.0)["model"] is None
+    write(study, draw=False)
+    report = summarise(study, 1.0)["report"]
+    assert report and Path(report).exists()
+
+
+def test_text_of_others_is_text(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    found = summarise(study, 1.0)
+    reason = "[/pytorch/third_party/gloo/pair.cc:534] closed [v2]\x1b[31m"
+    found["trials"][8]["reason"] = reason
+    print_summary(found)
+    assert reason.replace("\x1b", "\\x1b") in capsys.readouterr().out
+
+
+def test_nothing_is_cut_on_a_narrow_terminal(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    print_summary(summarise(study, 1.0))
+    said = terminal.getvalue()
+    assert "trial 2, transfer.lr 0.001738, transfer.weight 0.3, validation % 94.55, seconds 2.0, status done" in said
+    assert "…" not in said and re.search(r"network model, MACs [\d,]+, parameters", said)
+
+
+def test_a_winner_at_the_end_of_its_range_is_told(study: Study) -> None:
+    assert not any("end of its range" in sentence for sentence in advice(study))
+    best = study.best()
+    assert best is not None
+    settings: dict[str, Any] = dict(best.job.settings)
+    object.__setattr__(best.job, "settings", {**settings, "transfer.weight": 9.9})
+    try:
+        (sentence,) = [sentence for sentence in advice(study) if "end of its range" in sentence]
+        assert sentence.startswith("transfer.weight = 9.9 lies at the upper end of its range, 0.01 to 10,")
+    finally:
+        object.__setattr__(best.job, "settings", settings)
+
+
+def test_a_page_that_fails_costs_the_page_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(study: Study) -> str:
+        raise RuntimeError("no font")
+
+    study = made_up(Storage(tmp_path))
+    monkeypatch.setattr("search.pages.study.write", fails)
+    run.keep(study, quiet=False)
+    assert study.storage.exists(f"{study.folder}/model/model.json")
+    assert "the page was not drawn: no font; python -m search.report" in capsys.readouterr().err
+
+
+def test_a_log_has_a_line_for_the_start_and_for_each_run(study: Study) -> None:
+    log = io.StringIO()
+    progress = ProgressLines(study, log, later=6, width=2)
+    study.listeners[-1](study.trials[3], Outcome())
+    progress.close()
+    first, second = log.getvalue().splitlines()
+    assert first == "fsp-bo-made-up: 10 trials, then 6 retrainings; 2 at a time"
+    assert second.startswith("trial 3, search: 90.71% on validation, 2.0 s | 10 of 10 trials | 6 of 6 retrainings")
+    assert study.listeners == []
+
+
+def test_quiet_says_nothing_and_a_log_that_is_gone_ends_no_search(study: Study) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    for terminal in (None, Gone()):
+        progress = ProgressLines(study, terminal, later=6, width=2)
+        study.listeners[-1](study.trials[3], Outcome())
+        progress.close()
