@@ -220,6 +220,10 @@ def test_tables_and_figures() -> None:
     assert {"exits", "policies", "variable_depth", "overthinking", "overthinking_examples"} <= set(tables)
     for table in tables.values():
         assert all(len(row) == len(table.columns) for row in table.rows)
+    policies = tables["policies"]
+    assert {row[2] for row in policies.rows if row[1] == "agreement"} == {"controlled", "accurate", "cheap"}
+    last = next(row for row in policies.rows if row[:2] == ("kind", "last"))
+    assert last[7:9] == ("", "") and 0 <= last[10] <= 1  # not held against itself; against the best fixed exit
     assert {"short_sentences", "long_sentences", "accuracy_against_macs"} <= set(drawn)
     exits = tables["exits"]
     assert [row[0] for row in exits.rows] == ["IC 1", "IC 2", "IC 3", "LC"]
