@@ -10,7 +10,7 @@ from methods.published import Claim, PaperTable
 from search.evidence.statistics import student
 from search.evidence.words import NONE, duration, markdown, percent, short
 from search.papers.lines import Reproduction
-from search.papers.scores import Finding, Line, findings, lines_of
+from search.papers.scores import Finding, Line, corrected, findings, lines_of
 from search.rows.row import Row
 
 
@@ -138,6 +138,7 @@ def span_of(line: Line, unit: str = "%") -> str:
 def paper_table(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> str:
     """A table of the paper with our column, and what its searches cost."""
     lines, unit = lines_of(one, table, rows), table.unit
+    p = corrected(lines)
     by_name = {line.cell.name: line for line in lines}
     body = [
         (
@@ -148,10 +149,20 @@ def paper_table(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> st
             str(len(line.scores)),
             span_of(line, unit),
             f"{line.over(by_name[line.cell.against])} over {line.cell.against}" if line.cell.against else "",
+            f"{p[line.cell.name]:.2g}" if line.cell.name in p else "",
         )
         for line in lines
     ]
-    columns = ("line", f"paper {unit}".strip(), f"here {unit}".strip(), "sd", "n", "95% interval", "difference")
+    columns = (
+        "line",
+        f"paper {unit}".strip(),
+        f"here {unit}".strip(),
+        "sd",
+        "n",
+        "95% interval",
+        "difference",
+        "p (Holm)",
+    )
     note = f"{table.note}\n\n" if table.note else ""
     text = f"### {table.title}\n\n{note}" + markdown(columns, body)
     if any(line.searched for line in lines):

@@ -7,6 +7,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+from scipy import stats
+
+from methods.paired import holm
 from search.evidence.statistics import student
 from search.evidence.words import NONE
 
@@ -65,6 +69,15 @@ def lines_of(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> list[
         searched = [row for row in rows if cell.searcher and row.study == study and row.phase == "search"]
         lines.append(Line(cell, scores, tuple(own), tuple(searched)))
     return lines
+
+
+def corrected(lines: Sequence[Line]) -> dict[str, float]:
+    """p of each line's difference by the paired t test over seeds, after Holm's correction over the table."""
+    by_name = {line.cell.name: line for line in lines}
+    differences = {line.cell.name: line.minus(by_name[line.cell.against]) for line in lines if line.cell.against}
+    several = {name: values for name, values in differences.items() if len(values) > 1}
+    p = [1.0 if not any(values) else float(stats.ttest_1samp(values, 0.0).pvalue) for values in several.values()]
+    return dict(zip(several, holm(np.array(p)).tolist(), strict=True)) if several else {}
 
 
 @dataclasses.dataclass(frozen=True)

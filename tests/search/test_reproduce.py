@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from pyarrow import parquet
+from scipy import stats
 
 from distributed.storage import Storage
 from helpers.made_up import row as make
@@ -28,7 +29,7 @@ from search.execution.processes import Pool
 from search.execution.trial import attempt
 from search.papers import publish as results
 from search.papers.lines import Reproduction
-from search.papers.scores import Line, judged
+from search.papers.scores import Line, corrected, judged
 from search.papers.training import lacking
 from search.rows.files import write_row
 from search.rows.row import from_table
@@ -377,3 +378,12 @@ def test_a_file_without_marks_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "notes.md").write_text("nothing\n")
     assert reproduce.main(["all", "--out", str(tmp_path / "out"), "--readme", str(tmp_path / "notes.md")]) == 2
     assert "no place for the table" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_differences_are_corrected_for_their_number() -> None:
+    base = Line(Cell("base"), {1: 50.0, 2: 51.0, 3: 52.0})
+    better = Line(Cell("better", against="base"), {1: 52.0, 2: 53.1, 3: 53.9})
+    same = Line(Cell("same", against="base"), {1: 50.0, 2: 51.0, 3: 52.0})
+    once = Line(Cell("once", against="base"), {1: 90.0})
+    p = corrected([base, better, same, once])
+    assert p == {"better": pytest.approx(2 * float(stats.ttest_1samp([2.0, 2.1, 1.9], 0).pvalue)), "same": 1.0}
