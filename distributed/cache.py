@@ -180,13 +180,33 @@ def stage_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
+SEAL = b"sha256 "
+
+
+def sealed(content: bytes) -> bytes:
+    """`content` with its digest before it: a line of text that `unsealed` checks."""
+    return b"%b%b\n%b" % (SEAL, hashlib.sha256(content).hexdigest().encode(), content)
+
+
+def unsealed(content: bytes) -> bytes:
+    """What `sealed` was given.
+
+    Raises:
+        ValueError: this is something else by now.
+    """
+    line, _, inner = content.partition(b"\n")
+    if line != SEAL + hashlib.sha256(inner).hexdigest().encode():
+        raise ValueError("its content is not what was written")
+    return inner
+
+
 def encode(state: State) -> bytes:
-    """A state as one file: its tensors, and all else as JSON."""
+    """A state as one file: its digest, its tensors, and all else as JSON."""
     words = {"spec": dict(state.spec), "metrics": dict(state.metrics), "history": [dict(r) for r in state.history]}
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
     file = io.BytesIO()
     torch.save({"tensors": tensors, "state": json.dumps(words)}, file)
-    return file.getvalue()
+    return sealed(file.getvalue())
 
 
 def decode(content: bytes) -> State:
@@ -196,7 +216,7 @@ def decode(content: bytes) -> State:
         ValueError: the bytes are not a whole state.
     """
     try:
-        kept = torch.load(io.BytesIO(content), weights_only=True)
+        kept = torch.load(io.BytesIO(unsealed(content)), weights_only=True)
         words = json.loads(kept["state"])
         return State(kept["tensors"], words["spec"], words["metrics"], tuple(words["history"]))
     except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
@@ -253,7 +273,14 @@ class Progress:
 
     def load(self, name: str) -> bytes | None:
         file = f"{self.folder}/{name}.pt"
-        return self.storage.read_bytes(file) if self.storage.exists(file) else None
+        if not self.storage.exists(file):
+            return None
+        try:
+            return unsealed(self.storage.read_bytes(file))
+        except ValueError as error:
+            log.warning("checkpoint %s is set aside (%s): training starts over", file, error)
+            self.storage.delete(file)
+            return None
 
     def save(self, name: str, content: bytes) -> None:
-        self.storage.write_bytes(f"{self.folder}/{name}.pt", content)
+        self.storage.write_bytes(f"{self.folder}/{name}.pt", sealed(content))

@@ -1,8 +1,10 @@
-"""JSON files that are kept: each carries the number of its format, and is checked when it is read."""
+"""JSON files that are kept: each carries the number of its format and a digest, and is checked when it is read."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,27 +18,44 @@ class Damaged(UsageError):
     """A file does not hold what was written."""
 
 
+_SEAL = re.compile(rb'\{"format": (\d+), "sha256": "([0-9a-f]{64})",\n')
+
+
 def packed(content: Mapping[str, Any]) -> bytes:
-    """A file's content with the number of its format."""
-    return json.dumps({"format": FORMAT, **content}, indent=1).encode()
+    """A file's content with the number of its format and its digest."""
+    return sealed(json.dumps(content, indent=1)[1:])
+
+
+def sealed(body: str) -> bytes:
+    """A file of which `body` is all that follows the opening brace; at least one field."""
+    return f'{{"format": {FORMAT}, "sha256": "{_digest(FORMAT, body.encode())}",\n{body}'.encode()
+
+
+def _digest(number: int, body: bytes) -> str:
+    return hashlib.sha256(b"%d\n%b" % (number, body)).hexdigest()
 
 
 def unpacked(name: str, content: bytes) -> tuple[int, dict[str, Any]]:
-    """A file's format, and its content without the number.
+    """A file's format, and its content without number and digest.
 
     Args:
         name: of the file, for messages.
 
     Raises:
-        Damaged: it is no JSON object.
+        Damaged: it is not what was written.
         UsageError: a later version wrote it.
     """
+    seal = _SEAL.match(content)
+    if seal and _digest(int(seal[1]), content[seal.end() :]) != seal[2].decode():
+        raise damaged(name, "its content is not what was written")
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise damaged(name, error) from None
     if not isinstance(value, dict):
         raise damaged(name, "it is no JSON object")
+    if "sha256" in value and not seal:
+        raise damaged(name, "its first line is not what was written")
     number = value.pop("format", 1)
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise damaged(name, f"its format is {number}")
@@ -44,6 +63,9 @@ def unpacked(name: str, content: bytes) -> tuple[int, dict[str, Any]]:
         raise UsageError(
             f"{name} is of format {number}, newer than this version reads ({FORMAT}); use the version that wrote it"
         )
+    if number > 1 and not seal:
+        raise damaged(name, "its digest is missing")
+    value.pop("sha256", None)
     return number, value
 
 

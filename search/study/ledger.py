@@ -19,14 +19,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from statistics import fmean
 from typing import Any, Literal, TypeVar
 
-from distributed.locks import Taken, locked
-from distributed.storage import Storage
+from distributed.locks import Lock, LockLost, Taken, locked
+from distributed.storage import Conflict, Storage
 from methods import get
 from methods.data import load
 from methods.data.dataset import Info
@@ -34,7 +34,7 @@ from methods.errors import UsageError
 from methods.method import Method
 from methods.records import Malformed, decoded
 from methods.space import Searched
-from search.study.kept import FORMAT, Damaged, damaged, packed, unpacked
+from search.study.kept import FORMAT, Damaged, damaged, packed, sealed, unpacked
 from search.study.records import Outcome, Plan, Trial, on_validation
 
 T = TypeVar("T")
@@ -59,6 +59,9 @@ class Study:
     searcher_state: dict[str, Any] | None = None
     listeners: list[Callable[[Trial, Outcome], None]] = field(default_factory=list, repr=False, compare=False)
     _lines: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _lock: Lock | None = field(default=None, init=False, repr=False, compare=False)
+    _last: bytes = field(default=b"", init=False, repr=False, compare=False)  # of an object store: the ledger there
+    _version: str = field(default="", init=False, repr=False, compare=False)  # and which of its versions that is
 
     @property
     def folder(self) -> str:
@@ -106,7 +109,8 @@ class Study:
             raise UsageError(
                 f"study {name}: none of this name under {storage.uri}; there are {', '.join(known[-5:]) or 'none'}"
             ) from None
-        study = cls(storage, plan)
+        # A folder that was copied or renamed is a study of its own.
+        study = cls(storage, replace(plan, task=replace(plan.task, study=name)))
         study._read_ledger()
         return study
 
@@ -136,16 +140,42 @@ class Study:
             raise problem
 
     def save_plan(self) -> None:
-        self._write("study.json", dataclasses.asdict(self.plan))
+        """Write what was asked for; the first file of a new study."""
+        self.storage.write_bytes(f"{self.folder}/study.json", packed(dataclasses.asdict(self.plan)))
 
     def save(self) -> None:
-        """Write the ledger, whole."""
+        """Write the ledger, whole, and keep the one before.
+
+        Raises:
+            LockLost: another process has taken the study over.
+            UsageError: the storage cannot be written, or the study's folder is gone from it.
+        """
         last, previous = (f"{self.folder}/{name}" for name in LEDGERS)
-        with contextlib.suppress(FileNotFoundError):
-            self.storage.move(last, previous)
         lines = ",\n".join(self._lines.get(trial.job.number) or self._line(trial) for trial in self.trials)
         rest = json.dumps({"searcher": self.searcher_state, "of": self.plan.searcher})
-        self.storage.write_bytes(last, f'{{"format": {FORMAT}, "trials": [\n{lines}\n],\n{rest[1:]}\n'.encode())
+        content = sealed(f'"trials": [\n{lines}\n],\n{rest[1:]}\n')
+        self._check_writable()
+        if self._lock is None or self.storage.is_local:
+            with contextlib.suppress(FileNotFoundError):
+                self.storage.move(last, previous)
+            self.storage.write_bytes(last, content)
+            return
+        # Should another process have written meanwhile, the store itself refuses a ledger that does not follow from it.
+        if self._last:
+            self.storage.write_bytes(previous, self._last)
+        try:
+            self._version = self.storage.write_versioned(last, content, self._version)
+        except Conflict:
+            raise LockLost(f"study {self.plan.task.study}: another process goes on with it; this one stops") from None
+        self._last = content
+
+    def _check_writable(self) -> None:
+        """See, before a write that only the holder of the study may make, that this process still is."""
+        if self._lock:
+            self._lock.check()
+            if not self.storage.exists(f"{self.folder}/study.json"):
+                where = self.storage.path(self.folder)
+                raise UsageError(f"{where} is gone or lost its study.json; the search stops, and what is left stays")
 
     def _line(self, trial: Trial) -> str:
         line = json.dumps(dataclasses.asdict(trial))
@@ -179,7 +209,8 @@ class Study:
 
     def test_notes(self) -> list[dict[str, str]]:
         """What `note_test` kept ("time", "event", "what"), the oldest first."""
-        return [json.loads(self.storage.read_bytes(name)) for name in self.storage.list(f"{self.folder}/test")]
+        names = self.storage.list(f"{self.folder}/test")
+        return [_record(dict[str, str], self.storage, name)[1] for name in names]
 
     def of_phase(self, phase: str) -> list[Trial]:
         return [trial for trial in self.trials if trial.job.phase == phase]
@@ -230,13 +261,21 @@ class Study:
             UsageError: another one does.
         """
         try:
-            with locked(self.storage, f"{self.folder}/.lock"):
+            with locked(self.storage, f"{self.folder}/.lock") as lock:
+                if not self.storage.is_local:
+                    with contextlib.suppress(FileNotFoundError):
+                        self._last, self._version = self.storage.read_versioned(f"{self.folder}/{LEDGERS[0]}")
                 self._read_ledger()
-                yield
+                self._lock = lock
+                try:
+                    yield
+                finally:
+                    self._lock = None
         except Taken as taken:
             raise UsageError(f"study {self.plan.task.study}: another process is running it, {taken}") from None
 
     def _write(self, name: str, content: Any) -> None:
+        self._check_writable()
         self.storage.write_bytes(f"{self.folder}/{name}", packed(content))
 
 

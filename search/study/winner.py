@@ -196,5 +196,12 @@ def load_model(storage: Storage, folder: str = "") -> Deployed:
         )
         for stage, part in card.stages.items()
     }
-    net = method.model(method.configure(card.recipe, card.config), states, card.info)
+    if not all(tensor.isfinite().all() for tensor in every.values() if tensor.is_floating_point()):
+        raise UsageError(f"{where}/model.safetensors holds numbers that are not finite; its answers would mean nothing")
+    try:
+        net = method.model(method.configure(card.recipe, card.config), states, card.info)
+    except UsageError:
+        raise
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:  # a tensor is missing or of another shape
+        raise damaged(where, f"no network of {card.method} can be made of it: {error}") from None
     return Deployed(net.eval(), card.info, card)

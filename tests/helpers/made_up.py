@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -125,3 +127,13 @@ def row(trial: int = 0, **changes: Any) -> Row:
         "version": "0.1",
     }
     return Row(**values | changes)
+
+
+def changed(storage: Storage, name: str, **fields: Any) -> None:
+    """Change fields of a kept JSON file as its writer would: with a digest that fits."""
+    content = json.loads(storage.read_bytes(name))
+    number = fields.pop("format", content.pop("format", 1))
+    content.pop("sha256", None)
+    body = json.dumps(content | fields, indent=1)[1:]
+    digest = hashlib.sha256(f"{number}\n{body}".encode()).hexdigest()
+    storage.write_bytes(name, f'{{"format": {number}, "sha256": "{digest}",\n{body}'.encode())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distributed.storage import Storage
-from helpers.made_up import made_up
+from helpers.made_up import changed, made_up
 from methods import get, outside
 from methods.errors import UsageError
 from search import leaderboard, predict, report, run
@@ -47,13 +47,11 @@ def test_a_study_a_model_and_a_row_run_nothing(
 ) -> None:
     study = made_up(storage)
     name = study.plan.task.study
-    model = storage.local_path(save_winner(study))
-    card = json.loads((model / "model.json").read_text())
-    (model / "model.json").write_text(json.dumps({**card, "method": "evil_weights:METHOD"}))
+    model = save_winner(study)
+    changed(storage, f"{model}/model.json", method="evil_weights:METHOD")
     file = f"{study.folder}/study.json"
-    content = json.loads(storage.read_bytes(file))
-    content["task"]["method"] = "evil_weights:METHOD"
-    storage.write_bytes(file, json.dumps(content).encode())
+    task = json.loads(storage.read_bytes(file))["task"]
+    changed(storage, file, task={**task, "method": "evil_weights:METHOD"})
     row = from_table(read(storage))[0]
     changes = {"study": "other", "method": "evil_weights:METHOD", "data_spec": {"name": "digits"}, "shared_seed": 0}
     given = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.init}
@@ -66,6 +64,6 @@ def test_a_study_a_model_and_a_row_run_nothing(
     ):
         assert command.main(words) == 2, words
         assert "--trust evil_weights" in capsys.readouterr().err
-    assert predict.main([str(model), "x.png"]) == 2
+    assert predict.main([str(storage.local_path(model)), "x.png"]) == 2
     assert "--trust evil_weights" in capsys.readouterr().err
     assert not evil.exists()

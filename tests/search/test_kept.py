@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
 
 import pytest
 
 from distributed.storage import Storage
-from helpers.made_up import made_up
+from helpers.made_up import changed, made_up
 from methods.errors import UsageError
 from search.run import main
 from search.study.kept import FORMAT
 from search.study.ledger import Study
 from search.study.winner import load_model, save_winner
-
-
-def change(storage: Storage, name: str, **fields: Any) -> None:
-    content = json.loads(storage.read_bytes(name))
-    storage.write_bytes(name, json.dumps(content | fields).encode())
-
 
 FILES = ("study.json", "ledger.json", "trials/0.json", "model/model.json")
 
@@ -43,7 +36,7 @@ def kept(storage: Storage) -> Storage:
 def test_a_file_bears_its_format_and_a_later_one_is_refused(file: str, kept: Storage) -> None:
     assert json.loads(kept.read_bytes(f"studies/s/{file}"))["format"] == FORMAT
     read_all(kept)
-    change(kept, f"studies/s/{file}", format=FORMAT + 1)
+    changed(kept, f"studies/s/{file}", format=FORMAT + 1)
     with pytest.raises(UsageError, match=f"{file} is of format {FORMAT + 1}, newer than this version reads"):
         read_all(kept)
 
@@ -61,14 +54,14 @@ def test_a_damaged_file_is_one_line(file: str, content: bytes, kept: Storage) ->
 
 
 def test_a_value_of_another_type_is_named(kept: Storage) -> None:
-    change(kept, "studies/s/study.json", trials="ten")
+    changed(kept, "studies/s/study.json", trials="ten")
     with pytest.raises(UsageError, match=r"study\.json cannot be read \(trials is 'ten', not a whole number\)"):
         read_all(kept)
 
 
 def test_a_later_ledger_is_not_passed_over_for_the_one_before(kept: Storage) -> None:
     kept.write_bytes("studies/s/ledger.previous.json", kept.read_bytes("studies/s/ledger.json"))
-    change(kept, "studies/s/ledger.json", format=FORMAT + 1)
+    changed(kept, "studies/s/ledger.json", format=FORMAT + 1)
     with pytest.raises(UsageError, match="newer than this version"):
         Study.open(kept, "s")
 
@@ -78,7 +71,7 @@ def test_a_study_of_version_0_1_is_read(kept: Storage, capsys: pytest.CaptureFix
     before, outcome = Study.open(kept, "s"), Study.open(kept, "s").outcome(0)
     for file in FILES[:3]:
         content = json.loads(kept.read_bytes(f"studies/s/{file}"))
-        del content["format"]
+        del content["format"], content["sha256"]
         if file == "trials/0.json":
             content["val"] = {f"val_{name}": value for name, value in content["val"].items()}
         if file == "ledger.json":
@@ -87,6 +80,6 @@ def test_a_study_of_version_0_1_is_read(kept: Storage, capsys: pytest.CaptureFix
     study = Study.open(kept, "s")
     assert (study.plan, study.trials, study.searcher_state) == (before.plan, before.trials, None)
     assert dataclasses.asdict(study.outcome(0)) == dataclasses.asdict(outcome) and "accuracy" in outcome.val
-    change(kept, "studies/s/study.json", format=FORMAT + 7)
+    changed(kept, "studies/s/study.json", format=FORMAT + 7)
     assert main(["--resume=s", f"--storage={kept.uri}"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,134 @@
+"""What is kept is read as it was written: any flipped bit is seen, named, and never read as something else."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from distributed.cache import Progress, StageCache, decode, encode
+from distributed.locks import LockLost
+from distributed.storage import Storage
+from helpers.made_up import made_up
+from methods.errors import UsageError
+from methods.method import State
+from search.study.kept import packed, unpacked
+from search.study.ledger import Study
+from search.study.records import Outcome
+from search.study.winner import load_model, save_winner
+
+
+def flipped(content: bytes, count: int = 1000) -> list[bytes]:
+    """The content with one bit turned, `count` times, the same bits every time."""
+    found = []
+    for bit in np.random.RandomState(0).randint(len(content) * 8, size=count).tolist():
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        found.append(bytes(damaged))
+    return found
+
+
+def state() -> State:
+    generator = torch.Generator().manual_seed(0)
+    return State({"w": torch.randn(40, 7, generator=generator)}, {"width": 7}, {"val_accuracy": 0.5}, ({"epoch": 1},))
+
+
+def test_a_stage_state() -> None:
+    content = encode(state())
+    assert torch.equal(decode(content).tensors["w"], state().tensors["w"])
+    for damaged in flipped(content):
+        with pytest.raises(ValueError, match="not a stage's state"):
+            decode(damaged)
+
+
+def test_a_damaged_stage_is_made_anew_and_a_damaged_checkpoint_begun_again(
+    storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache, progress = StageCache(storage), Progress(storage, "stages/x.progress")
+    cache.put("s", "key", encode(state()))
+    progress.save("0", b"epochs")
+    assert progress.load("0") == b"epochs"
+    for name in (cache.name("s", "key"), "stages/x.progress/0.pt"):
+        storage.write_bytes(name, flipped(storage.read_bytes(name), 1)[0])
+    assert cache.get("s", "key") is None and not cache.holds("s", "key")
+    assert progress.load("0") is None
+    assert caplog.text.count("set aside (") == 2
+
+
+@pytest.mark.parametrize("file", ["study.json", "ledger.json", "trials/0.json", "model/model.json"])
+def test_a_study_s_files(storage: Storage, file: str) -> None:
+    study = made_up(storage, "s", trials=2)
+    save_winner(study)
+    name = f"{study.folder}/{file}"
+    content = storage.read_bytes(name)
+    whole = unpacked(name, content)
+    for damaged in flipped(content):
+        try:
+            assert unpacked(name, damaged) == whole
+        except UsageError as error:
+            assert "\n" not in str(error)
+    readers: dict[str, Callable[[], object]] = {
+        "study.json": lambda: Study.open(storage, "s"),
+        "trials/0.json": lambda: study.outcome(0),
+        "model/model.json": lambda: load_model(storage, f"{study.folder}/model"),
+    }
+    if file in readers:  # a damaged ledger is taken from the one before: tests/search/test_study.py
+        storage.write_bytes(
+            name, content.replace(b"fsp", b"fsq", 1) if b"fsp" in content else content[:-9] + b"        }"
+        )
+        with pytest.raises(UsageError, match="restore it from a copy"):
+            readers[file]()
+
+
+def test_weights(storage: Storage) -> None:
+    folder = save_winner(made_up(storage))
+    name = f"{folder}/model.safetensors"
+    content = storage.read_bytes(name)
+    for damaged in flipped(content, 5):
+        storage.write_bytes(name, damaged)
+        with pytest.raises(UsageError, match="is not what model"):
+            load_model(storage, folder)
+
+
+def test_what_is_packed_is_unpacked() -> None:
+    assert unpacked("x", packed({"a": [1, 2.5, None], "b": "é"})) == (2, {"a": [1, 2.5, None], "b": "é"})
+
+
+def test_a_copied_study_is_itself(storage: Storage) -> None:
+    original = made_up(storage, "a")
+    shutil.copytree(storage.local_path(original.folder), storage.local_path("studies/branch"))
+    before = {name: storage.read_bytes(name) for name in storage.list(original.folder)}
+    branch = Study.open(storage, "branch")
+    with branch.locked():
+        branch.trials = branch.trials[:1]
+        branch.save()
+        branch.save_outcome(0, Outcome(reason="of the branch"))
+    assert {name: storage.read_bytes(name) for name in storage.list(original.folder)} == before
+    assert Study.open(storage, "branch").outcome(0).reason == "of the branch"
+
+
+def test_storage_that_vanishes_stops_the_search_at_its_next_event(storage: Storage) -> None:
+    study = made_up(storage, "a")
+    with study.locked(), pytest.raises(UsageError, match=r"is gone or lost its study\.json"):
+        study.save()
+        shutil.rmtree(storage.local_path("studies/a"))
+        study.save()
+    assert not storage.exists("studies/a/ledger.json")
+
+
+def test_a_holder_that_lost_its_study_writes_nothing(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = made_up(storage, "a")
+    before = {name: storage.read_bytes(name) for name in storage.list()}
+    with study.locked():
+        monkeypatch.setattr(study._lock, "check", lost)
+        for write in (study.save, lambda: study.save_outcome(0, Outcome()), lambda: study.note_test("opened", "")):
+            with pytest.raises(LockLost):
+                write()
+    assert {name: storage.read_bytes(name) for name in storage.list()} == before
+
+
+def lost() -> None:
+    raise LockLost("taken over")
