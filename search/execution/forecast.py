@@ -39,7 +39,7 @@ RAY = 6.0  # to bring Ray up and down
 TRIAL = 1.0  # of Ray, the ledger, the searcher and idle cores at a phase's end, for each trial
 
 
-TRAIN = 6.3  # of Ray Train, for each trial of several workers
+TRAIN = 7.0  # to start Ray Train's workers, once: they stay from trial to trial
 
 
 PAGE = 8.0  # the report and the winner's model
@@ -231,7 +231,7 @@ def forecast(study: Study, place: Layout) -> Forecast:
         """Multiply-adds and seconds of a run's stages that neither the cache nor an earlier run has."""
         changed = method.configure(task.recipe, {**task.settings, **settings})
         keys = stage_keys(method, changed, info.fingerprint, seed, task.seed, runtime)
-        macs, seconds = 0, TRIAL + TRAIN * (task.workers > 1)
+        macs, seconds = 0, TRIAL
         for stage in unmade(method, keys, cache, made):
             speed, work = found.stages[stage.name], stage.macs(changed, info)
             macs += work
@@ -255,7 +255,7 @@ def forecast(study: Study, place: Layout) -> Forecast:
         epochs=sum(getattr(config, "epochs", 0) for config in configs.values()),
         cached=tuple(stage.name for stage in method.stages if stage not in lacking),
         macs=sum(macs for phase in phases for macs, _ in phase),
-        seconds=RAY + found.start + seconds + PAGE,
+        seconds=RAY + TRAIN * (task.workers > 1) + found.start + seconds + PAGE,
         memory=found.memory,
     )
 
