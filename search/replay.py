@@ -11,36 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
+import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from typing import Any
-
-import numpy as np
 
 from methods.errors import UsageError
 from search.command.shell import FAILED, OK, Parser, carry_out, positive
-from search.evidence.statistics import Course, analyse
-from search.searchers.registry import SEARCHERS, make_searcher, names_of
-from search.simulation.clock import chosen, course, makespan, makespans, simulate
-from search.simulation.curse import winners_curse
-from search.simulation.problems import FUNCTIONS, Problem, function
-from search.simulation.recorded import Table
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: a study is a process's, its matrices are small
-
-
-def one_study(problem: Problem, options: Mapping[str, Any], job: tuple[str, int]) -> tuple[Course, float, float]:
-    """(course, the chosen configuration's true value, makespan) of one searcher under one seed."""
-    name, seed = job
-    searcher = make_searcher(name, problem.space, seed, options["trials"])
-    trials = simulate(problem, searcher, seed=seed, **options)
-    winner = chosen(trials)
-    return course(trials), winner.truth if winner else math.nan, makespan(trials)
+from search.searchers.registry import SEARCHERS, names_of
+from search.simulation import FUNCTIONS
 
 
 def parser() -> Parser:
@@ -65,7 +46,8 @@ def parser() -> Parser:
     return p
 
 
-def run(args: argparse.Namespace) -> int:
+def check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be simulated."""
     for name in ("trials", "workers", "jobs", "confirm", "confirm_seeds"):
         positive("--" + name.replace("_", "-"), getattr(args, name))
     positive("--studies", args.studies, 2)
@@ -75,38 +57,33 @@ def run(args: argparse.Namespace) -> int:
     for name in ("noise", "overhead"):
         if not getattr(args, name) >= 0:
             raise UsageError(f"--{name} {getattr(args, name):g}: give at least 0")
+    if args.confirm and args.confirm * args.confirm_seeds >= args.trials:
+        spent = args.confirm * args.confirm_seeds
+        raise UsageError(f"--confirm {args.confirm}: {spent} of {args.trials} trials are no search; give --trials more")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the command says; returns the exit code."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy: a study is a process's, its matrices are small
+    check(args)
     if args.makespan:
         return real(args)
     if args.problem is None:
         raise UsageError(f"which table? give a Parquet file or one of {', '.join(FUNCTIONS)}")
     names = names_of(args.searchers)
-    problem: Problem
-    if args.problem in FUNCTIONS:
-        problem = function(args.problem, args.noise)
-    else:
-        problem = Table.read(args.problem, args.nearest)
-    if args.confirm and args.confirm * args.confirm_seeds >= args.trials:
-        spent = args.confirm * args.confirm_seeds
-        raise UsageError(f"--confirm {args.confirm}: {spent} of {args.trials} trials are no search; give --trials more")
-    for name in names:
-        make_searcher(name, problem.space, 0, args.trials)  # says now what a grid cannot do
+    from search.simulation.curse import winners_curse
+    from search.simulation.problems import function
+    from search.simulation.recorded import Table
+    from search.simulation.studies import simulated
+
+    known = args.problem in FUNCTIONS
+    problem: Any = function(args.problem, args.noise) if known else Table.read(args.problem, args.nearest)
     words = ("trials", "workers", "stragglers", "failures", "asha", "overhead")
     options = {name: getattr(args, name) for name in words}
     started = time.perf_counter()
-    jobs = [(name, seed) for name in names for seed in range(args.studies)]
-    with ProcessPoolExecutor(args.jobs) as pool:
-        work = pool.map(partial(one_study, problem, options), jobs, chunksize=max(1, min(10, args.studies // 8)))
-        done = list(work)
-    found = {name: done[i * args.studies : (i + 1) * args.studies] for i, name in enumerate(names)}
-    summary: dict[str, Any] = {
-        "problem": args.problem,
-        **options,
-        "studies": args.studies,
-        **analyse({name: [one[0] for one in runs] for name, runs in found.items()}, problem.unit),
-        "truth": {name: float(np.nanmean([one[1] for one in runs])) for name, runs in found.items()},
-        "makespan": {name: float(np.mean([one[2] for one in runs])) for name, runs in found.items()},
-        "seconds": time.perf_counter() - started,
-    }
+    found = simulated(problem, names, options, args.studies, args.jobs)
+    summary = {"problem": args.problem, **options, "studies": args.studies, **found}
+    summary["seconds"] = time.perf_counter() - started
     if args.confirm:
         summary["confirm"] = winners_curse(
             problem, budget=args.trials, keep=args.confirm, seeds=args.confirm_seeds, studies=args.studies
@@ -120,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 def real(args: argparse.Namespace) -> int:
     from distributed.storage import Storage
+    from search.simulation.clock import makespans
     from search.study.ledger import Study
 
     simulated, measured = makespans(Study.open(Storage(args.storage), args.makespan), args.overhead)
@@ -151,8 +129,8 @@ def show(summary: Mapping[str, Any], unit: str) -> None:
             name,
             f"{scale * found['mean']:.4g}",
             f"{scale * summary['truth'][name]:.4g}",
-            f"{scale * float(np.mean(found['regret'])):.3g}",
-            f"{np.median(reached):.0f} trials in {share:.0%}" if reached else "never",
+            f"{scale * statistics.fmean(found['regret']):.3g}",
+            f"{statistics.median(reached):.0f} trials in {share:.0%}" if reached else "never",
             f"{summary['makespan'][name]:.4g}",
         )
     console.print(table)

@@ -1,0 +1,3 @@
+"""Studies in seconds: the searchers on what is looked up instead of trained."""
+
+FUNCTIONS = ("branin", "hartmann6")

@@ -107,6 +107,3 @@ def function(name: str, noise: float) -> Function:
     if name == "branin":
         return Function({"x": Real(-5, 10), "y": Real(0, 15)}, branin, noise, rise=10.0)
     return Function({f"x{i}": Real(0, 1) for i in range(1, 7)}, hartmann6, noise)
-
-
-FUNCTIONS = ("branin", "hartmann6")

@@ -14,7 +14,8 @@ import numpy as np
 
 from methods.errors import UsageError
 from methods.space import Choice, Integer, Real, Searched
-from search.simulation.problems import FUNCTIONS, Array, Recorded, Settings
+from search.simulation import FUNCTIONS
+from search.simulation.problems import Array, Recorded, Settings
 
 
 @dataclass(frozen=True)
