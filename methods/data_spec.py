@@ -47,7 +47,8 @@ def option(help: str, default: Any = MISSING, **how: Any) -> Any:
 class DataSpec:
     """Which data; small enough to travel to any worker. Each field's help says what it means."""
 
-    name: str = option("digits, glyphs, docstrings, cifar10, cifar100, imagefolder:PATH or text:PATH", flag="--data")
+    name: str = option("digits, glyphs, docstrings, cifar10, cifar100, imagefolder:PATH or text:PATH", flag="--data",
+                       changeable=True)  # fmt: skip
     directory: str | None = option(
         "where the CIFAR sets lie or are downloaded to", None, flag="--data-dir", metavar="DIR", path=True,
         changeable=True,

@@ -19,6 +19,7 @@ from methods import get
 from methods.errors import UsageError
 from search.command.data import resumed_data, same
 from search.command.options import assignments, make_task, names_in, study_options
+from search.command.reading import tell_reading
 from search.command.shell import FAILED, INTERRUPTED, OK, SOME_FAILED, Parser, carry_out, positive, trust_option
 from search.execution.place import check_place, on_ray, settled
 from search.searchers.registry import DEFAULT, SEARCHERS, entry_of
@@ -161,6 +162,8 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
         study.searcher_state = None
     workers = args.workers or plan.task.workers
     data = resumed_data(args, plan.task.data)
+    if data.name != plan.task.data.name and not plan.fingerprint:
+        raise UsageError(f"--data {data.name}: the study is of a version that did not note its data; leave it out")
     task = dataclasses.replace(plan.task, storage=args.storage, workers=workers, data=data)
     changed = dataclasses.replace(
         plan,
@@ -204,6 +207,8 @@ def run(args: argparse.Namespace) -> int:
     method, info = study.method, study.info
     if info.kind != method.kind:
         raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")
+    study.know_data()
+    method.costs(method.configure(plan.task.recipe, plan.task.settings), info)  # refuses what networks cannot take
     check_place(args, plan.task, info)
     if args.dry_run:
         from contextlib import nullcontext
@@ -235,6 +240,7 @@ def search(args: argparse.Namespace, study: Study) -> int:
 
         study.plan = settled(study.plan, place, args.address)
         study.save_plan()
+        tell_reading(study.info)
         for name in trackers(args):
             from search.execution.tracking import track
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from typing import Any
 
@@ -58,7 +59,14 @@ def summarise(study: Study, seconds: float) -> dict[str, Any]:
         "study": plan.task.study,
         "method": method.name,
         "searcher": plan.searcher,
-        "data": {"name": info.name, "fingerprint": info.fingerprint, "train": info.train_size, "val": info.val_size},
+        "data": {
+            "name": info.name,
+            "fingerprint": info.fingerprint,
+            "train": info.train_size,
+            "val": info.val_size,
+            "test": info.test_size,
+            "account": dataclasses.asdict(info.account),
+        },
         "best": best
         and {
             "config": flatten(configs),

@@ -267,6 +267,8 @@ def describe(study: Study, place: Layout) -> str:
     confirm = f"{seen.confirm} runs of the best {plan.confirm} over fresh seeds, " if plan.confirm else ""
     lines = [
         f"{method.name} on {info.name} ({info.train_size} rows), recipe {plan.task.recipe}, searcher {plan.searcher}",
+        f"data        {info.train_size:,} training, {info.val_size:,} validation and {info.test_size:,} test rows",
+        *(f"            {line}" for line in info.account.lines()),
         *ranges,
         f"trials      {seen.trials} of the search, {confirm}then {seen.final} retrainings (winner, controls)",
         f"stages      {', '.join(s.name for s in method.stages)}; cached: {', '.join(seen.cached) or 'none'}",

@@ -67,6 +67,7 @@ class StudySearch(Searcher):
         trial = self.running.pop(trial_id)
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, UsageError):
+            self.problem = cause
             raise cause
         self.conductor.lost(trial, cause, blamed=not node_lost(cause), killed=isinstance(cause, RayActorError))
 
@@ -111,6 +112,9 @@ def run_study(study: Study, layout: Layout, terminal: TextIO | None) -> None:
 
     Args:
         terminal: where progress is shown; None for nowhere.
+
+    Raises:
+        UsageError: of a trial, which another one would raise too.
     """
     plan, task = study.plan, study.plan.task
     search = StudySearch(Conductor(study))
@@ -154,6 +158,10 @@ def run_study(study: Study, layout: Layout, terminal: TextIO | None) -> None:
                     callbacks=[progress, LostTrials(search, get_runtime_context().get_node_id())],
                 ),
             ).fit()
+        except Exception:
+            if isinstance(search.problem, UsageError):  # Tune wraps what a callback raises
+                raise search.problem from None
+            raise
         finally:
             progress.close()
     for name in study.storage.list(f"{study.folder}/stop"):

@@ -9,6 +9,7 @@ import time
 from search.command.options import command
 from search.pages.findings import Findings
 from search.pages.page import Page
+from search.pages.reading import add_reading
 from search.searchers.registry import NONE
 
 
@@ -28,6 +29,9 @@ def add_provenance(page: Page, f: Findings) -> None:
                     for name, value in config.items()
                 ],
             )
+    if account := f.study.account:
+        with page.folded("What was read of the data"):
+            add_reading(page, account)
     with page.folded("study.json"):
         page.add("code", title="", text=json.dumps(dataclasses.asdict(f.study.plan), indent=1))
 

@@ -1,6 +1,7 @@
 """A study: one search from its first trial to the winner's score on test, kept so that nothing finished is lost.
 
     studies/NAME/study.json     what was asked for
+    studies/NAME/data.json      what was read of the data, and what was left out
     studies/NAME/ledger.json    every trial and the searcher's state, replaced whole after each event
     studies/NAME/ledger.previous.json  the one before, should the last be damaged
     studies/NAME/trials/N.json  what came of trial N: metrics, epochs, times
@@ -29,6 +30,7 @@ from distributed.locks import Lock, LockLost, Taken, locked
 from distributed.storage import Conflict, Storage
 from methods import get
 from methods.data import load
+from methods.data.account import Account
 from methods.data.dataset import Info
 from methods.errors import UsageError
 from methods.method import Method
@@ -76,6 +78,28 @@ class Study:
     def info(self) -> Info:
         """Of the data, which is read when this is first asked for."""
         return load(self.plan.task.data).info
+
+    def know_data(self) -> None:
+        """Note the data's fingerprint and what was read of it, or see that it is still the data of the first trial.
+
+        Raises:
+            UsageError: it is not.
+        """
+        found, kept = self.info.fingerprint, self.plan.fingerprint
+        if kept and found != kept:
+            raise UsageError(
+                f"study {self.plan.task.study}: {self.info.name} is not the data of its trials (fingerprint {found}, "
+                f"theirs {kept}); restore it, name its place with --data, or start a new study"
+            )
+        self.plan = dataclasses.replace(self.plan, fingerprint=found)
+
+    @property
+    def account(self) -> Account | None:
+        """What was read of the data, as noted when the search began; None for a study of version 0.1."""
+        try:
+            return _record(Account, self.storage, f"{self.folder}/data.json")[1]
+        except FileNotFoundError:
+            return None
 
     @cached_property
     def space(self) -> dict[str, Searched]:
@@ -140,8 +164,10 @@ class Study:
             raise problem
 
     def save_plan(self) -> None:
-        """Write what was asked for; the first file of a new study."""
+        """Write what was asked for, the first file of a new study, and what was read of the data once it is known."""
         self.storage.write_bytes(f"{self.folder}/study.json", packed(dataclasses.asdict(self.plan)))
+        if self.plan.fingerprint:
+            self.storage.write_bytes(f"{self.folder}/data.json", packed(dataclasses.asdict(self.info.account)))
 
     def save(self) -> None:
         """Write the ledger, whole, and keep the one before.

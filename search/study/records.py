@@ -149,6 +149,7 @@ class Plan:
         confirm: so many of the best are run again over `CONFIRM_SEEDS` fresh seeds, within the budget, and the one with
             the highest mean over those wins (the highest of many noisy values is too high: the winner's curse).
         retrained: laid over the winner's settings for its final runs, such as the epochs that a search could not spend.
+        fingerprint: of the data that all trials see; "" before it was read.
     """
 
     task: Task
@@ -161,6 +162,7 @@ class Plan:
     asha: bool = False
     confirm: int = 0
     retrained: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
 
     @property
     def searched(self) -> int | None:

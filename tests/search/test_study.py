@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import pytest
 from distributed.ray.cluster import Layout
 from distributed.storage import Storage
 from distributed.worker import Runtime
+from helpers.data_files import folder, image
 from helpers.running import TRIVIAL
 from helpers.trivial import METHOD, accuracy
+from methods import data as data_sets
+from methods.data import load
 from methods.data.dataset import DataSpec
 from methods.errors import UsageError
 from methods.space import Real
@@ -22,7 +26,7 @@ from search.command.summary import print_summary
 from search.evidence.summary import summarise
 from search.execution.comparison import opened
 from search.execution.place import settled
-from search.run import parser, resumed
+from search.run import main, parser, resumed
 from search.searchers.random import random_point
 from search.study.conductor import Conductor, Finished, searcher_of
 from search.study.ledger import Study
@@ -191,3 +195,48 @@ def test_the_result_names_the_winner(storage: Storage, capsys: pytest.CaptureFix
     print_summary(summarise(study, 1.0))
     best = study.best()
     assert best and f"The winner is trial {best.job.number}, " in capsys.readouterr().out
+
+
+def test_a_study_knows_its_data_by_content(storage: Storage, own_cache: None, tmp_path: Path) -> None:
+    """A folder that moved is the same data; one that changed is not, and an older study cannot tell."""
+    study = begin(storage, "random", 3)
+    data = folder(tmp_path / "here", {"a": 9, "b": 9})
+    study = Study(storage, replace(study.plan, task=replace(study.plan.task, data=data)))
+    with pytest.raises(UsageError, match="did not note its data"):
+        resumed(parser().parse_args(["--resume=s", "--data=digits"]), study)
+    study.know_data()
+    study.save_plan()
+    kept = study.plan.fingerprint
+    assert kept == load(data).info.fingerprint and Study.open(storage, "s").account == load(data).info.account
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = resume(storage, f"--data=imagefolder:{tmp_path / 'there'}")
+    moved.know_data()
+    assert moved.plan.fingerprint == kept
+    image(tmp_path / "there" / "c" / "1.png", 200)
+    for value in (201, 202, 203):
+        image(tmp_path / "there" / "c" / f"{value}.png", value)
+    data_sets._splits.cache_clear()
+    with pytest.raises(UsageError, match=r"study s: imagefolder:.*there is not the data of its trials"):
+        resume(storage, f"--data=imagefolder:{tmp_path / 'there'}").know_data()
+
+
+def test_data_that_the_networks_cannot_take_is_refused_before_ray_starts(
+    own_cache: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = folder(tmp_path / "data", {"a": 9, "b": 9})
+    words = ["center_loss", "--data", data.name, "--image-size=7", f"--storage={tmp_path / 'results'}"]
+    assert main(words) == 2
+    assert capsys.readouterr().err == ("error: images of 7x7: three poolings need at least 8x8; give larger ones\n")
+    assert not (tmp_path / "results").exists()
+
+
+def test_bad_usage_that_a_trial_finds_ends_the_search_with_its_line(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search.execution import tune as execution
+
+    search = execution.StudySearch(Conductor(begin(storage, "random", 3)))
+    assert search.suggest("t") is not None
+    with pytest.raises(UsageError, match="too small"):
+        search.lost("t", UsageError("too small; give more"))
+    assert isinstance(search.problem, UsageError)
