@@ -47,7 +47,7 @@ def dataset_page(data: Data) -> str:
     add_reading(page, info.account)
     page.section("Balance")
     with look.style():
-        page.chart("balance", _balance(data), "Training rows of each class, most frequent first")
+        page.chart("balance", lambda narrow: _balance(data, narrow), "Training rows of each class, most frequent first")
     page.section("Training rows of each class")
     if info.kind == "image":
         page.add(
@@ -95,11 +95,11 @@ def contact_sheet(data: Data) -> bytes:
     return content.getvalue()
 
 
-def _balance(data: Data) -> Figure:
+def _balance(data: Data, narrow: bool) -> Figure:
     import matplotlib.pyplot as plt
 
     counts = sorted(data.info.account.rows["train"].values(), reverse=True)
-    figure, axes = plt.subplots(figsize=(7, 2.4))
+    figure, axes = plt.subplots(figsize=(3.6 if narrow else 7, 2.4))
     axes.bar(range(len(counts)), counts, color=look.C1, width=0.8)
     axes.set_xlabel("class, by size")
     axes.set_ylabel("training rows")
