@@ -17,10 +17,8 @@ from distributed.optimizers import make_optimizer
 from distributed.ranks import Ranks, Reducer, Share, share_of
 from distributed.seeds import seed_of
 from methods.data.dataset import Data
+from methods.method import EpochRow
 from methods.training import Batch, Player
-
-Row = dict[str, Any]
-"""What is known of an epoch: "epoch" from 1, means of the losses' parts, validation's scalars, "seconds"."""
 
 
 class Stopped(Exception):
@@ -44,7 +42,7 @@ class Host(Protocol):
 
     def batch(self, index: Tensor, kind: str, seed: int, rows: slice, size: int) -> Tensor: ...
 
-    def report(self, row: Row) -> bool: ...
+    def report(self, row: EpochRow) -> bool: ...
 
     def load_checkpoint(self, name: str) -> dict[str, Any] | None: ...
 
@@ -61,7 +59,7 @@ def fit(
     targets: Tensor | None = None,
     keep: str = "last",
     patience: int | None = None,
-) -> list[Row]:
+) -> list[EpochRow]:
     """Train `players` as `methods.method.Worker.fit` says; `name` tells this fit's checkpoint from others'.
 
     A batch is never larger than the rows there are, and the rows left over by full batches wait for another epoch.
@@ -233,11 +231,11 @@ class Course:
 
     def __init__(self, movers: Sequence[Mover], keep: str) -> None:
         self.movers, self.keep = movers, keep
-        self.history: list[Row] = []
+        self.history: list[EpochRow] = []
         self.best_accuracy, self.best_epoch = -math.inf, 0
         self.best_nets: list[dict[str, Tensor]] | None = None
 
-    def note(self, row: Row) -> None:
+    def note(self, row: EpochRow) -> None:
         """Take an epoch that has just ended."""
         self.history.append(row)
         if row.get("val_accuracy", -math.inf) > self.best_accuracy:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ from distributed.cache import StageCache, decode, encode, stage_key
 from distributed.seeds import seed_of
 from distributed.worker import LocalWorker, Runtime
 from methods.data import stage_running
-from methods.method import Configs, Method, Stage, State
+from methods.method import Configs, EpochRow, Method, Stage, State
 
 
 @dataclass
@@ -79,7 +78,7 @@ def run_stages(
     cache: StageCache,
     *,
     shared_seed: int,
-    on_epoch: Callable[[Mapping[str, Any]], bool] | None = None,
+    on_epoch: Callable[[EpochRow], bool] | None = None,
 ) -> Run:
     """Run the stages on this rank.
 
@@ -104,7 +103,7 @@ def run_stages(
         )
         before = run.epochs
 
-        def listen(row: Mapping[str, Any], stage: str = stage.name, before: int = before) -> bool:
+        def listen(row: EpochRow, stage: str = stage.name, before: int = before) -> bool:
             return bool(on_epoch and on_epoch({**row, "stage": stage, "epoch": before + row["epoch"]}))
 
         with cache.lock(name, key) if worker.rank == 0 else nullcontext():

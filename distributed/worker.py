@@ -21,7 +21,7 @@ from distributed.seeds import seed_of
 from methods.data.augment import augment
 from methods.data.dataset import Data
 from methods.errors import UsageError
-from methods.method import State
+from methods.method import EpochRow, State
 from methods.training import Player
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
-Row = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +113,7 @@ class LocalWorker:
         runtime: Runtime | None = None,
         rank: int = 0,
         world_size: int = 1,
-        on_epoch: Callable[[Row], bool] | None = None,
+        on_epoch: Callable[[EpochRow], bool] | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> None:
         self.data, self.seed, self.ranks = data, seed, Ranks(rank, world_size)
@@ -125,12 +124,12 @@ class LocalWorker:
         self._fits = 0
         self._prefix = ""
         self._judged = True
-        self.history: list[dict[str, Any]] = []
+        self.history: list[EpochRow] = []
 
     def for_stage(
         self,
         seed: int,
-        on_epoch: Callable[[Row], bool] | None,
+        on_epoch: Callable[[EpochRow], bool] | None,
         checkpoints: Checkpoints | None,
         judged: bool = True,
     ) -> LocalWorker:
@@ -169,7 +168,7 @@ class LocalWorker:
         targets: Tensor | None = None,
         keep: str = "last",
         patience: int | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[EpochRow]:
         name = f"{self._prefix}{self._fits}"
         self._fits += 1
         return fit(
@@ -236,7 +235,7 @@ class LocalWorker:
             return (x.float() / 255).contiguous(memory_format=torch.channels_last)
         return x.long() if x.dtype == torch.int32 else x
 
-    def report(self, row: dict[str, Any]) -> bool:
+    def report(self, row: EpochRow) -> bool:
         """Note an epoch; true when the training is to stop. All ranks answer alike."""
         self.history.append(row)
         judged = self._judged and self._fits == 1

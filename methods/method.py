@@ -29,6 +29,19 @@ T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 
 
+EpochRow = dict[str, Any]
+"""What is known of one epoch of one training; plain JSON, from the loop to the charts.
+
+    epoch          from 1
+    loss, ...      mean of each part of the losses over the epoch
+    val_accuracy   and further scalars on validation, by names that begin with "val_"; absent where nothing is validated
+    seconds        of wall-clock time
+    cpu_seconds    of this process, where it was noted
+    item           which of several trainings side by side (`Worker.each`); absent where there is one
+    stage          in what a trial keeps: the stage that the epoch is of
+"""
+
+
 @dataclass(frozen=True)
 class State:
     """What a stage leaves behind. It is stored as tensors and JSON (`distributed.cache`).
@@ -43,7 +56,7 @@ class State:
     tensors: Mapping[str, Tensor]
     spec: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
-    history: tuple[Mapping[str, Any], ...] = ()
+    history: tuple[EpochRow, ...] = ()
 
 
 States = Mapping[str, State]
@@ -83,7 +96,7 @@ class Worker(Protocol):
         targets: Tensor | None = None,
         keep: str = "last",
         patience: int | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[EpochRow]:
         """Train the players; the only training loop of the project. Returns one row of means per epoch.
 
         Args:

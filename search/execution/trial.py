@@ -9,12 +9,15 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from methods.errors import UsageError
 from search.study.records import Job, Outcome, Task, failed, on_validation
+
+if TYPE_CHECKING:
+    from methods.method import EpochRow
 
 
 def stop_sign(task: Task, number: int) -> str:
@@ -25,7 +28,7 @@ def stop_sign(task: Task, number: int) -> str:
 def perform(
     task: Task,
     job: Job,
-    report: Callable[[Mapping[str, Any]], None],
+    report: Callable[[EpochRow], None],
     *,
     rank: int = 0,
     world_size: int = 1,
@@ -62,7 +65,7 @@ def perform(
     outcome.precision, outcome.processor = runtime.precision, processor()
     worker = LocalWorker(load(task.data), seed=job.seed, runtime=runtime, rank=rank, world_size=world_size)
 
-    def on_epoch(row: Mapping[str, Any]) -> bool:
+    def on_epoch(row: EpochRow) -> bool:
         outcome.history.append(dict(row))
         report(row)
         if until is not None and time.time() + row["seconds"] > until:
@@ -128,7 +131,7 @@ def score(outcome: Outcome, task: Task, job: Job, worker: Any, method: Any, conf
         outcome.tables = {name: dataclasses.asdict(table) for name, table in evidence.tables(trained).items()}
 
 
-def attempt(task: Task, job: Job, report: Callable[[Mapping[str, Any]], None], until: float | None = None) -> Outcome:
+def attempt(task: Task, job: Job, report: Callable[[EpochRow], None], until: float | None = None) -> Outcome:
     """A trial in this process. One that fails is a result; only the death of a process is not.
 
     Raises:
