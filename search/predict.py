@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from methods.errors import UsageError
-from search.command.shell import FAILED, OK, Parser, carry_out, trust_option
+from search.command.shell import FAILED, OK, SOME_FAILED, Parser, carry_out, trust_option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,8 +67,11 @@ def open_model(name: str, storage_uri: str) -> Deployed:
     return load_model(storage, f"studies/{name}/model")
 
 
-def rows_of(inputs: Sequence[str], deployed: Deployed) -> Iterator[tuple[list[str], Tensor]]:
+def rows_of(inputs: Sequence[str], deployed: Deployed, bad: list[str]) -> Iterator[tuple[list[str], Tensor]]:
     """What to answer, in parts: (name of each row, the rows as a `Split` holds them).
+
+    Args:
+        bad: grows by a line for each image that cannot be read.
 
     Raises:
         UsageError: an input is missing or cannot be read, or holds nothing.
@@ -78,10 +81,10 @@ def rows_of(inputs: Sequence[str], deployed: Deployed) -> Iterator[tuple[list[st
         path = Path(name).expanduser()
         if not path.exists():
             raise UsageError(f"{name}: there is no such file")
-        yield from read(path, deployed)
+        yield from read(path, deployed, bad)
 
 
-def _images(path: Path, deployed: Deployed) -> Iterator[tuple[list[str], Tensor]]:
+def _images(path: Path, deployed: Deployed, bad: list[str]) -> Iterator[tuple[list[str], Tensor]]:
     import torch
 
     from methods.data.images.pixels import SUFFIXES, Pixels, Unreadable, own_limit, read
@@ -97,25 +100,33 @@ def _images(path: Path, deployed: Deployed) -> Iterator[tuple[list[str], Tensor]
     how = Pixels(height, width, channels, **deployed.info.reading)
     for start in range(0, len(files), ROWS):
         some = files[start : start + ROWS]
-        x = torch.empty(len(some), channels, height, width, dtype=torch.uint8)
-        for row, file in zip(x, some, strict=True):
+        names, rows = [], []
+        for file in some:
             try:
                 with own_limit():
-                    pixels, _ = read(file, how)
+                    rows.append(torch.from_numpy(read(file, how)[0]))
+                names.append(str(file))
             except Unreadable as error:
-                raise UsageError(f"{file}: this is not an image, or not a whole one ({error}); mend it") from None
-            row.copy_(torch.from_numpy(pixels))
-        yield [str(file) for file in some], x
+                bad.append(f"{file}: this is not an image, or not a whole one ({error}); mend it")
+        if rows:
+            yield names, torch.stack(rows)
 
 
-def _sentences(path: Path, deployed: Deployed) -> Iterator[tuple[list[str], Tensor]]:
+def _sentences(path: Path, deployed: Deployed, bad: list[str]) -> Iterator[tuple[list[str], Tensor]]:
     from methods.data.characters import encode
     from methods.data.texts.encodings import utf8
     from methods.data.texts.sentences import tidy
+    from methods.data.texts.tables import Layout, columns, kind_of
 
-    # Lines as an editor counts them: Python's splitlines breaks at more characters.
-    text = utf8(str(path), path, None).decode().replace("\r\n", "\n").replace("\r", "\n")
-    numbered = [(n, tidy(line)) for n, line in enumerate(text.split("\n"), 1)]
+    reading = dict(deployed.info.reading)
+    column = reading.pop("text_column", "text")
+    if kind_of(path):  # a table: its rows are counted without the header
+        layout = Layout(**{**reading, "columns": tuple(reading.get("columns", ()))})
+        (lines,) = columns(str(path), path, (column,), layout)
+    else:  # lines as an editor counts them: Python's splitlines breaks at more characters
+        text = utf8(str(path), path, reading.get("encoding")).decode()
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    numbered = [(n, tidy(line)) for n, line in enumerate(lines, 1)]
     numbered = [(n, line) for n, line in numbered if line]
     if not numbered:
         raise UsageError(f"{path}: there is no sentence in it; give a file with one a line")
@@ -237,19 +248,28 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             raise UsageError(f"--export {form} {file}: cannot be written: {error.strerror}") from None
         print(f"{file}: {words}", file=sys.stderr)
-    classes, found = deployed.info.classes, []
-    for names, x in rows_of(args.inputs, deployed):
+    return answer(args, deployed)
+
+
+def answer(args: argparse.Namespace, deployed: Deployed) -> int:
+    """Print an answer for each row as it is found; what cannot be read is named at the end."""
+    classes, bad, comma = deployed.info.classes, list[str](), "["
+    for names, x in rows_of(args.inputs, deployed, bad):
         for name, row in zip(names, probabilities(deployed, x), strict=True):
             top = row.topk(min(args.top, len(classes)))
             best = [(classes[k], p) for p, k in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
             if args.json:
                 each = dict(zip(classes, row.tolist(), strict=True))
-                found.append({"input": name, "label": best[0][0], "probability": best[0][1], "probabilities": each})
+                said = {"input": name, "label": best[0][0], "probability": best[0][1], "probabilities": each}
+                print(comma + json.dumps(said), end="")
+                comma = ",\n"
             else:
                 print(name, *(f"{label} {p:.4f}" for label, p in best), sep="\t")
-    if args.json:
-        print(json.dumps(found, indent=1))
-    return OK
+    if args.json and args.inputs:
+        print("]" if comma != "[" else "[]")
+    for line in bad:
+        print(f"error: {line}", file=sys.stderr)
+    return SOME_FAILED if bad else OK
 
 
 def main(argv: Sequence[str] | None = None) -> int:

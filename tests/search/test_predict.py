@@ -96,7 +96,7 @@ def test_sentences_are_read_as_in_training(tmp_path: Path) -> None:
     deployed = Deployed(First().eval(), data.info, {"method": "made up"})
     file = tmp_path / "some.txt"
     file.write_text("\n".join(data.val.texts[:6]) + "\n\n   \n", encoding="utf-8")
-    ((names, x),) = predict.rows_of([str(file)], deployed)
+    ((names, x),) = predict.rows_of([str(file)], deployed, [])
     assert [name.rsplit(":", 1)[1] for name in names] == list("123456")
     assert torch.equal(x, data.val.x[:6])
     assert torch.equal(predict.probabilities(deployed, x).argmax(1), data.val.y[:6, 0])
@@ -143,7 +143,6 @@ def test_damaged_package(study: Study, tmp_path: Path) -> None:
         (["MODEL"], "no INPUT"),
         (["MODEL", "missing.png"], "missing.png: there is no such file"),
         (["MODEL", "EMPTY"], "there is no image in this folder"),
-        (["MODEL", "BROKEN"], "this is not an image"),
         (["MODEL", "BROKEN", "--top", "0"], "--top 0: give at least 1"),
         (["MODEL", "--export", "keras", "out"], "--export keras: give torch or onnx"),
         (["MODEL", "--export", "torch", "no/such/folder/out"], "there is no such folder"),
@@ -182,3 +181,23 @@ def test_no_ray() -> None:
         [sys.executable, "-c", script], cwd=Path(__file__).resolve().parents[2], capture_output=True
     )
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_bad_file_does_not_end_the_answers(study: Study, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pictures / "1.png").write_bytes(b"no image")
+    assert predict.main([study.storage.path(study.folder), str(pictures), "--json"]) == 3
+    told = capsys.readouterr()
+    assert [Path(one["input"]).name for one in json.loads(told.out)] == ["0.png", "2.png", "3.png", "4.png"]
+    assert "1.png: this is not an image" in told.err and told.err.count("\n") == 1
+
+
+def test_tables_are_read_by_column_and_lines_as_an_editor_counts_them(tmp_path: Path) -> None:
+    data = tiny_sentences()
+    deployed = Deployed(torch.nn.Identity(), data.info, None)  # type: ignore[arg-type]
+    texts = data.val.texts[:3]
+    (tmp_path / "a.csv").write_text("label,text\n" + "".join(f"x,{text}\n" for text in texts), encoding="utf-8")
+    (tmp_path / "a.txt").write_text("\n".join([texts[0] + "\u2028" + texts[1], texts[2]]), encoding="utf-8")
+    ((names, x),) = predict.rows_of([str(tmp_path / "a.csv")], deployed, [])
+    assert len(names) == 3 and torch.equal(x, data.val.x[:3])
+    ((names, x),) = predict.rows_of([str(tmp_path / "a.txt")], deployed, [])
+    assert [name.rsplit(":", 1)[1] for name in names] == ["1", "2"] and torch.equal(x[1], data.val.x[2])
