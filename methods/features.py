@@ -19,6 +19,7 @@ class Activations(nn.Module):
         self.net, self.layer = net, layer
 
     def forward(self, x: Tensor) -> Tensor:
+        """What the layer puts out for `x`, whole."""
         seen: list[Tensor] = []
         hook = self.net.get_submodule(self.layer).register_forward_hook(lambda module, inputs, out: seen.append(out))
         try:

@@ -79,12 +79,15 @@ class Real:
         return unit
 
     def middle(self, cell: Any) -> Any:
+        """The coordinates themselves: real numbers have no cells."""
         return cell
 
     def parse(self, text: str) -> float:
+        """The value as written on a command line; ValueError if it is no number."""
         return float(text)
 
     def check(self, value: Any) -> float:
+        """The value as a float; ValueError, which says what is expected, if the range does not hold it."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError("a number")
         if not self.low <= value <= self.high:
@@ -109,12 +112,15 @@ class Integer:
 
     @property
     def levels(self) -> int:
+        """How many numbers there are."""
         return self.high - self.low + 1
 
     def to_unit(self, value: int) -> float:
+        """Where the number lies on [0, 1]: the middle of its cell."""
         return float(self.middle(value - self.low))
 
     def from_unit(self, unit: float, digits: int = 12) -> int:
+        """The number in whose cell the coordinate lies; `digits` is for real numbers and changes nothing here."""
         return self.low + int(self.cell(unit))
 
     def cell(self, unit: Any) -> Any:
@@ -128,9 +134,11 @@ class Integer:
         return (edges[0] + edges[1]) / 2
 
     def parse(self, text: str) -> int:
+        """The value as written on a command line; ValueError if it is no whole number."""
         return int(text)
 
     def check(self, value: Any) -> int:
+        """The value itself; ValueError, which says what is expected, if the range does not hold it."""
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError("a whole number")
         if not self.low <= value <= self.high:
@@ -149,6 +157,7 @@ class Choice:
 
     @property
     def levels(self) -> int:
+        """How many options there are."""
         return len(self.options)
 
     @property
@@ -161,24 +170,30 @@ class Choice:
         return sorted(self.options) if self.ordered else list(self.options)
 
     def to_unit(self, value: Any) -> float:
+        """Where the option lies on [0, 1]: the middle of its cell."""
         return float(self.middle(next(i for i, option in enumerate(self._ascending) if same(option, value))))
 
     def from_unit(self, unit: float, digits: int = 12) -> Any:
+        """The option in whose cell the coordinate lies; `digits` is for real numbers and changes nothing here."""
         return self._ascending[int(self.cell(unit))]
 
     def cell(self, unit: Any) -> Any:
+        """The numbers, from 0, of the cells in which coordinates lie."""
         return np.clip(np.floor(np.asarray(unit) * self.levels), 0, self.levels - 1)
 
     def middle(self, cell: Any) -> Any:
+        """The coordinates in the middle of cells."""
         return (cell + 0.5) / self.levels
 
     def parse(self, text: str) -> Any:
+        """The option of that name, upper or lower case; ValueError, which lists the options, if there is none."""
         for option in self.options:
             if text.lower() == str(option).lower():
                 return option
         raise ValueError(str(self))
 
     def check(self, value: Any) -> Any:
+        """The option that equals the value; ValueError, which lists the options, if none does."""
         for option in self.options:
             if same(option, value):
                 return option
@@ -196,9 +211,11 @@ class Numbers:
     high: float
 
     def parse(self, text: str) -> tuple[float, ...]:
+        """The numbers between commas; ValueError if one is none."""
         return tuple(float(part) for part in text.split(",") if part.strip())
 
     def check(self, value: Any) -> tuple[float, ...]:
+        """The value as a tuple of floats; ValueError if it is no list or a number is out of range."""
         if not isinstance(value, tuple | list) or isinstance(value, str):
             raise ValueError(str(self))
         one = Real(self.low, self.high)

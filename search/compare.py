@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 def parser() -> Parser:
+    """The command's options."""
     p = Parser(prog="python -m search.compare", description="Compare searchers at equal budget.", allow_abbrev=False)
     study_options(p)
     p.add_argument("--searchers", default="grid,random,bo", metavar="NAMES", help="by commas (grid,random,bo)")
@@ -98,6 +99,7 @@ def compare(args: argparse.Namespace) -> int:
     keep_question(storage, folder, what)
 
     def planned(name: str, repeat: int) -> Plan:
+        """The study of a searcher and a repeat, as it is to be run."""
         seed = args.seed + repeat
         own = dataclasses.replace(task, study=f"{comparison}-{entry_of(name).slug}-{seed}", seed=seed)
         return Plan(own, name, space, trials=None, seeds=0, controls=False)
@@ -179,6 +181,7 @@ def show(summary: Mapping[str, Any], words: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     return carry_out(parser(), compare, argv)
 
 

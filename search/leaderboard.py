@@ -252,6 +252,7 @@ def _figures(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[st
     """Headers and cells of a table, figures as people read them: per cent, thousands, seconds."""
 
     def cell(name: str, value: Any) -> str:
+        """A value as the table shows it, by its column."""
         if value is None:
             return ""
         if name.endswith("accuracy"):

@@ -25,6 +25,7 @@ from search.simulation import FUNCTIONS
 
 
 def parser() -> Parser:
+    """The command's options."""
     p = Parser(prog="python -m search.replay", description="Simulate studies on recorded trials.", allow_abbrev=False)
     p.add_argument("problem", metavar="TABLE", nargs="?", help=f"a Parquet file, or {' or '.join(FUNCTIONS)}")
     p.add_argument("--searchers", default="grid,random,bo", help=f"by commas: {', '.join(SEARCHERS)}, or MODULE:CLASS")
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def real(args: argparse.Namespace) -> int:
+    """Compare a study's real duration with a simulated one; FAILED if they differ by more than 15 %."""
     from distributed.storage import Storage
     from search.simulation.clock import makespans
     from search.study.ledger import Study
@@ -147,6 +149,7 @@ def show(summary: Mapping[str, Any], unit: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     return carry_out(parser(), run, argv)
 
 

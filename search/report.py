@@ -25,6 +25,7 @@ from search.study.ledger import Study
 
 
 def parser() -> Parser:
+    """The command's options."""
     p = Parser(prog="python -m search.report", description="Studies as one HTML file.", allow_abbrev=False)
     p.add_argument("studies", nargs="+", metavar="STUDY", help="a study's name or folder, or a comparison's name")
     p.add_argument("--storage", default="results", metavar="DIR", help="where studies lie (default results)")
@@ -47,6 +48,7 @@ def open_study(name: str, storage: Storage) -> Study:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the command says; returns the exit code."""
     storage = Storage(args.storage)
     names = list(dict.fromkeys(args.studies))
     summaries = [name for name in names if storage.exists(f"comparisons/{name.strip('/')}/compare.json")]
@@ -71,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     return carry_out(parser(), run, argv)
 
 

@@ -129,6 +129,7 @@ def node_lost(error: BaseException) -> bool:
     """
 
     def with_node(death: Any) -> bool:
+        """Whether the actor died because its node did."""
         return death.preempted or bool(death.actor_id and died_with_its_node(death.actor_id))
 
     return isinstance(error, NodeLost) or any(map(with_node, dead_actors(error)))
@@ -218,6 +219,7 @@ def heed_sigterm() -> None:
     """Let SIGTERM, a scheduler's way of asking, do what Ctrl-C does. Ray sets a handler of its own when it starts."""
 
     def handler(number: int, frame: Any) -> None:
+        """Do what SIGINT would."""
         interrupt = signal.getsignal(signal.SIGINT)
         (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
 

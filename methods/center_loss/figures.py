@@ -25,6 +25,7 @@ POINTS = 500  # more would only cover each other, and a first layer has 65,536 v
 
 
 def tables(trained: Trained) -> dict[str, Table]:
+    """How tight the classes lie in four layers, by name."""
     caption = "Feature space of each layer (distance ratio: within over between classes, lower is tighter)"
     train, columns = trained.worker.data.train, ("distance_ratio", "silhouette", "knn_accuracy")
     maps, y = layers(trained, trained.split)
@@ -35,6 +36,7 @@ def tables(trained: Trained) -> dict[str, Table]:
 
 
 def figures(trained: Trained) -> dict[str, Figure]:
+    """Training curves, confusion, Grad-CAM and t-SNE of four layers, by name."""
     info, split = trained.worker.data.info, trained.split
     net = trained.worker.place(model(trained.configs, trained.states, info)).eval()
     history = [{**row, "loss": row["cross_entropy"]} for row in trained.states["joint"].history]

@@ -19,6 +19,7 @@ DENSE = "layers.dense"  # the space of the loss
 
 
 def model(configs: Configs, states: States, info: Info) -> Network:
+    """The trained network: images (b, c, h, w) in [0, 1] -> logits (b, classes)."""
     net = network(configs["joint"], info)
     weights = states["joint"].tensors.items()
     net.load_state_dict({k.removeprefix("network."): v for k, v in weights if k.startswith("network.")})
@@ -26,6 +27,7 @@ def model(configs: Configs, states: States, info: Info) -> Network:
 
 
 def costs(configs: Configs, info: Info) -> dict[str, nn.Module]:
+    """The deployed network, not trained: its costs are counted."""
     return {"model": network(configs["joint"], info)}
 
 

@@ -26,6 +26,7 @@ class CosineHead(nn.Linear):
         self.scale = scale
 
     def forward(self, f: Tensor) -> Tensor:
+        """Features (b, features) -> s cos(theta) (b, classes)."""
         with torch.autocast(f.device.type, enabled=False):  # three digits of a cosine are too few
             return cosine_logits(f.to(self.weight.dtype), self.weight, self.scale)
 
@@ -85,6 +86,7 @@ class Network(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (b, c, h, w) in [0, 1] -> logits (b, classes)."""
         logits: Tensor = self.head(self.drop(self.layers(x)))
         return logits
 
@@ -96,6 +98,7 @@ class Network(nn.Module):
         generator = torch.Generator(batch.x.device).manual_seed(batch.seed)
 
         def dropped(x: Tensor, share: float) -> Tensor:
+            """Dropout that draws for the whole batch, whatever share of it this rank has."""
             draw = torch.rand(batch.size, *x.shape[1:], generator=generator, device=x.device)[batch.rows]
             return x * (draw >= share) / (1.0 - share)
 
@@ -121,5 +124,6 @@ class Aligned(nn.Module):
 
 
 def network(config: Joint, info: Info) -> Network:
+    """The network that `config` describes, not trained."""
     cosine = config.scale if config.head == "cosine" else 0.0
     return Network(info, config.width, config.features, config.batch_norm, config.dropout, cosine)

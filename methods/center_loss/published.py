@@ -27,6 +27,7 @@ MODERN = {
 
 
 def tables(scale: Scale) -> tuple[PaperTable, ...]:
+    """The report's comparison and the ablation, as cells to be trained at this scale."""
     plain = {**STEPPED, "joint.epochs": 150, **scale.settings}
     lesser = {**plain, **scale.lesser}
     # The variants are the report's: its training, whatever the scale's is, where that changes more than the size.
@@ -37,6 +38,7 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
     )
 
     def aligned(**fields: object) -> dict[str, object]:
+        """The lesser settings with the hinge, and these fields of `joint`."""
         return {**lesser, "joint.term": "hinge", **{f"joint.{name}": value for name, value in fields.items()}}
 
     both = (Cell(WITHOUT, plain, 86.44), Cell(WITH, {**plain, "joint.term": "hinge"}, 87.80, against=WITHOUT))

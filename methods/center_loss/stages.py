@@ -38,6 +38,7 @@ def train(worker: Worker, config: Joint, needs: States) -> State:
     net = worker.place(Aligned(network(config, worker.data.info), config.centres == "learned"))
 
     def loss(batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy, and from epoch `begin` on the centre-aligned term; moves the centres."""
         if config.term != "none" and batch.epoch == config.begin:
             with torch.no_grad():
                 net.centres.copy_(first_centres(worker, net.network, config.start))
@@ -57,6 +58,7 @@ def train(worker: Worker, config: Joint, needs: States) -> State:
         return {"loss": labels + config.weight * term, **parts, "aligned": term}
 
     def validate() -> dict[str, float]:
+        """Accuracy and cross-entropy on validation."""
         return validation(worker.predict(net.network, val.x), val.y)
 
     worker.fit(Player(net, loss, config), validate=validate, patience=config.patience)

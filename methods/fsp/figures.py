@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def tables(trained: Trained) -> dict[str, Table]:
+    """What the teachers reach and cost, by name."""
     info = trained.worker.data.info
     rows = []
     for name, net in (
@@ -57,6 +58,7 @@ def verdict(teacher: float, student: float, taught: bool) -> str:
 
 
 def figures(trained: Trained) -> dict[str, Figure]:
+    """Training curves and the flow matrices, by name."""
     return {"training": training(trained), "flow": flow(trained)}
 
 
@@ -101,6 +103,7 @@ def flow(trained: Trained) -> Figure:
     student = model(trained.configs, trained.states, worker.data.info)
 
     def matrices(net: Sectioned) -> list[torch.Tensor]:
+        """The FSP matrices (b, m, n) of each section for the images of `x`, on the CPU."""
         maps = worker.place(net).sections((x.float() / 255).to(worker.device))[1]
         return [fsp_matrix(first, last).cpu() for first, last in maps]
 

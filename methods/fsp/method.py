@@ -37,6 +37,7 @@ def metrics(trained: Trained) -> dict[str, float]:
 
 
 def networks(configs: Configs, info: Info) -> dict[str, nn.Module]:
+    """The deployed student, and the teacher beside it, not trained: their costs are counted."""
     return {
         "model": CifarNet(info, configs["transfer"].depth),
         "teacher": teacher_net(configs["teacher"].arch, info),
@@ -50,16 +51,19 @@ def macs(arch: str, depth: int, info: Info) -> tuple[int, int]:
 
 
 def teacher_macs(configs: Configs, info: Info) -> int:
+    """MACs of training the teacher: three forward passes of an image, for every epoch."""
     _, teacher = macs(configs["teacher"].arch, configs["transfer"].depth, info)
     return 3 * teacher * info.train_size * configs["teacher"].epochs
 
 
 def transfer_macs(configs: Configs, info: Info) -> int:
+    """MACs of the transfer: three passes of the student and one of the teacher."""
     student, teacher = macs(configs["teacher"].arch, configs["transfer"].depth, info)
     return (3 * student + teacher) * info.train_size * configs["transfer"].epochs
 
 
 def finetune_macs(configs: Configs, info: Info) -> int:
+    """MACs of the fine-tuning: three passes of the student, and one of a teacher that gives soft labels."""
     student, teacher = macs(configs["teacher"].arch, configs["transfer"].depth, info)
     soft = teacher if configs["finetune"].distill else 0
     return (3 * student + soft) * info.train_size * configs["finetune"].epochs

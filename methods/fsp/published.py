@@ -24,6 +24,7 @@ HOMO, HETERO = "homogeneous teacher", "heterogeneous teacher"
 
 
 def tables(scale: Scale) -> tuple[PaperTable, ...]:
+    """Tables 1 and 2 and Figure 4 as cells to be trained at this scale."""
     complete = flatten(METHOD.configure(scale.recipe, scale.settings))
     # Where a teacher takes an hour, a student alone does not wait for one.
     untaught = {"teacher.epochs": 0} if scale.recipe == "paper" else {}

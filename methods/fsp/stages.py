@@ -15,6 +15,7 @@ from methods.training import Batch, Player
 
 
 def frozen_teacher(worker: Worker, state: State) -> Sectioned:
+    """The trained teacher in eval mode, without gradients."""
     net = teacher_net(state.spec["arch"], worker.data.info)
     net.load_state_dict(dict(state.tensors))
     return worker.place(net).eval().requires_grad_(False)
@@ -26,9 +27,11 @@ def train_teacher(worker: Worker, config: Teacher, needs: States) -> State:
     val = worker.data.val
 
     def loss(batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy."""
         return {"loss": config.cross_entropy(net(batch.x).float(), batch.y)}
 
     def validate() -> dict[str, float]:
+        """Accuracy and cross-entropy on validation."""
         return validation(worker.predict(net, val.x), val.y)
 
     worker.fit(Player(net, loss, config), validate=validate)
@@ -43,6 +46,7 @@ def transfer(worker: Worker, config: Transfer, needs: States) -> State:
     val = worker.data.val
 
     def loss(batch: Batch) -> dict[str, Tensor]:
+        """Distance of the student's flow from the teacher's, section by section; in one stage also cross-entropy."""
         logits, mine = net(batch.x)
         with torch.no_grad():
             theirs = [fsp_matrix(first, last) for first, last in teacher.sections(batch.x)[1]]
@@ -57,6 +61,7 @@ def transfer(worker: Worker, config: Transfer, needs: States) -> State:
         return {"loss": labels + cost, **parts, "labels": labels}
 
     def validate() -> dict[str, float]:
+        """Accuracy and cross-entropy of the student on validation."""
         return validation(worker.predict(student, val.x), val.y)
 
     # Until the labels are seen, accuracy is chance and must not reach a scheduler.
@@ -75,6 +80,7 @@ def finetune(worker: Worker, config: Finetune, needs: States) -> State:
     val, temperature = worker.data.val, config.temperature
 
     def loss(batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy, and where configured the distance from the teacher's soft labels."""
         logits = net(batch.x).float()
         labels = config.cross_entropy(logits, batch.y)
         if teacher is None:
@@ -92,6 +98,7 @@ def finetune(worker: Worker, config: Finetune, needs: States) -> State:
         return {"loss": (1 - config.distill) * labels + config.distill * soft, "labels": labels, "soft": soft}
 
     def validate() -> dict[str, float]:
+        """Accuracy and cross-entropy on validation."""
         return validation(worker.predict(net, val.x), val.y)
 
     worker.fit(Player(net, loss, config), validate=validate)

@@ -33,6 +33,7 @@ STYLES = {"hard": ("#0072B2", "-"), "soft": ("#D55E00", "--"), "top": ("#009E73"
 
 
 def tables(trained: Trained) -> dict[str, Table]:
+    """Tables 2 to 5 in our figures, the ceiling and the cost, by name."""
     own, names = answers(trained), trained.worker.data.info.classes
     return {
         "clusters": Table(
@@ -82,6 +83,7 @@ def ensemble(own: Answers, threshold: float) -> Table:
     base, oracle = accuracy(own.base, own.y), own.perfect(own.experts)
 
     def row(name: str, value: float, rerouted: float, macs: float) -> tuple[str | float, ...]:
+        """One line of the table; `value` and `rerouted` are shares, `macs` relative to the base's."""
         share = round(100 * (value - base) / (oracle - base), 1) if oracle > base else "-"
         return (
             name,
@@ -144,6 +146,7 @@ def clusterings(trained: Trained) -> Table:
 
 
 def figures(trained: Trained) -> dict[str, Figure]:
+    """Figures 1 to 4 in ours, and accuracy by threshold and by cost, by name."""
     own, names = answers(trained), trained.worker.data.info.classes
     route = routing(trained.configs, trained.states)
     threshold, rule = route.threshold, route.rule
@@ -157,6 +160,7 @@ def figures(trained: Trained) -> dict[str, Figure]:
 
 
 def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of that size in inches, and its axes, row by row."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width, height), layout="constrained")
@@ -164,6 +168,7 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tupl
 
 
 def cluster_sizes(assignment: Tensor) -> Figure:
+    """Figure 1: how many classes each cluster has."""
     from matplotlib.ticker import MaxNLocator
 
     made, (ax,) = figure(5, 3)

@@ -22,6 +22,7 @@ from methods.training import Training
 
 
 def model(configs: Configs, states: States, info: Info) -> Ensemble:
+    """The trained ensemble; a cluster of one class has no expert."""
     assignment = states["cluster"].tensors["assignment"]
     base = base_net(states["base"], len(assignment))
     base.load_state_dict(weights(states["base"], "net."))
@@ -77,6 +78,7 @@ def metrics(trained: Trained) -> dict[str, float]:
 
 
 def base_macs(trained: Trained) -> float:
+    """MACs of one image in the base."""
     info = trained.worker.data.info
     return float(count(model(trained.configs, trained.states, info).get_submodule("base"), info).macs)
 
@@ -90,6 +92,7 @@ def networks(configs: Configs, info: Info) -> dict[str, nn.Module]:
     config, route, classes = configs["base"], configs["route"], len(info.classes)
 
     def net(classes: int) -> nn.Module:
+        """A wide residual network over so many classes, not trained."""
         return WideResNet(config.depth, config.width, classes, info.mean, info.std, config.dropout)
 
     assignment = torch.arange(classes) % configs["cluster"].count
@@ -102,6 +105,7 @@ def training_macs(stage: str) -> Callable[[Configs, Info], int]:
     """Every image is in one cluster: an epoch of all experts together costs an epoch of the base."""
 
     def macs(configs: Configs, info: Info) -> int:
+        """Three forward passes of an image, for every epoch of the stage."""
         epochs: int = configs[stage].epochs
         return 3 * count(networks(configs, info)["base"], info).macs * info.train_size * epochs
 

@@ -56,6 +56,7 @@ class Ensemble(nn.Module):
         self.columns = torch.cat(members(assignment)).argsort().tolist()  # of each class, with the groups side by side
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (b, c, h, w) in [0, 1] -> log-probabilities (b, C)."""
         clusters, route = len(self.groups), self.route
         base = self.base(x).float() / self.temperatures[0]
         asked = dispatch(base, self.assignment, route.threshold, route.rule, route.top, clusters)

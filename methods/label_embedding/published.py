@@ -13,7 +13,10 @@ BASE, LONGER = "base", "base, trained on for the experts' epochs"
 
 
 def tables(scale: Scale) -> tuple[PaperTable, ...]:
+    """Tables 2 to 5 and the ensemble, as cells to be trained at this scale."""
+
     def clusters(count: int, rule: str = "hard", shuffle: bool = False) -> dict[str, Any]:
+        """The settings of an ensemble with so many clusters."""
         return {"cluster.count": count, "cluster.shuffle": shuffle, "route.rule": rule, "route.tuned": True}
 
     complete = flatten(METHOD.configure(scale.recipe, scale.settings))

@@ -43,6 +43,7 @@ def train_base(worker: Worker, config: Base, needs: States) -> State:
     net = worker.place(WideResNet(classes=len(info.classes), **spec))
 
     def loss(batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy."""
         return {"loss": config.cross_entropy(net(batch.x).float(), batch.y)}
 
     worker.fit(Player(net, loss, config), validate=lambda: validation(worker.predict(net, val.x), val.y))
@@ -91,15 +92,18 @@ def train_experts(worker: Worker, config: Experts, needs: States) -> State:
     assignment = needs["cluster"].tensors["assignment"]
 
     def run(worker: Worker, classes: Tensor) -> State:
+        """Train the expert for `classes`, which it numbers from 0."""
         net = worker.place(sub_classifier(base, classes, config.start))
         number = torch.full_like(assignment, -1)
         number[classes] = torch.arange(len(classes))
         targets, inside = number[train.y], number[val.y] >= 0
 
         def loss(batch: Batch) -> dict[str, Tensor]:
+            """Cross-entropy over the expert's own classes."""
             return {"loss": config.cross_entropy(net(batch.x).float(), batch.y)}
 
         def validate() -> dict[str, float]:
+            """Accuracy on the validation rows of the expert's own classes."""
             # Not called val_accuracy: fewer classes compete than in the base, and a scheduler must not compare them.
             return {"inside_accuracy": accuracy(worker.predict(net, val.x[inside]), number[val.y[inside]])}
 
@@ -165,6 +169,7 @@ class Answers:
     top: int
 
     def asked(self, threshold: float, rule: str) -> Tensor:
+        """Which experts each row asks for, (n, clusters) bool."""
         return dispatch(self.base, self.assignment, threshold, rule, self.top)
 
     def ensemble(self, threshold: float, rule: str) -> Tensor:

@@ -29,6 +29,7 @@ PANELS = {
 
 
 def tables(trained: Trained) -> dict[str, Table]:
+    """Table 1 and what the learned maps do, by name; without the latter where nothing is learned."""
     worker, info, split = trained.worker, trained.worker.data.info, trained.split
     logits = worker.predict(worker.place(model(trained.configs, trained.states, info)), split.x)
     before = trained.states["classifier"].metrics["val_accuracy"]
@@ -57,6 +58,7 @@ def tables(trained: Trained) -> dict[str, Table]:
 
 
 def figures(trained: Trained) -> dict[str, Figure]:
+    """Figures 2 and 3 in ours, by name; none where nothing is learned."""
     if not trained.configs["finetune"].learned:
         return {}
     return {

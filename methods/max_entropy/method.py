@@ -21,6 +21,7 @@ def model(configs: Configs, states: States, info: Info) -> nn.Module:
 
 
 def networks(configs: Configs, info: Info) -> dict[str, nn.Module]:
+    """All networks that are trained, before training: their costs are counted."""
     config: Classify = configs["classifier"]
     return {
         "model": classifier_net({"stem": config.stem, "width": config.width, "blocks": config.blocks}, info),
@@ -37,6 +38,7 @@ def passes(config: Augment, alternate: bool) -> int:
 
 
 def classifier_macs(configs: Configs, info: Info) -> int:
+    """MACs of training the classifier: three forward passes of an image, for every epoch."""
     config: Classify = configs["classifier"]
     return 3 * count(networks(configs, info)["model"], info).macs * info.train_size * config.epochs
 
@@ -51,11 +53,13 @@ def step_macs(configs: Configs, info: Info, alternate: bool) -> int:
 
 
 def augmenter_macs(configs: Configs, info: Info) -> int:
+    """MACs of training G and D: a step of both for each image, for every epoch."""
     config: Augment = configs["augmenter"]
     return step_macs(configs, info, alternate=False) * info.train_size * config.epochs
 
 
 def finetune_macs(configs: Configs, info: Info) -> int:
+    """MACs of the fine-tuning: three passes of the classifier, and what G costs where it augments or is trained on."""
     config: Finetune = configs["finetune"]
     nets = networks(configs, info)
     one = 3 * count(nets["model"], info).macs
@@ -69,6 +73,7 @@ def without(augment: str) -> Any:
     """A control: the same classifier, fine-tuned for as many epochs on images that are augmented as named instead."""
 
     def control(settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that change: no augmenter, and a fixed augmentation, if any, in its place."""
         return {"augmenter.epochs": 0, "finetune.learned": False, "finetune.augment": augment}
 
     return control

@@ -155,6 +155,7 @@ class Student(nn.Module):
         self.teacher = copy.deepcopy(classifier).eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> Student:
+        """As in any module, but the teacher stays in eval mode."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -176,10 +177,12 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 def classifier_net(spec: Mapping[str, Any], info: Info) -> nn.Module:
+    """The ResNet-18 that `spec` describes, not trained: images (b, c, h, w) in [0, 1] -> logits."""
     return resnet18(len(info.classes), info.mean, info.std, **spec)
 
 
 def augmenter_net(config: Augment, info: Info) -> Augmenter:
+    """The augmenter G that `config` describes, not trained."""
     return Augmenter(
         info.mean,
         info.std,

@@ -17,6 +17,7 @@ CURED = "cured: bounded, with strength as input and a teacher's label term"
 
 
 def tables(scale: Scale) -> tuple[PaperTable, ...]:
+    """Table 1, what the learned maps do, and why the base is low, as cells to be trained at this scale."""
     complete = flatten(METHOD.configure(scale.recipe, scale.settings))
     control = {name: change(complete) for name, change in METHOD.controls.items()}
     cure = {f"augmenter.{name}": value for name, value in CURE.items()}

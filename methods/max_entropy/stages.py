@@ -34,6 +34,7 @@ MEASURED = 1000
 
 
 def frozen_classifier(worker: Worker, needs: States) -> nn.Module:
+    """The trained classifier in eval mode, without gradients."""
     net = filled(classifier_net(needs["classifier"].spec, worker.data.info), needs["classifier"], "classifier")
     return worker.place(net).eval().requires_grad_(False)
 
@@ -45,9 +46,11 @@ def train_classifier(worker: Worker, config: Classify, needs: States) -> State:
     val = worker.data.val
 
     def loss(batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy."""
         return {"loss": config.cross_entropy(net(batch.x).float(), batch.y)}
 
     def validate() -> dict[str, float]:
+        """Accuracy and cross-entropy on validation."""
         return validation(worker.predict(net, val.x), val.y)
 
     worker.fit(Player(net, loss, config), validate=validate)
@@ -82,6 +85,7 @@ def adversaries(
         return {"generator": cost, **parts}
 
     def augmenter_loss(batch: Batch) -> dict[str, Tensor]:
+        """G's terms, means over the batch; `loss` is what G descends."""
         theta, colour = augmenter.changes(batch.x, batch.randn(augmenter.noise + 1)[:, :-1])
         parts = each(augmenter.changed(batch.x, theta, colour), batch.y)
         means = {name: value.mean() for name, value in parts.items()}
@@ -96,6 +100,7 @@ def adversaries(
         return means
 
     def critic_loss(batch: Batch) -> dict[str, Tensor]:
+        """D's loss on the batch and its augmented copy; no gradient reaches G."""
         with torch.no_grad():
             augmented = augmenter(batch.x, batch.randn(augmenter.noise + 1)[:, :-1])
         loss = paper.discriminator_loss(critic(batch.x).float(), critic(augmented).float())
@@ -116,6 +121,7 @@ class Probe(nn.Module):
         self.augmenter, self.critic, self.judge = augmenter, critic, judge
 
     def forward(self, image: Tensor) -> Tensor:
+        """See the class; the same noise for every batch."""
         # Each entry of the noise takes the quantiles of equal shares once, in an order of its own: few draws, no bias.
         order = torch.rand(DRAWS, self.augmenter.noise, generator=torch.Generator().manual_seed(0)).argsort(0)
         noise = torch.special.ndtri((order + 0.5) / DRAWS).to(image)
@@ -179,9 +185,11 @@ def train_augmenter(worker: Worker, config: Augment, needs: States) -> State:
     critic = worker.place(discriminator(info.mean, info.std))
 
     def measured() -> dict[str, float]:
+        """What the augmenter does to validation images now."""
         return measure(worker, config, augmenter, critic, classifier, val)
 
     def validate() -> dict[str, float]:
+        """The same, for the epoch's row."""
         return {f"val_{name}": value for name, value in measured().items()}
 
     worker.fit(*adversaries(config, augmenter, critic, classifier, classifier), validate=validate)
@@ -200,6 +208,7 @@ def finetune(worker: Worker, config: Finetune, needs: States) -> State:
     alternate = config.learned and config.order == "alternate"
 
     def loss(batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy on images that are augmented as configured; where in turn, the teacher follows."""
         x = batch.x
         if config.learned:
             with torch.no_grad():
@@ -209,6 +218,7 @@ def finetune(worker: Worker, config: Finetune, needs: States) -> State:
         return {"loss": config.cross_entropy(student.classifier(x).float(), batch.y)}
 
     def validate() -> dict[str, float]:
+        """Accuracy and cross-entropy on validation."""
         return validation(worker.predict(student.classifier, val.x), val.y)
 
     others = adversaries(settings, augmenter, critic, student.classifier, student.teacher) if alternate else []

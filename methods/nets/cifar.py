@@ -29,6 +29,7 @@ class Sectioned(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (b, c, h, w) in [0, 1] -> logits (b, classes)."""
         return self.sections(x)[0]
 
 
@@ -44,6 +45,7 @@ class Block(nn.Module):
         self.stride, self.grow, self.shortcut = stride, out - channels, shortcut
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, c_in, h, w) -> (b, c_out, h / stride, w / stride)."""
         return self.closed(self.opened(x), x)
 
     def opened(self, x: Tensor) -> Tensor:
@@ -92,6 +94,7 @@ class CifarNet(Sectioned):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def sections(self, x: Tensor) -> tuple[Tensor, Sections]:
+        """Logits (b, classes), and the first and last map of each section."""
         x = F.relu(self.norm(self.conv(self.normalize(x))))
         maps: Sections = []
         for section in self.body:
@@ -130,6 +133,7 @@ class Vgg16(Sectioned):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def sections(self, x: Tensor) -> tuple[Tensor, Sections]:
+        """Logits (b, classes), and the first and last map of each section."""
         x = self.normalize(x)
         maps: list[Tensor] = []
         for number, layer in enumerate(self.layers):

@@ -23,4 +23,5 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).clamp_min(1e-3).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
         return (x - self.mean) / self.std

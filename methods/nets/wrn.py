@@ -28,6 +28,7 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(c_in, c_out, 1, stride, bias=False) if c_in != c_out or stride != 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, c_in, h, w) -> (b, c_out, h / stride, w / stride)."""
         active = F.relu(self.norm1(x))
         # As in the authors' code: where the shape changes, the shortcut starts after the first activation.
         skip: Tensor = x if self.shortcut is None else self.shortcut(active)
@@ -83,5 +84,6 @@ class WideResNet(nn.Module):
         return F.relu(self.norm(x)).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (b, c, h, w) in [0, 1] -> logits (b, classes)."""
         logits: Tensor = self.head(self.features(x))
         return logits

@@ -65,6 +65,7 @@ def sweep(policy: Policy, exits: Exits, at: Tensor | None = None) -> Curve:
     starts = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], 1)
 
     def mean(value: Tensor) -> Tensor:
+        """The mean over rows (n,) of steps that start and end at the sorted thresholds."""
         steps = torch.zeros(len(at) + 1, dtype=torch.float64)
         steps.index_add_(0, starts.flatten(), value.flatten()).index_add_(0, ends.flatten(), -value.flatten())
         return steps.cumsum(0)[:-1] / len(value)

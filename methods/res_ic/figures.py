@@ -32,6 +32,7 @@ DASHES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (5, 1)), "v"), 
 
 
 def figures(trained: Trained) -> dict[str, Figure]:
+    """Figures 2 and 3 in ours, and accuracy against cost, leaving and overthinking, by name."""
     tasks = observed(trained)
     longest = tasks[0].on.longest
     # The paper's limits are 30 and 90 of 132 characters; where fewer are kept, the same shares of them.
@@ -46,6 +47,7 @@ def figures(trained: Trained) -> dict[str, Figure]:
 
 
 def exit_axis(axes: Axes, names: Sequence[str]) -> None:
+    """Label the horizontal axis with the exits."""
     axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 8 else 0, size=8)
     axes.set_xlabel("exit")
     axes.grid(alpha=0.3)

@@ -23,6 +23,7 @@ def chosen(states: States) -> list[Policy]:
     """The policy of each task."""
 
     def tuples(words: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists, as JSON has them, as tuples."""
         return {name: tuple(value) if isinstance(value, list) else value for name, value in words.items()}
 
     return [Policy(**tuples(words)) for words in states["policy"].spec["policies"]]
@@ -42,6 +43,7 @@ def networks(configs: Configs, info: Info) -> dict[str, nn.Module]:
 
 
 def backbone_macs(configs: Configs, info: Info) -> int:
+    """MACs of training all exits: three forward passes of an image at its last exit, for every epoch."""
     config: Backbone = configs["backbone"]
     one = sum(exit_macs(net, info.shape[0])[-1] for net in Networks(config, info))
     return 3 * one * info.train_size * config.epochs

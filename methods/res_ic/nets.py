@@ -48,6 +48,7 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, c, 1, l) -> (b, c, 1, 1), in (0, 1)."""
         return torch.sigmoid(self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3))))[:, :, None, None]
 
 
@@ -62,6 +63,7 @@ class SpatialAttention(nn.Module):
         self.conv = conv(2, 1, size)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, c, 1, l) -> (b, 1, 1, l), in (0, 1)."""
         return torch.sigmoid(self.conv(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)))
 
 
@@ -74,6 +76,7 @@ class CBAM(nn.Module):
         self.spatial = SpatialAttention()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, c, 1, l) -> the same shape, weighted."""
         x = self.channel(x) * x
         out: Tensor = self.spatial(x) * x
         return out
@@ -100,6 +103,7 @@ class Block(nn.Module):
         self.cbam = CBAM(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, inputs, 1, l) -> (b, outputs, 1, ceil(l / stride))."""
         out: Tensor = self.cbam(torch.relu(self.residual(x) + self.shortcut(x)))
         return out
 
@@ -166,6 +170,7 @@ def exit_macs(net: ResIC, length: int) -> list[int]:
     total, totals, training = 0, [], net.training
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        """Count a layer: every output takes one product for each weight of one filter."""
         nonlocal total
         total += out.numel() * module.weight[0].numel()  # type: ignore[index]
 
@@ -213,6 +218,7 @@ class Networks(nn.ModuleList):
         return cast(Iterator[ResIC], super().__iter__())
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (b, length) int64 -> logits (b, E, classes of all tasks side by side)."""
         return torch.cat([net(x) for net in self], 2)
 
     def macs(self, length: int) -> list[tuple[int, ...]]:

@@ -30,9 +30,11 @@ def lines(depth: int, task: str, printed: dict[str, float]) -> tuple[Cell, ...]:
     """One network on one task. Policies are chosen on validation, from one training."""
 
     def network(rule: str, goal: str = "accurate") -> dict[str, object]:
+        """The settings of a line: this depth, and the rule that exits."""
         return {"backbone.depth": depth, "policy.rule": rule, "policy.goal": goal}
 
     def metric(name: str) -> str:
+        """The metric's name for this task, as `metrics` names it."""
         return f"{name}_{task}" if task else name
 
     answers = (
@@ -61,6 +63,7 @@ def lines(depth: int, task: str, printed: dict[str, float]) -> tuple[Cell, ...]:
 
 
 def tables(scale: Scale) -> tuple[PaperTable, ...]:
+    """One table for each data set, task and depth of the scale."""
     return tuple(
         PaperTable(
             f"Res-IC{depth} on {words}",

@@ -37,11 +37,13 @@ def train_backbone(worker: Worker, config: Backbone, needs: States) -> State:
     sizes = task_sizes(info)
 
     def train(net: ResIC, group: list[int]) -> None:
+        """Train the network of one group of tasks, all exits at once."""
         own = [slice(*ends) for ends in pairwise(accumulate((sizes[task] for task in group), initial=0))]
         balance = [class_weights(train_y[:, task], sizes[task], config.balance) for task in group]
         weights = [None if weight is None else weight.to(worker.device) for weight in balance]
 
         def loss(batch: Batch) -> dict[str, Tensor]:
+            """Exits' cross-entropies, mean over tasks, weighted as configured."""
             # Drawn by the batch, so that it does not depend on how many workers share the batch.
             keep = dropout_mask(batch.randn(sum(net.widths)), config.dropout) if config.dropout else None
             logits, y = net(batch.x, keep), batch.y.view(len(batch.y), -1)
@@ -58,6 +60,7 @@ def train_backbone(worker: Worker, config: Backbone, needs: States) -> State:
             return {"loss": total, "first_exit": each[0], "last_exit": each[-1]}
 
         def validate() -> dict[str, float]:
+            """Accuracy and cross-entropy of the group's first task at its last exit."""
             return validation(worker.predict(net, val.x)[:, -1, : sizes[group[0]]], val_y[:, group[0]])
 
         worker.fit(Player(net, loss, config), validate=validate, keep="best")

@@ -52,6 +52,7 @@ class Task:
         return float(torch.tensor(self.on.macs, dtype=torch.float64)[exit].mean())
 
     def f1(self, guess: Tensor) -> float:
+        """Macro F1 of the answers (n,), four digits."""
         return round(macro_f1(guess, self.on.y, len(self.classes)), 4)
 
 
@@ -60,6 +61,7 @@ def observed(trained: Trained) -> list[Task]:
     config: Stopping = trained.configs["policy"]
 
     def policies(val: Exits) -> dict[tuple[str, str], Policy]:
+        """Policies by (rule, goal), all chosen on validation."""
         safe = controlled(val, config.delta, config.alpha)
         found = {("last", "accurate"): choose("last", val)}
         for rule in RULES:
@@ -75,6 +77,7 @@ def observed(trained: Trained) -> list[Task]:
 
 
 def tables(trained: Trained) -> dict[str, Table]:
+    """Tables 1, 3, 4 and 5 in our figures, and what the paper leaves open, by name."""
     tasks = observed(trained)
     return {
         "exits": exits_table(tasks),
@@ -95,6 +98,7 @@ def share(rows: Tensor) -> float | None:
 
 
 def bucket_name(b: int) -> str:
+    """The lengths of bucket `b`, in characters."""
     return f"{b * BUCKET}-{b * BUCKET + BUCKET - 1}"
 
 
@@ -193,6 +197,7 @@ def policy_table(tasks: Sequence[Task]) -> Table:
 
 
 def points(difference: Difference) -> str:
+    """A difference with its interval, in percentage points."""
     values = [100 * value for value in (difference.accuracy, difference.low, difference.high)]
     return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*values)
 
@@ -203,6 +208,7 @@ def cost(macs: float, task: Task) -> tuple[int, float]:
 
 
 def leaving_table(tasks: Sequence[Task]) -> Table:
+    """Share of sentences that leave at each exit, by policy; the oracle leaves at the first exit that is right."""
     rows: list[tuple[object, ...]] = []
     for task in tasks:
         leaving = {key: task.outcome(*key)[0] for key in task.policies} | {
@@ -266,6 +272,7 @@ def examples_table(tasks: Sequence[Task], split: Split, most: int = 10) -> Table
 
 
 def shortened(text: str, most: int = 80) -> str:
+    """The text on one line of at most so many characters."""
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 1] + "…"
 
@@ -278,6 +285,7 @@ def throughput_table(trained: Trained, task: Task, most: int = 1024, batch: int 
     assert isinstance(deployed, EarlyExit)
 
     def speed(run: Callable[[Tensor], object]) -> float:
+        """Sentences per second, the faster of two passes after one to warm up."""
         run(chunks[0])
         seconds = []
         for _ in range(2):

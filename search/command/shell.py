@@ -20,6 +20,7 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> Any:
+        """Raise what is wrong, in one line."""
         raise UsageError(f"{message}; see --help")
 
 
@@ -59,5 +60,6 @@ def trust_option(p: argparse.ArgumentParser) -> None:
 
 
 def positive(name: str, value: int | None, least: int = 1) -> None:
+    """UsageError unless the option, where given, is at least `least`."""
     if value is not None and value < least:
         raise UsageError(f"{name} {value}: give at least {least}")

@@ -39,15 +39,19 @@ class Output(io.RawIOBase):
         self.problem: OSError | None = None
 
     def writable(self) -> bool:
+        """True."""
         return True
 
     def fileno(self) -> int:
+        """The descriptor that is written to."""
         return self.descriptor
 
     def isatty(self) -> bool:
+        """Whether a terminal shows it."""
         return os.isatty(self.descriptor)
 
     def write(self, data: Any) -> int:
+        """Write, or from the first failure on to nowhere; returns how many bytes are done with."""
         try:
             return os.write(self.descriptor, data)
         except OSError as error:

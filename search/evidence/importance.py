@@ -35,6 +35,7 @@ class Boxes:
 
     @staticmethod
     def of(tree: Any, d: int) -> Boxes:
+        """The leaves of a fitted scikit-learn tree over `d` coordinates."""
         lows, highs, values = [], [], []
         waiting = [(0, np.zeros(d), np.ones(d))]
         while waiting:
@@ -52,14 +53,17 @@ class Boxes:
 
     @cached_property
     def volume(self) -> Array:
+        """Volume of each leaf, (leaves,); they sum to 1."""
         return np.asarray((self.high - self.low).prod(1))
 
     @cached_property
     def mean(self) -> float:
+        """The tree's mean over the cube."""
         return float(self.volume @ self.value)
 
     @cached_property
     def variance(self) -> float:
+        """The tree's variance over the cube."""
         return float(self.volume @ (self.value - self.mean) ** 2)
 
     def cells(self, axis: int) -> tuple[Array, Array]:

@@ -187,6 +187,7 @@ def repeats_needed(pairs: int = 1, share: float = 0.85) -> int:
     """
 
     def found(repeats: int) -> float:
+        """The power of so many repeats."""
         critical = stats.t.isf(ALPHA / pairs / 2, repeats - 1)
         return float(stats.nct.sf(critical, repeats - 1, math.sqrt(repeats / 2)))
 

@@ -35,6 +35,7 @@ def summarise(study: Study, seconds: float) -> dict[str, Any]:
     plan, method, info, best = study.plan, study.method, study.info, study.best()
 
     def scored(phase: str, control: str | None) -> dict[str, Any] | None:
+        """Scores of a phase, or of one control, in short; None if there are none."""
         return summary_of([*scores(study, phase, control).values()])
 
     def path(name: str) -> str | None:
@@ -42,6 +43,7 @@ def summarise(study: Study, seconds: float) -> dict[str, Any]:
         return f"{study.storage.uri}/{study.folder}/{name}" if study.storage.exists(f"{study.folder}/{name}") else None
 
     def line(trial: Trial) -> dict[str, Any]:
+        """One trial as the summary shows it."""
         return {
             "trial": trial.job.number,
             "phase": trial.job.phase,

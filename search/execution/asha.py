@@ -35,6 +35,7 @@ class GracefulStop(ASHAScheduler):
         self.study = study
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Never STOP for a trial that trains: its sign is written instead."""
         if trial.config["job"]["phase"] != "search":  # what was chosen is trained to its end
             return str(self.CONTINUE)
         decision = super().on_trial_result(tune_controller, trial, result)

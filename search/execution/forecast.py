@@ -174,6 +174,7 @@ def few(data: Data, rows: int) -> Data:
     """A stratified subset of the training rows, and as large a share of the validation rows."""
 
     def part(split: Split, size: int) -> Split:
+        """A stratified sample of so many rows; all where there are no more."""
         if size >= len(split):
             return split
         labels = split.y if split.y.dim() == 1 else split.y[:, 0]
@@ -221,6 +222,7 @@ def forecast(study: Study, place: Layout) -> Forecast:
         variants += [change(flatten(configs)) for change in method.controls.values()]
 
     def left(phase: str, planned: int) -> int:
+        """Trials of the phase that are still to run."""
         return max(0, planned - sum(trial.finished for trial in study.of_phase(phase)))
 
     trials, confirm = left("search", len(points)), left("confirm", plan.confirmations)

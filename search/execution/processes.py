@@ -28,6 +28,7 @@ def end_with_parent() -> None:
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
+        """Wait for the parent to end, then end."""
         if parent:
             parent.join()
             os._exit(1)
@@ -43,6 +44,7 @@ class Pool:
         self.start()
 
     def start(self) -> None:
+        """Start the processes, anew where there were some."""
         self.executor = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"), end_with_parent)
 
     def submit(self, task: Task, job: Job, until: float | None = None) -> Future[Outcome]:

@@ -50,6 +50,7 @@ class ProgressLines(Callback):
                 print(line, file=self.terminal, flush=True)
 
     def ended(self, trial: Trial, outcome: Outcome) -> None:
+        """Print a line for a trial that ended."""
         self.first = self.first or time.monotonic()
         said = f"{100 * trial.val_accuracy:.2f}% on validation" if trial.val_accuracy is not None else trial.status
         reason = f" ({trial.reason})" if trial.reason else ""
@@ -62,23 +63,27 @@ class ProgressLines(Callback):
         return {}
 
     def close(self) -> None:
+        """Take the line away and listen no longer."""
         self.study.listeners.remove(self.ended)
         if self.status:
             self.status.stop()
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
+        """Show the epoch that the trial is at."""
         if "stage" in result:
             number = trial.config["job"]["number"]
             self.running[trial.trial_id] = f"{number}: {result['stage']} epoch {result['epoch']}"
         self.draw()
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Show that the trial runs no longer."""
         self.running.pop(trial.trial_id, None)
         self.draw()
 
     on_trial_error = on_trial_complete
 
     def draw(self) -> None:
+        """Redraw the line, on a terminal."""
         from rich.text import Text
 
         if self.status:

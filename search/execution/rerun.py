@@ -75,6 +75,7 @@ def differences(row: Row, outcome: Outcome, fingerprint: str) -> dict[str, tuple
     now = provenance()
 
     def code(commit: str | None, dirty: bool | None) -> str:
+        """The commit in short, and whether files differ from it."""
         return f"{commit[:12] if commit else 'unknown'}{' and changes' if dirty else ''}"
 
     pairs = {

@@ -46,6 +46,7 @@ def track(study: Study, name: str) -> None:
 
 
 def name_of(trial: Trial) -> str:
+    """The trial's run, by what it is for and its number."""
     return f"{trial.job.control or trial.job.phase}-{trial.job.number}"
 
 
@@ -64,6 +65,7 @@ def curves(outcome: Outcome) -> Iterator[tuple[str, float, int]]:
 
 
 def results(outcome: Outcome) -> dict[str, float]:
+    """All scores by name, prefixed with their split, and the seconds."""
     splits = {"val": outcome.val, "test": outcome.test}
     scalars = {f"{split}_{name}": value for split, found in splits.items() for name, value in found.items()}
     return {**scalars, "seconds": outcome.seconds}

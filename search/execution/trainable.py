@@ -151,12 +151,14 @@ def rank_of_trials(config: dict[str, Any]) -> None:
     line = None if ranks.rank else Client(tuple(config["address"]), authkey=config["key"])
 
     def asked() -> Job | None:
+        """The next job; None when there will be none."""
         try:
             return line.recv() if line else None
         except EOFError:
             return None
 
     def report(row: Mapping[str, Any]) -> None:
+        """Hand an epoch's row to the trial, from the rank that it listens to."""
         if line:
             line.send(dict(row))
 

@@ -34,9 +34,11 @@ class StudySearch(Searcher):
         self.problem: Exception | None = None
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """True: the study has said already what is searched and what is best."""
         return True
 
     def suggest(self, trial_id: str) -> Any:
+        """The next trial's configuration for Tune; None while it must wait for one that runs."""
         try:
             trial = self.conductor.ask()
         except Finished:
@@ -47,6 +49,7 @@ class StudySearch(Searcher):
         return {"job": dataclasses.asdict(trial.job)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Keep what came of a trial; one that was interrupted stays in the ledger as running."""
         if error:
             return  # see `lost`, which is told what the error is
         trial = self.running.pop(trial_id, None)
@@ -90,6 +93,7 @@ class LostTrials(tune.Callback):
         self.looked = 0.0
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Tell the search whose process died and of what."""
         if self.search.problem:
             raise self.search.problem
         # Tune's own `get_pickled_error` looks where the file will have been copied to, later.
@@ -97,6 +101,7 @@ class LostTrials(tune.Callback):
             self.search.lost(trial.trial_id, cloudpickle.load(file))
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Once a second: end the search if its own node is gone, and free what lost trials held."""
         if time.monotonic() - self.looked > 1:
             if self.home not in alive():  # Tune would wait for ever for somewhere to run the next trial
                 words = self.search.conductor.study.resume_words

@@ -63,6 +63,7 @@ def _merge(storage: Storage, names: Sequence[str]) -> None:
     merged = []
 
     def current() -> Iterator[pa.Table]:
+        """The files that this code can read whole; their names are noted."""
         for name, table in readable(storage, names):
             if max(table["schema_version"].to_pylist(), default=0) <= SCHEMA_VERSION:
                 merged.append(name)

@@ -122,6 +122,7 @@ def markdown(headers: list[str], lines: list[list[str]]) -> bytes:
     """A Markdown table. Cells are text, also where they look like HTML, a link or another cell."""
 
     def cell(text: str) -> str:
+        """One line without markup."""
         text = html.escape(printable(" ".join(text.split())), quote=False)
         return "".join(f"\\{c}" if c in "\\`*_[]|" else c for c in text)
 

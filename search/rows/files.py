@@ -79,6 +79,7 @@ def readable(storage: Storage, names: Sequence[str]) -> Iterator[tuple[str, pa.T
     """
 
     def load(name: str) -> pa.Table | ValueError:
+        """The file's table, or why it is none."""
         data = storage.read_bytes(name)  # an OSError here is the storage's fault, not the file's
         try:
             return parsed(name, data)
@@ -152,8 +153,10 @@ def stored(storage: Storage) -> tuple[list[str], list[str]]:
 
 
 def parquet_files(storage: Storage, folder: str) -> list[str]:
+    """Names of the Parquet files in a folder."""
     return [name for name in storage.list(folder) if name.endswith(".parquet")]
 
 
 def newest(identity: Sequence[str]) -> str:
+    """SQL that keeps the last row to end of those with the same identity."""
     return f"QUALIFY row_number() OVER (PARTITION BY {', '.join(identity)} ORDER BY finished DESC, started DESC) = 1"

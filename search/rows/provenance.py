@@ -16,6 +16,7 @@ def provenance() -> dict[str, Any]:
     root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str | None:
+        """What git prints; None where there is no git or no repository."""
         try:
             return subprocess.run(
                 ["git", "-C", root, *words], capture_output=True, text=True, check=True
@@ -24,6 +25,7 @@ def provenance() -> dict[str, Any]:
             return None
 
     def release(package: str) -> str:
+        """The package's version; 0 where it is not installed."""
         try:
             return version(package)
         except PackageNotFoundError:  # run from a checkout that is not installed

@@ -129,6 +129,7 @@ def column_kinds() -> dict[str, Any]:
     """Column -> what decides how it is stored: str, int, float, bool, Mapping, tuple or datetime."""
 
     def kind(hint: Any) -> Any:
+        """The plain type behind a field's annotation."""
         origin = typing.get_origin(hint)
         if origin is Literal:
             return str
@@ -168,6 +169,7 @@ def _json(value: Any) -> str:
 
 
 def digest(data: bytes) -> str:
+    """The first 16 hexadecimal digits of the SHA-256."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
@@ -186,6 +188,7 @@ def from_table(table: pa.Table) -> list[Row]:
     given = [f.name for f in dataclasses.fields(Row) if f.init]
 
     def value(record: Mapping[str, Any], name: str) -> Any:
+        """A field's value in a record; UsageError if it should be JSON and is not."""
         if kinds[name] is not Mapping:
             return record[name]
         try:
@@ -203,6 +206,7 @@ def named(folder: str, label: str, data: bytes) -> str:
 
 
 def encoded(table: pa.Table) -> bytes:
+    """The table as a Parquet file."""
     import pyarrow as pa
     from pyarrow import parquet
 

@@ -68,6 +68,7 @@ def fit_with_priors(objective: Callable[[Array], Any], start: Array, bounds: Arr
     deviation = np.array([1.5, *[0.8] * scales, 3.0])
 
     def posterior(theta: Array) -> tuple[float, Array]:
+        """Negative log posterior, up to a constant, and its gradient at the logarithms of the hyperparameters."""
         loss, slope = objective(theta)
         z = (theta - mean) / deviation
         return loss + z @ z / 2, slope + z / deviation
@@ -86,6 +87,7 @@ class BelieverEI(ExpectedImprovement):
         self.promise = math.inf
 
     def base_acq(self, mean: Array, std: Array) -> Array:
+        """Expected improvement; a deviation of 0, at a point that is pending, counts as 1e-9."""
         return super().base_acq(mean, np.maximum(std, 1e-9))
 
     def suggest(

@@ -79,6 +79,7 @@ class IndexedSearch:
         self.asked, self.reason = 0, ""
 
     def suggest(self, trial_id: str) -> Any:
+        """The next configuration, or FINISHED, and `reason` says why."""
         settings = self.point(self.asked)
         if settings is None:
             self.reason = "every configuration was tried"
@@ -94,8 +95,10 @@ class IndexedSearch:
         self.asked += 1
 
     def save_state(self) -> Settings:
+        """What `restore_state` goes on from, as JSON."""
         return {"space": describe(self.space), "asked": self.asked, "reason": self.reason}
 
     def restore_state(self, state: Settings) -> None:
+        """Go on from a saved state; ValueError if it is of another space."""
         check_same(state.get("space"), describe(self.space))
         self.asked = state["asked"]

@@ -33,6 +33,7 @@ from search.searchers.cube import Array, Config, Cube, Row, axes_of
 
 
 def make(word: str, space: Space, seed: int, trials: int | None, first: Sequence[Config]) -> Proposer:
+    """The Bayesian searcher; it tries the configurations of `first` before its own."""
     return Proposer(Cube(axes_of(space)), METRIC, "max", seed=seed, points_to_evaluate=first)
 
 

@@ -22,26 +22,32 @@ HAIR = 1e-3  # of a range: no training can tell two rates apart that are nearer
 
 
 class Scale(Protocol):
-    """What a searched domain says of itself; `methods.space` has ours, `search.bayes` those of Tune.
-
-    Attributes:
-        levels: how many different values there are; infinite for real numbers.
-    """
+    """What a searched domain says of itself; `methods.space` has ours, `search.bayes` those of Tune."""
 
     @property
-    def levels(self) -> float: ...
+    def levels(self) -> float:
+        """How many different values there are; infinite for real numbers."""
+        ...
 
     def check(self, value: Any) -> Any:
         """The value as the domain holds it; ValueError if it does not."""
         ...
 
-    def to_unit(self, value: Any) -> float: ...
+    def to_unit(self, value: Any) -> float:
+        """Where a value that the domain holds lies on [0, 1]."""
+        ...
 
-    def from_unit(self, unit: float) -> Any: ...
+    def from_unit(self, unit: float) -> Any:
+        """The value at a coordinate in [0, 1]."""
+        ...
 
-    def cell(self, unit: Any) -> Any: ...
+    def cell(self, unit: Any) -> Any:
+        """The numbers, from 0, of the cells in which coordinates lie; an array for an array."""
+        ...
 
-    def middle(self, cell: Any) -> Any: ...
+    def middle(self, cell: Any) -> Any:
+        """The coordinates in the middle of cells; an array for an array."""
+        ...
 
 
 class Axis(FloatParameter):
@@ -63,15 +69,18 @@ class Axis(FloatParameter):
         return unit if self.levels == math.inf else np.asarray(self.domain.middle(self.domain.cell(unit)))
 
     def to_param(self, value: Any) -> Any:
+        """The value at a coordinate, which may be an array of one."""
         return self.domain.from_unit(float(np.asarray(value).item()))  # bayes_opt hands over a row of one
 
     def to_float(self, value: Any) -> float:
+        """The coordinate of a value; ValueError, which names the parameter, if the range does not hold it."""
         try:
             return self.domain.to_unit(self.domain.check(value.item() if isinstance(value, np.generic) else value))
         except ValueError:
             raise ValueError(f"{self.name}: {value!r} is not in {self.text}") from None
 
     def kernel_transform(self, value: Array) -> Array:
+        """The coordinates as the kernel sees them, (n, columns): cells made points, unordered choices one-hot."""
         if not self.one_hot:
             return self.snap(value)
         # Any two options are as far apart as the two ends of a number's range.
@@ -79,6 +88,7 @@ class Axis(FloatParameter):
 
 
 def axes_of(space: Mapping[str, Searched]) -> dict[str, Axis]:
+    """The axes of a space of ours, in its order."""
     return {name: Axis(name, domain, repr(domain)) for name, domain in space.items()}
 
 
@@ -90,6 +100,7 @@ class Cube:
         self.size = math.prod(axis.levels for axis in self.axes.values())
 
     def describe(self) -> list[str]:
+        """The space in words, a line for each parameter; equal for equal spaces."""
         return [f"{name}: {axis.text}" for name, axis in self.axes.items()]
 
     def value(self, config: Config, name: str) -> Any:
@@ -115,9 +126,11 @@ class Cube:
         return row
 
     def decode(self, point: Array) -> Config:
+        """The configuration at a point (d,) of the cube."""
         return {name: axis.to_param(unit) for (name, axis), unit in zip(self.axes.items(), point, strict=True)}
 
     def each(self, points: Array, of: Callable[[Axis, Array], Array]) -> Array:
+        """What `of` makes of each column of points (n, d), side by side."""
         return np.column_stack([of(axis, points[:, i]) for i, axis in enumerate(self.axes.values())])
 
     def hair(self, breadth: Any = HAIR) -> Array:

@@ -20,6 +20,7 @@ SEEDS = ("seed", "random_state_seed", "random_state")  # as the searchers that R
 
 
 def make(word: str, space: Space, seed: int, trials: int | None, first: Sequence[Settings]) -> ForeignSearch:
+    """The searcher that `word` names; it tries the configurations of `first` before its own."""
     return ForeignSearch(word, space, seed, first)
 
 
@@ -65,6 +66,7 @@ class ForeignSearch:
         self.first, self.events = first, list[list[Any]]()
 
     def suggest(self, trial_id: str) -> Any:
+        """The next configuration; None if there is none yet, FINISHED if there will be none."""
         config = self.inner.suggest(trial_id)
         if config is None:
             return None
@@ -76,6 +78,7 @@ class ForeignSearch:
         return settings
 
     def on_trial_complete(self, trial_id: str, result: Settings | None = None, error: bool = False) -> None:
+        """Tell the searcher a trial's value, or that there is none, and keep the event."""
         value = (result or {}).get(METRIC)
         self.inner.on_trial_complete(trial_id, None if value is None else {METRIC: value}, error)
         self.events.append(["complete", trial_id, value, error])
@@ -95,9 +98,11 @@ class ForeignSearch:
         self.events.append(["known", parameters, value])
 
     def save_state(self) -> Settings:
+        """All that was asked and told, as JSON."""
         return {"space": describe(self.space), "first": self.first, "events": self.events, "reason": self.reason}
 
     def restore_state(self, state: Settings) -> None:
+        """Ask and tell anew all that was; ValueError if the searcher proposes otherwise this time."""
         check_same(state.get("space"), describe(self.space))
         if not self.repeats and state["events"]:
             raise ValueError(f"{self.word} takes no seed, so it cannot repeat what it proposed before")

@@ -17,6 +17,7 @@ GRIDS = ("grid", "grid-shuffled", "grid-offset", "grid-centred")
 
 
 def make(word: str, space: Space, seed: int, trials: int | None, first: Sequence[Settings]) -> IndexedSearch:
+    """Grid search; UsageError if the budget asks for more or fewer configurations than a grid can have."""
     points = arranged(word, space, trials, seed)
     return IndexedSearch(space, lambda number: points[number] if number < len(points) else None)
 

@@ -10,6 +10,7 @@ from search.searchers.base import NAMED, IndexedSearch, Settings, Space
 
 
 def make(word: str, space: Space, seed: int, trials: int | None, first: Sequence[Settings]) -> IndexedSearch:
+    """Random search, which never ends."""
     return IndexedSearch(space, lambda number: random_point(space, seed, number))
 
 

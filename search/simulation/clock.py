@@ -151,6 +151,7 @@ def chosen(trials: Sequence[Simulated]) -> Simulated | None:
 
 
 def makespan(trials: Sequence[Simulated]) -> float:
+    """Seconds from the study's begin to its last trial's end."""
     return max((trial.finished for trial in trials), default=0.0)
 
 
@@ -164,12 +165,14 @@ class Replayed:
     unit: str = "accuracy"
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
+        """The trial's number, as its configuration."""
         return {"number": int(trial_id)}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """What came of a trial changes nothing here."""
 
     def look_up(self, settings: Settings, rng: np.random.Generator) -> Recorded:
+        """A trial of one epoch that lasted as long as it did; its value does not matter."""
         return Recorded(np.zeros(1), np.array([self.seconds[settings["number"]]]), 0.0, 0.0)
 
 

@@ -35,22 +35,22 @@ class Recorded(NamedTuple):
 
 
 class Problem(Protocol):
-    """What trials are looked up in.
-
-    Attributes:
-        space: searched fields.
-        shared: seconds that the first trial spends on a stage that all share, while the others wait.
-        unit: "accuracy", or what else the value is.
-    """
+    """What trials are looked up in."""
 
     @property
-    def space(self) -> dict[str, Searched]: ...
+    def space(self) -> dict[str, Searched]:
+        """The fields that are searched."""
+        ...
 
     @property
-    def shared(self) -> float: ...
+    def shared(self) -> float:
+        """Seconds that the first trial spends on a stage that all share, while the others wait."""
+        ...
 
     @property
-    def unit(self) -> str: ...
+    def unit(self) -> str:
+        """What the value is: `accuracy`, or another."""
+        ...
 
     def look_up(self, settings: Settings, rng: np.random.Generator) -> Recorded:
         """One trial, its noise drawn from `rng`."""
@@ -70,6 +70,7 @@ class Function:
     unit: str = "value"
 
     def look_up(self, settings: Settings, rng: np.random.Generator) -> Recorded:
+        """A curve over all epochs with one draw of noise; the truth is without noise."""
         left = self.rise * (1 / np.arange(1, self.epochs + 1) - 1 / self.epochs)
         truth = -self.regret(*(settings[name] for name in self.space))
         curve = truth + self.noise * rng.standard_normal() - left
@@ -104,6 +105,7 @@ def hartmann6(*x: float) -> float:
 
 
 def function(name: str, noise: float) -> Function:
+    """The test function of that name, with noise of this standard deviation."""
     if name == "branin":
         return Function({"x": Real(-5, 10), "y": Real(0, 15)}, branin, noise, rise=10.0)
     return Function({f"x{i}": Real(0, 1) for i in range(1, 7)}, hartmann6, noise)

@@ -113,6 +113,7 @@ class Table:
         return found[:, :epochs], found[:, epochs:-1], found[:, -1]
 
     def look_up(self, settings: Settings, rng: np.random.Generator) -> Recorded:
+        """The configuration's expected curve, seconds and MACs, with the noise of one recorded seed."""
         (curve,), (seconds,), (macs,) = self.expected([settings])
         noise = self.residuals[rng.integers(len(self.residuals))]
         return Recorded(curve + noise, seconds, float(macs), float(curve[-1]))

@@ -44,6 +44,7 @@ def searcher_of(study: Study) -> Searcher | None:
         return searcher
 
     def point(trial: Trial) -> dict[str, Any]:
+        """The searched settings of a trial."""
         return {name: trial.job.settings[name] for name in space}
 
     asked = study.of_phase("search")

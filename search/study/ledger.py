@@ -67,6 +67,7 @@ class Study:
 
     @property
     def folder(self) -> str:
+        """The study's folder in the storage."""
         return f"studies/{self.plan.task.study}"
 
     @cached_property
@@ -210,6 +211,7 @@ class Study:
         return line
 
     def save_outcome(self, number: int, outcome: Outcome) -> None:
+        """Write all that came of a trial, before the ledger says that it is over."""
         self._write(f"trials/{number}.json", dataclasses.asdict(outcome))
 
     def outcome(self, number: int) -> Outcome:
@@ -239,6 +241,7 @@ class Study:
         return [_record(dict[str, str], self.storage, name)[1] for name in names]
 
     def of_phase(self, phase: str) -> list[Trial]:
+        """Trials of a phase, in the order in which they were asked for."""
         return [trial for trial in self.trials if trial.job.phase == phase]
 
     def ranked(self) -> list[Trial]:
@@ -250,6 +253,7 @@ class Study:
         """Validation accuracies of a search trial's settings over fresh seeds."""
 
         def same(other: Trial) -> bool:  # as JSON, which does not tell a list that was read from a tuple
+            """Whether the other trial has the same settings."""
             return json.dumps(other.job.settings, sort_keys=True) == json.dumps(trial.job.settings, sort_keys=True)
 
         again = [t for t in self.of_phase("confirm") if t.status == "done" and same(t)]

@@ -225,4 +225,5 @@ class Trial:
 
     @property
     def finished(self) -> bool:
+        """Whether it is over, however it ended."""
         return self.status != "running"
