@@ -18,13 +18,12 @@ from distributed.cache import StageCache
 from distributed.pipeline import stage_keys, unmade
 from distributed.ray.cluster import Layout
 from distributed.seeds import seed_of
-from distributed.worker import LocalWorker, Runtime, best_runtime
+from distributed.worker import LocalWorker, best_runtime
 from methods import get
-from methods.cost import count
 from methods.data import load, stage_running
-from methods.data.dataset import Data, Info, Split
+from methods.data.dataset import Data, Split
 from methods.data.source import sample
-from methods.method import Configs, Method, State, flatten
+from methods.method import State, flatten
 from methods.outside import trust
 from methods.training import Training
 from search.execution.trial import peak_memory
@@ -46,30 +45,6 @@ PAGE = 8.0  # the report and the winner's model
 
 
 REHEARSAL = 5.0  # what its measured part takes where a network is small
-
-
-def probe(method: Method, configs: Configs, info: Info, runtime: Runtime, threads: int) -> float:
-    """Multiply-adds a second of training the deployed network, from a few steps on made-up rows."""
-    torch.set_num_threads(threads)
-    net = method.costs(configs, info)["model"]
-    cost = count(net, info)
-    net.to(runtime.device).train()
-    rows = min(getattr(configs[method.stages[-1].name], "batch_size", 64), info.train_size)
-    if info.kind == "image":
-        x = torch.rand(rows, *info.shape, device=runtime.device).contiguous(memory_format=torch.channels_last)
-        net.to(memory_format=torch.channels_last)
-    else:
-        x = torch.randint(0, 2 + len(info.vocabulary), (rows, *info.shape), device=runtime.device)
-    times = []
-    for _ in range(4):
-        started = time.perf_counter()
-        with torch.autocast(runtime.device, torch.bfloat16, enabled=runtime.precision == "bfloat16"):
-            out = net(x)
-        out.float().logsumexp(1).mean().backward()
-        if runtime.device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return 3 * cost.macs * rows / sorted(times)[1]
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import torch
+
 from distributed.cache import StageCache
 from distributed.pipeline import stage_keys, unmade
-from distributed.worker import best_runtime
+from distributed.worker import Runtime, best_runtime
 from methods.cost import count
+from methods.data.dataset import Info
+from methods.method import Configs, Method
 from search.evidence.words import duration
-from search.execution.forecast import probe
 from search.papers.lines import text
 from search.papers.training import left_out
 from search.searchers.random import random_point
@@ -36,7 +40,7 @@ def missing(one: Reproduction, storage: Storage, precision: str, priced: bool) -
     cache, runtime = StageCache(storage), best_runtime(precision)
     counted: set[str] = set()
     speeds: dict[int, float] = {}
-    total, time, trainings = 0, 0.0, 0
+    total, hours, trainings = 0, 0.0, 0
     for study in one.studies(storage, precision):
         if reason := left_out(study):
             yield reason
@@ -51,19 +55,19 @@ def missing(one: Reproduction, storage: Storage, precision: str, priced: bool) -
             if not priced:
                 yield words
                 continue
-            macs = seconds = 0.0
+            macs = 0
             for job in own:
                 configs = one.method.configure(task.recipe, {**task.settings, **job.settings})
                 keys = stage_keys(one.method, configs, info.fingerprint, job.seed, task.seed, runtime)
-                work = sum(stage.macs(configs, info) for stage in unmade(one.method, keys, cache, counted))
-                kind = count(one.method.costs(configs, info)["model"], info).macs
-                if kind not in speeds:
-                    speeds[kind] = probe(one.method, configs, info, runtime, threads=1)
-                macs, seconds = macs + work, seconds + work / speeds[kind]
-            total, time = total + int(macs), time + seconds
+                macs += sum(stage.macs(configs, info) for stage in unmade(one.method, keys, cache, counted))
+            forward = count(one.method.costs(configs, info)["model"], info).macs
+            if forward not in speeds:
+                speeds[forward] = probe(one.method, configs, info, runtime, forward)
+            seconds = macs / speeds[forward]
+            total, hours = total + macs, hours + seconds / 3600
             yield f"{words}, {macs:.3g} MACs, about {duration(seconds)} of CPU"
     what = "nothing is" if not trainings else "1 training is" if trainings == 1 else f"{trainings} trainings are"
-    price = f", {total:.3g} MACs, about {time / 3600:.1f} CPU hours" if total else ""
+    price = f", {total:.3g} MACs, about {hours:.1f} CPU hours" if total else ""
     yield f"{one.method.name}, scale {one.word}: {what} missing{price}"
 
 
@@ -86,3 +90,33 @@ def left(one: Reproduction, study: Study) -> list[Job]:
         winner = {**points[number], **plan.retrained}
         jobs += [Job(number + n, "final", winner, seed) for n, seed in enumerate(plan.final_seeds)]
     return jobs
+
+
+def probe(method: Method, configs: Configs, info: Info, runtime: Runtime, macs: int) -> float:
+    """Multiply-adds a second of one thread that trains the deployed network, from a few steps on made-up rows.
+
+    Seconds are of the processor, whatever else it does; of the wall where a GPU works.
+
+    Args:
+        macs: of one row forward.
+    """
+    torch.set_num_threads(1)
+    clock = time.process_time if runtime.device == "cpu" else time.perf_counter
+    net = method.costs(configs, info)["model"]
+    net.to(runtime.device).train()
+    rows = min(getattr(configs[method.stages[-1].name], "batch_size", 64), info.train_size)
+    if info.kind == "image":
+        x = torch.rand(rows, *info.shape, device=runtime.device).contiguous(memory_format=torch.channels_last)
+        net.to(memory_format=torch.channels_last)
+    else:
+        x = torch.randint(0, 2 + len(info.vocabulary), (rows, *info.shape), device=runtime.device)
+    times = []
+    for _ in range(4):
+        started = clock()
+        with torch.autocast(runtime.device, torch.bfloat16, enabled=runtime.precision == "bfloat16"):
+            out = net(x)
+        out.float().logsumexp(1).mean().backward()
+        if runtime.device == "cuda":
+            torch.cuda.synchronize()
+        times.append(clock() - started)
+    return 3 * macs * rows / sorted(times)[1]
