@@ -58,8 +58,8 @@ def record(args: argparse.Namespace, words: Sequence[str]) -> int:
     for name in ("points", "seeds", "threads"):
         positive("--" + name, getattr(args, name))
     torch.set_num_threads(args.threads)
-    task, names, method = make_task(args)
-    space = method.space(names)
+    task, names, ranges, method = make_task(args)
+    space = method.space(names, ranges)
     axes = {name: axis(domain, args.points) for name, domain in space.items()}
     seeds = range(args.seed, args.seed + args.seeds)
     data, runtime, cache = load(task.data), best_runtime(args.precision), StageCache(Storage(args.storage))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from methods.data.dataset import Data, DataSpec, Info, Split
 from methods.errors import UsageError
-from methods.space import Domain, Numbers, Searched, checked, domains
+from methods.space import Field, Numbers, Searched, checked, fields_of, ranged
 from methods.training import Player
 
 T = TypeVar("T")
@@ -248,47 +248,64 @@ class Method:
     figures: str = ""
     published: str = ""
 
-    def fields(self) -> dict[str, tuple[Domain, bool]]:
-        """ "stage.field" -> (domain, searched by default), in declaration order."""
+    def fields(self) -> dict[str, Field]:
+        """ "stage.field" -> what is known of it, in declaration order."""
         return dict(self._fields)
 
     @cached_property
-    def _fields(self) -> dict[str, tuple[Domain, bool]]:
-        return {f"{stage.name}.{name}": entry for stage in self.stages for name, entry in domains(stage.config).items()}
+    def _fields(self) -> dict[str, Field]:
+        return {f"{stage.name}.{name}": f for stage in self.stages for name, f in fields_of(stage.config).items()}
 
-    def domain(self, name: str) -> Domain:
-        """The domain of a field.
+    def named(self, word: str) -> str:
+        """The field, "stage.field", that a word names: its whole name, or the end of one where only one ends so.
 
         Raises:
-            UsageError: there is no such field.
+            UsageError: no field ends so, or several do.
         """
-        known = self._fields
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1) or [", ".join(known)]
-            raise UsageError(f"{name}: {self.name} has no such field; did you mean {near[0]}?")
-        return known[name][0]
+        if word in self._fields:
+            return word
+        ends = [name for name in self._fields if name.endswith(f".{word}")]
+        if len(ends) > 1:
+            raise UsageError(f"{word}: several fields of {self.name} end so; give {', '.join(ends[:-1])} or {ends[-1]}")
+        if ends:
+            return ends[0]
+        own = {name.split(".", 1)[1]: name for name in self._fields}
+        near = difflib.get_close_matches(word, [*self._fields, *own], n=1)
+        hint = f"did you mean {near[0]}?" if near else "--fields lists them"
+        raise UsageError(f"{word}: {self.name} has no such field; {hint}")
 
-    def space(self, names: Iterable[str]) -> dict[str, Searched]:
+    def space(self, names: Iterable[str], ranges: Mapping[str, str] | None = None) -> dict[str, Searched]:
         """The domains of these fields, in this order.
 
+        Args:
+            names: as `named` takes them.
+            ranges: "stage.field" -> a person's own range of it, as `methods.space.ranged` reads it.
+
         Raises:
-            UsageError: an unknown field, or one that cannot be searched.
+            UsageError: an unknown field, one that cannot be searched, or a range that cannot be.
         """
         result = dict[str, Searched]()
-        for name in names:
-            domain = self.domain(name)
-            if isinstance(domain, Numbers):
+        for name in map(self.named, names):
+            field = self._fields[name]
+            if ranges and name in ranges:
+                result[name] = ranged(name, field, ranges[name])
+            elif isinstance(field.domain, Numbers):
                 raise UsageError(f"--search {name}: a list of numbers cannot be searched; fix it by --set")
-            result[name] = domain
+            else:
+                result[name] = field.domain
         return result
 
     def check(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings with every value parsed and checked.
+        """Settings by the whole names of their fields, every value parsed and checked against its field's limits.
+
+        Args:
+            settings: names as `named` takes them.
 
         Raises:
-            UsageError: an unknown field, or a value of the wrong type or outside its range.
+            UsageError: an unknown field, or a value of the wrong type or beyond its limits.
         """
-        return {name: checked(name, self.domain(name), value) for name, value in settings.items()}
+        whole = {self.named(name): value for name, value in settings.items()}
+        return {name: checked(name, self._fields[name].limits, value) for name, value in whole.items()}
 
     def configure(self, recipe: str, settings: Mapping[str, Any] | None = None) -> dict[str, Config]:
         """Stage name -> its configuration: defaults, then the recipe, then `settings` ("stage.field" -> value)."""

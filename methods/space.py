@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real as AnyReal
@@ -27,15 +28,17 @@ from methods.errors import UsageError
 __all__ = [
     "Choice",
     "Domain",
+    "Field",
     "Integer",
     "Numbers",
     "Real",
     "Searched",
     "checked",
     "choice",
-    "domains",
+    "fields_of",
     "integer",
     "numbers",
+    "ranged",
     "real",
     "same",
 ]
@@ -261,9 +264,98 @@ def numbers(default: tuple[float, ...], low: float, high: float, *, help: str = 
     return _field(default, Numbers(low, high), False, help)
 
 
-def domains(config: type) -> dict[str, tuple[Domain, bool]]:
-    """The fields of a configuration class: name -> (domain, is it searched by default)."""
-    return {f.name: (f.metadata["domain"], f.metadata["search"]) for f in dataclasses.fields(config)}
+BEYOND = 1e3  # times
+STEPS = 1000  # that a range is cut into at most
+
+
+@dataclass(frozen=True)
+class Field:
+    """What is known of a field of a configuration class.
+
+    Attributes:
+        domain: as declared; where a search looks.
+        limits: what the field may be set to, and how far a person's own range may reach. They are the declared range,
+            but for real numbers on a log scale, whose ends say what is worth a look and not what can be trained with.
+            Where an earlier class declares the field too, as `Training` does `lr`, its wider range holds; a searched
+            field that is declared once may be a thousand times (`BEYOND`) smaller or larger.
+        default: of the class; a recipe may have its own.
+        searched: whether a search moves it of its own accord.
+        help: what it is, in one line; empty where the name says it.
+    """
+
+    domain: Domain
+    limits: Domain
+    default: Any
+    searched: bool
+    help: str
+
+
+def fields_of(config: type) -> dict[str, Field]:
+    """The fields of a configuration class, in declaration order."""
+    return {
+        f.name: Field(f.metadata["domain"], _limits(config, f), f.default, f.metadata["search"], f.metadata["help"])
+        for f in dataclasses.fields(config)
+    }
+
+
+def _limits(config: type, field: dataclasses.Field[Any]) -> Domain:
+    declared: Domain = field.metadata["domain"]
+    if not isinstance(declared, Real) or not declared.log:
+        return declared
+    classes = [kind for kind in config.__mro__ if dataclasses.is_dataclass(kind)]
+    ranges = {f.metadata["domain"] for kind in classes for f in dataclasses.fields(kind) if f.name == field.name}
+    if len(ranges) == 1 and field.metadata["search"]:
+        return Real(declared.low / BEYOND, declared.high * BEYOND, True)
+    return Real(min(r.low for r in ranges), max(r.high for r in ranges), True)
+
+
+def ranged(name: str, field: Field, text: str) -> Searched:
+    """A person's own range of a field: "LOW:HIGH", "LOW:HIGH:log", "LOW:HIGH:linear", "LOW:HIGH:STEP" or "A,B,C".
+
+    It may leave the declared range, not the field's limits. Without a scale it has the field's own.
+
+    Raises:
+        UsageError: it is no range, or reaches beyond the limits.
+    """
+
+    def value(word: str) -> Any:
+        return checked(name, field.limits, word.strip())
+
+    def refuse(remedy: str) -> UsageError:
+        return UsageError(f"--range {name}={text}: {remedy}")
+
+    limits = field.limits
+    if isinstance(limits, Numbers):
+        raise refuse("a list of numbers cannot be searched; fix it by --set")
+    low, *rest = text.split(":")
+    if not rest:
+        options = tuple(dict.fromkeys(map(value, text.split(","))))
+        if len(options) < 2:
+            raise refuse("give LOW:HIGH, or at least two values by commas")
+        return Choice(options)
+    if isinstance(limits, Choice) or len(rest) > 2:
+        forms = "values by commas" if isinstance(limits, Choice) else "LOW:HIGH, LOW:HIGH:log, LOW:HIGH:STEP or A,B,C"
+        raise refuse(f"give {forms}")
+    first, last, how = value(low), value(rest[0]), rest[1] if len(rest) == 2 else "log" if limits.log else "linear"
+    if not first < last:
+        raise refuse("the first end is to be below the second")
+    if how not in ("log", "linear"):
+        return _steps(first, last, how, refuse)
+    if how == "log" and first <= 0:
+        raise refuse("a log scale has no 0; begin above it")
+    return type(limits)(first, last, how == "log")
+
+
+def _steps(first: Any, last: Any, step: str, refuse: Callable[[str], UsageError]) -> Choice:
+    """The values first, first + step, ..., up to last."""
+    try:
+        width = type(first)(step)
+        count = math.floor((last - first) / width * (1 + 1e-9)) + 1
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise refuse("after the second colon give log, linear, or a step as the values are") from None
+    if not 2 <= count <= STEPS:
+        raise refuse(f"give a step above 0 that makes 2 to {STEPS} values")
+    return Choice(tuple(type(first)(f"{first + k * width:.12g}") for k in range(count)))
 
 
 def checked(name: str, domain: Domain, value: Any) -> Any:

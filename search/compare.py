@@ -74,19 +74,20 @@ def compare(args: argparse.Namespace) -> int:
 
     storage = Storage(args.storage)
     args.storage = storage.uri
-    task, space, method = make_task(args)
+    task, space, ranges, method = make_task(args)
     info = load(task.data).info
     if info.kind != method.kind:
         raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")
     if sized:
         for name in names:  # says now what a grid cannot do
-            make_searcher(name, method.space(space), 0, int(budget.trials))
+            make_searcher(name, method.space(space, ranges), 0, int(budget.trials))
     what = {
         "method": method.name,
         "recipe": task.recipe,
         "data": info.fingerprint,
         "settings": task.settings,
         "space": space,
+        **({"ranges": ranges} if ranges else {}),
         "precision": task.precision,
         "budget": {k: v for k, v in dataclasses.asdict(budget).items() if v < math.inf},
         "concurrency": args.concurrency,
@@ -102,7 +103,7 @@ def compare(args: argparse.Namespace) -> int:
         """The study of a searcher and a repeat, as it is to be run."""
         seed = args.seed + repeat
         own = dataclasses.replace(task, study=f"{comparison}-{entry_of(name).slug}-{seed}", seed=seed)
-        return Plan(own, name, space, trials=None, seeds=0, controls=False)
+        return Plan(own, name, space, trials=None, seeds=0, controls=False, ranges=ranges)
 
     courses = run_all(args, storage, names, planned, budget, folder)
     if courses is None:

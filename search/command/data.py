@@ -73,7 +73,7 @@ def data_flags(spec: type[DataSpec] = DataSpec) -> Iterator[DataFlag]:
         yield DataFlag(field.name, word, typing.get_args(kind)[0] if many else kind, many, default, option)
 
 
-def add_data_options(p: argparse.ArgumentParser) -> None:
+def add_data_options(p: argparse._ActionsContainer) -> None:
     """One flag for each field of `DataSpec`. A flag that is not given is None."""
     for flag in data_flags():
         option = flag.option

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,21 +19,39 @@ if TYPE_CHECKING:
     from search.study.records import Plan, Task
 
 
-def task_options(p: argparse.ArgumentParser) -> None:
+SEED, PRECISION = 0, "auto"  # where a command names none
+
+
+def task_options(p: Parser) -> None:
     """What every command that trains takes: the method, the data, what is fixed and searched."""
     p.add_argument("method", nargs="?", metavar="METHOD", help=", ".join(METHODS))
-    add_data_options(p)
-    p.add_argument("--recipe", help="quick (a laptop's size, default) or paper (the paper's networks and schedule)")
-    p.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="fix any hyperparameter")
-    p.add_argument("--search", metavar="FIELDS", help="fields to search, by commas (default: the method's own)")
-    p.add_argument("--seed", type=int, default=0, help="seed of the search and its trials (default 0)")
-    p.add_argument(
+    add_data_options(p.group("data"))
+    task = p.group("what is searched")
+    task.add_argument("--recipe", help="quick (a laptop's size, default) or paper (the paper's networks and schedule)")
+    task.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="fix any hyperparameter: STAGE.FIELD, or FIELD where one stage has it",
+    )
+    task.add_argument("--search", metavar="FIELDS", help="fields to search, by commas (default: the method's own)")
+    task.add_argument(
+        "--range",
+        action="append",
+        default=[],
+        metavar="FIELD=RANGE",
+        help="search a field in your own range: LOW:HIGH, LOW:HIGH:log, LOW:HIGH:linear, LOW:HIGH:STEP or A,B,C",
+    )
+    task.add_argument("--seed", type=int, default=SEED, help="seed of the search and its trials (default 0)")
+    place = p.group("place")
+    place.add_argument(
         "--precision",
-        default="auto",
+        default=PRECISION,
         choices=("auto", "float32", "bfloat16"),
         help="auto (default) is bfloat16 where the hardware has it; decided when the study starts",
     )
-    p.add_argument(
+    place.add_argument(
         "--storage", default="results", metavar="DIR", help="folder, or s3://bucket/prefix (default results)"
     )
 
@@ -40,14 +59,15 @@ def task_options(p: argparse.ArgumentParser) -> None:
 def study_options(p: Parser) -> None:
     """What every command that trains on Ray takes: a task, and where it runs."""
     task_options(p)
-    p.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
-    p.add_argument("--workers", type=int, metavar="N", help="Ray Train workers of each trial (default 1)")
-    p.add_argument("--address", help="connect to a running Ray: auto, host:port or ray://host:port")
-    p.add_argument("--json", action="store_true", help="print one JSON object")
+    place = p.group("place")
+    place.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
+    place.add_argument("--workers", type=int, metavar="N", help="Ray Train workers of each trial (default 1)")
+    place.add_argument("--address", help="connect to a running Ray: auto, host:port or ray://host:port")
+    p.group("output").add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def assignments(words: Sequence[str]) -> dict[str, str]:
-    """The values of --set as text: "stage.field" -> value.
+def assignments(words: Sequence[str], option: str = "--set", form: str = "FIELD=VALUE") -> dict[str, str]:
+    """The values of --set as text: field -> value, or those of another option of such a form.
 
     Raises:
         UsageError: one of them assigns nothing.
@@ -56,9 +76,19 @@ def assignments(words: Sequence[str]) -> dict[str, str]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise UsageError(f"--set {word}: give STAGE.FIELD=VALUE")
+            raise UsageError(f"{option} {word}: give {form}")
         settings[name.strip()] = value.strip()
     return settings
+
+
+def ranges_in(args: argparse.Namespace, method: Method) -> dict[str, str]:
+    """The values of --range: "stage.field" -> text.
+
+    Raises:
+        UsageError: one of them is of no field, or gives no range.
+    """
+    given = assignments(args.range, "--range", "FIELD=LOW:HIGH")
+    return {method.named(name): text for name, text in given.items()}
 
 
 def names_in(text: str) -> list[str]:
@@ -66,11 +96,11 @@ def names_in(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], Method]:
+def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], dict[str, str], Method]:
     """What `task_options` and --workers ask for, checked.
 
     Returns:
-        the task of a study that has no name yet, the searched fields, the method.
+        the task of a study that has no name yet, the searched fields, the person's own ranges of them, the method.
 
     Raises:
         UsageError: any of them cannot be.
@@ -88,17 +118,18 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], Method]:
     recipe = args.recipe or "quick"
     settings = method.check(assignments(args.set))
     method.configure(recipe, settings)  # refuses an unknown recipe
-    fields = method.fields()
+    ranges = ranges_in(args, method)
     if args.search:
-        space = names_in(args.search)
-        for name in space:
-            if name not in fields:
-                method.check({name: 0})  # refuses it, and says which name is near
-            if name in settings:
-                raise UsageError(f"--search {name}: --set fixes it; leave one of the two")
-        method.space(space)  # refuses a field that cannot be searched
+        space = [*map(method.named, names_in(args.search))]
     else:
-        space = [name for name, (_, searched) in fields.items() if searched and name not in settings]
+        space = [name for name, field in method.fields().items() if field.searched and name not in settings]
+    space += [name for name in ranges if name not in space]
+    for name in space:
+        if name in settings:
+            raise UsageError(
+                f"--{'range' if name in ranges else 'search'} {name}: --set fixes it; leave one of the two"
+            )
+    method.space(space, ranges)  # refuses a field that cannot be searched, or not so
     if not space:
         raise UsageError("--set fixes every searched field; leave one, or name others by --search")
     task = Task(
@@ -112,7 +143,22 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], Method]:
         precision=args.precision,
         workers=args.workers or 1,
     )
-    return task, tuple(space), method
+    return task, tuple(space), ranges, method
+
+
+def seconds_of(option: str, text: str | None) -> float | None:
+    """A time such as 90s, 30m or 2h in seconds.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)([smh])", text.strip())
+    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+    if not seconds:
+        raise UsageError(f"{option} {text}: give a time such as 90s, 30m or 2h")
+    return seconds
 
 
 def command(plan: Plan) -> str:
@@ -123,8 +169,12 @@ def command(plan: Plan) -> str:
     for name, value in task.settings.items():
         words += ["--set", f"{name}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"]
     words += ["--search", ",".join(plan.space)]
-    for word, number in (("trials", plan.trials), ("patience", plan.patience), ("confirm", plan.confirm or None)):
-        words += [f"--{word}", str(number)] if number is not None else []
+    for name, text in plan.ranges.items():
+        words += ["--range", f"{name}={text}"]
+    time = None if plan.seconds is None else f"{plan.seconds:g}s"
+    budget = {"trials": plan.trials, "time": time, "patience": plan.patience, "confirm": plan.confirm or None}
+    for word, value in budget.items():
+        words += [f"--{word}", str(value)] if value is not None else []
     words += ["--asha"] if plan.asha else []
     words += [] if plan.controls else ["--no-controls"]
     words += ["--seed", str(task.seed), "--seeds", str(plan.seeds), "--precision", task.precision]

@@ -19,6 +19,20 @@ OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        self.groups: dict[str, argparse._ArgumentGroup] = {}
+
+    def group(self, title: str) -> argparse._ArgumentGroup:
+        """The options under a heading of --help, which is made when it is first asked for."""
+        if title not in self.groups:
+            self.groups[title] = self.add_argument_group(title)
+        return self.groups[title]
+
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """The command line; options may stand between positional words, but where a command has verbs."""
+        return self.parse_args(argv) if self._subparsers else self.parse_intermixed_args(argv)
+
     def error(self, message: str) -> Any:
         """Raise what is wrong, in one line."""
         raise UsageError(f"{message}; see --help")
@@ -29,7 +43,7 @@ def carry_out(parser: Parser, act: Callable[[argparse.Namespace], int], argv: Se
     heed_sigterm()
     outlive_reader()
     try:
-        args = parser.parse_args(argv)
+        args = parser.parse(argv)
         for word in _own_words(args):
             trust(word)
         return act(args)

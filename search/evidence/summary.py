@@ -10,7 +10,7 @@ from methods.cost import count
 from methods.method import flatten
 from methods.space import Choice
 from search.evidence.statistics import Paired, student
-from search.evidence.words import short
+from search.evidence.words import duration, short
 from search.study.ledger import Study
 from search.study.records import Trial
 
@@ -96,6 +96,12 @@ def summarise(study: Study, seconds: float) -> dict[str, Any]:
 def ended(study: Study) -> str | None:
     """Why a search proposed fewer trials than it was given, and what else they can be spent on; None if it did not."""
     plan, asked = study.plan, len(study.of_phase("search"))
+    if plan.out_of_time and plan.seconds:
+        option = "--extend" if study.of_phase("final") else "--resume"
+        return (
+            f"the search ended after {asked} trials: its time, {duration(plan.seconds)}, was spent; "
+            f"{option} {plan.task.study} --trials +N goes on"
+        )
     reason = (study.searcher_state or {}).get("reason")
     if not reason or not plan.searched or asked >= plan.searched:
         return None
@@ -134,7 +140,7 @@ def advice(study: Study) -> list[str]:
             end = "lower" if share <= EDGE else "upper"
             said.append(
                 f"{name} = {short(value)} lies at the {end} end of its range, {domain.low:g} to {domain.high:g}, and a "
-                "better value may lie beyond: widen the range where the method declares it (its settings.py)."
+                f"better value may lie beyond: search a wider one (--range {name}=LOW:HIGH)."
             )
     searched = study.of_phase("search")
     numbers = [t.job.number for t in searched]
@@ -142,6 +148,12 @@ def advice(study: Study) -> list[str]:
         said.append(
             f"The winner came late, {numbers.index(best.job.number) + 1} of {len(numbers)}: more trials may find a "
             f"better one (--trials {2 * plan.trials})."
+        )
+    if not plan.seeds:
+        name = plan.task.study
+        said.append(
+            f"The test split is unread. --resume {name} --trials +N searches on; --resume {name} --seeds 3 retrains "
+            "the winner and scores it on test, which ends the search."
         )
     again = [t.val_accuracy for t in study.of_phase("final") if t.val_accuracy is not None]
     if len(again) > 1 and not plan.confirm:

@@ -25,7 +25,12 @@ def add_provenance(page: Page, f: Findings) -> None:
             page.table(
                 ("setting", "winner's value", "allowed", "searched"),
                 [
-                    (name, value, str(known[name][0]) if name in known else None, "yes" if name in f.fields else "")
+                    (
+                        name,
+                        value,
+                        str(f.study.space.get(name, known[name].limits)) if name in known else None,
+                        "yes" if name in f.fields else "",
+                    )
                     for name, value in config.items()
                 ],
             )

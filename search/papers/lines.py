@@ -180,7 +180,7 @@ class Reproduction:
             seed=0,
             precision=precision,
         )
-        searched = [field for field, (_, own) in self.method.fields().items() if own and field not in settings]
+        searched = [name for name, field in self.method.fields().items() if field.searched and name not in settings]
         sized = bool(cell.searcher) and entry_of(cell.searcher).sized
         return Plan(
             task=task,

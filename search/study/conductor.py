@@ -72,6 +72,7 @@ class Conductor:
         self.waiting = [trial for trial in study.trials if not trial.finished]
         self.exhausted = False
         self.costs: dict[str, Cost] = {}
+        self.started = time.monotonic()
 
     def ask(self) -> Trial | None:
         """The next trial to run; None when there is none until another has ended.
@@ -102,13 +103,22 @@ class Conductor:
         return trial
 
     def _searched(self) -> bool:
+        self._look_at_clock()
         plan, asked = self.study.plan, len(self.study.of_phase("search"))
         return (
             self.exhausted
+            or plan.out_of_time
             or bool(self.study.of_phase("confirm") or self.study.of_phase("final"))
             or (plan.searched is not None and not entry_of(plan.searcher).sized and asked >= plan.searched)
             or (plan.patience is not None and self.study.stale() >= plan.patience)
         )
+
+    def _look_at_clock(self) -> None:
+        """Note in the plan that the time of the search is spent, so that going on with the study does not begin it."""
+        plan = self.study.plan
+        if plan.seconds is not None and not plan.out_of_time and time.monotonic() - self.started >= plan.seconds:
+            self.study.plan = dataclasses.replace(plan, out_of_time=True)
+            self.study.save_plan()
 
     def _queue(self, phase: Phase, settings: dict[str, Any], seed: int, control: str | None = None) -> None:
         settings = {**self.study.plan.task.settings, **settings}
@@ -134,7 +144,8 @@ class Conductor:
         complete = flatten(method.configure(plan.task.recipe, winner))
         controls = method.controls if plan.controls else {}
         what = [f"trial {best.job.number}", *(name.replace("_", " ") for name in controls)]
-        self.study.note_test("opened", f"{', '.join(what)}; seeds {', '.join(map(str, seeds))}")
+        before = f"; extends {plan.extends}" if plan.extends else ""
+        self.study.note_test("opened", f"{', '.join(what)}; seeds {', '.join(map(str, seeds))}{before}")
         # Seeds side by side: runs of one seed would wait for one another's stages.
         for seed in seeds:
             self._queue("final", winner, seed)
@@ -237,7 +248,7 @@ class Conductor:
         method, info = self.study.method, self.study.info
         configs = method.configure(self.study.plan.task.recipe, settings)
         fields = method.fields()
-        shape = json.dumps({k: v for k, v in flatten(configs).items() if not isinstance(fields[k][0], Real)})
+        shape = json.dumps({k: v for k, v in flatten(configs).items() if not isinstance(fields[k].domain, Real)})
         if shape not in self.costs:
             self.costs[shape] = count(method.costs(configs, info)["model"], info)
         return self.costs[shape]

@@ -110,7 +110,7 @@ class Study:
             UsageError: the method has one of them no more.
         """
         try:
-            return self.method.space(self.plan.space)
+            return self.method.space(self.plan.space, self.plan.ranges)
         except UsageError as error:
             name = self.plan.task.study
             raise UsageError(

@@ -141,7 +141,7 @@ class Plan:
         task: what all trials share.
         searcher: a word of `search.searchers.registry`, or its NONE.
         space: searched fields, in order.
-        trials: budget of the search; for a grid, None means its natural size.
+        trials: budget of the search; for a grid, None means its natural size, for others that time alone ends it.
         patience: stop after so many trials in a row without a better accuracy, or None.
         seeds: of the winner's and each control's final retraining; 0 leaves the test split unread.
         controls: run the method's controls beside the winner.
@@ -149,6 +149,11 @@ class Plan:
         confirm: so many of the best are run again over `CONFIRM_SEEDS` fresh seeds, within the budget, and the one with
             the highest mean over those wins (the highest of many noisy values is too high: the winner's curse).
         retrained: laid over the winner's settings for its final runs, such as the epochs that a search could not spend.
+        ranges: of searched fields, a person's own in place of the declared ones ("stage.field" -> text, as
+            `methods.space.ranged` reads it).
+        seconds: of wall-clock time, after which a run of the command proposes no new trial; None for no limit.
+        out_of_time: the search has ended because those were spent.
+        extends: the study whose finished search trials this one began with; "" for none.
         fingerprint: of the data that all trials see; "" before it was read.
     """
 
@@ -162,6 +167,10 @@ class Plan:
     asha: bool = False
     confirm: int = 0
     retrained: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Mapping[str, str] = field(default_factory=dict)
+    seconds: float | None = None
+    out_of_time: bool = False
+    extends: str = ""
     fingerprint: str = ""
 
     @property

@@ -15,7 +15,8 @@ from methods.data_spec import DataSpec
 from methods.errors import UsageError
 from methods.records import decoded
 from search.command.options import command
-from search.run import make_plan, parser, resumed
+from search.command.asking import make_plan, resumed
+from search.run import parser
 from search.study.ledger import Study
 from search.study.records import Plan
 

@@ -78,7 +78,7 @@ def test_round_trip_by_folder_and_by_name(study: Study, pictures: Path, capsys: 
 
 
 def test_words_for_a_person(study: Study, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert predict.main([study.storage.path(study.folder), str(pictures / "0.png"), "--top", "3"]) == 0
+    assert predict.main([study.storage.path(study.folder), "--top", "3", str(pictures / "0.png")]) == 0
     name, *labels = capsys.readouterr().out.strip().split("\t")
     assert name.endswith("0.png") and len(labels) == 3
     shares = [float(label.split()[-1]) for label in labels]

@@ -21,12 +21,14 @@ from methods import data as data_sets
 from methods.data import load
 from methods.data.dataset import DataSpec
 from methods.errors import UsageError
-from methods.space import Real
+from methods.space import Choice, Real
+from search.command.asking import asked_for, make_plan, resumed
+from search.command.options import command
 from search.command.summary import print_summary
-from search.evidence.summary import summarise
+from search.evidence.summary import advice, ended, summarise
 from search.execution.comparison import opened
 from search.execution.place import settled
-from search.run import main, parser, resumed
+from search.run import main, parser
 from search.searchers.random import random_point
 from search.study.conductor import Conductor, Finished, searcher_of
 from search.study.ledger import Study
@@ -120,9 +122,75 @@ def test_a_grid_is_followed_by_a_searcher_but_follows_none(storage: Storage) -> 
 
 def test_a_search_that_has_read_the_test_split_is_over(storage: Storage) -> None:
     carry_on(begin(storage, "random", 3, seeds=1))
-    for words in (["--bo"], ["--trials=+2"]):
-        with pytest.raises(UsageError, match="test split has been read"):
+    for words in (["--bo"], ["--trials=+2"], ["--time=1h"], ["--seeds=2"]):
+        with pytest.raises(UsageError, match=r"test split has been read.*--extend s begins a new study.*the cache"):
             resume(storage, *words)
+
+
+def test_test_stays_unread_until_seeds_are_asked_for(storage: Storage) -> None:
+    carry_on(begin(storage, "random", 3, seeds=0))
+    first = Study.open(storage, "s")
+    assert first.complete and not first.test_notes() and "The test split is unread." in " ".join(advice(first))
+    carry_on(resume(storage, "--trials=+2", "--seeds=0"))
+    study = resume(storage, "--seeds=3")
+    carry_on(study)
+    assert [len(study.of_phase(phase)) for phase in ("search", "final")] == [5, 3]
+    assert [note["event"] for note in study.test_notes()] == ["opened"]
+
+
+def test_a_new_study_takes_the_trials_of_one_that_has_read_test(storage: Storage) -> None:
+    carry_on(begin(storage, "random", 3, seeds=1))
+    old = Study.open(storage, "s")
+    args = parser().parse_args(["--extend=s", "--bo", "--trials=+2", "--seeds=1", f"--storage={storage.uri}"])
+    study = asked_for(args, storage)
+    assert (study.plan.extends, study.plan.trials, study.plan.searcher) == ("s", 5, "bo") and study.folder != old.folder
+    assert not storage.exists(study.folder), "nothing is written yet"
+    study.save_plan()
+    carry_on(study)
+    assert points(study)[:3] == points(old) and len(points(study)) == 5
+    assert [t.job.seed for t in study.of_phase("search")] == [0] * 5, "so that the cache has their stages"
+    assert Study.open(storage, study.plan.task.study).complete
+    assert "extends s" in study.test_notes()[0]["what"]
+    with pytest.raises(UsageError, match=r"--extend s: say by how much; give --trials \+N"):
+        asked_for(parser().parse_args(["--extend=s"]), storage)
+
+
+def test_a_search_ends_when_its_time_is_spent(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No new trial is proposed; the winner is retrained; going on for its seeds does not search on, --time does."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    study = begin(storage, "random", None)
+    study.plan = replace(study.plan, seconds=60.0, seeds=0)
+    study.save_plan()
+
+    def spend(study: Study) -> int:
+        study.listeners.append(lambda trial, outcome: now.__setitem__(0, now[0] + 25))
+        carry_on(study)
+        return len(study.of_phase("search"))
+
+    assert spend(study) == 3
+    assert "ended after 3 trials: its time, 60 s, was spent; --resume s --trials +N" in str(ended(study))
+    assert spend(resume(storage)) == 3
+    assert spend(resume(storage, "--time=1m")) == 6
+    assert spend(resume(storage, "--trials=+1")) == 7
+    study = resume(storage, "--seeds=2")
+    assert spend(study) == 7 and len(study.of_phase("final")) == 2
+
+
+def test_a_range_of_a_person_is_what_every_part_sees(storage: Storage) -> None:
+    words = [TRIVIAL, "--data=digits", "--range", "x=0.2:0.4", "--range", "rank=0:8:4", "--search=y"]
+    study = Study(storage, make_plan(parser().parse_args(words)))
+    study.save_plan()
+    found = Study.open(storage, study.plan.task.study)
+    assert found.space == {"only.y": Real(0, 1), "only.x": Real(0.2, 0.4), "only.rank": Choice((0, 4, 8))}
+    assert "--range only.x=0.2:0.4 --range only.rank=0:8:4" in command(found.plan)
+    searcher = searcher_of(found)
+    assert searcher and all(0.2 <= searcher.suggest(str(n))["only.x"] <= 0.4 for n in range(5))
+    resumed(parser().parse_args(["--resume=s", "--range=x=0.2:0.4"]), found)
+    with pytest.raises(UsageError, match=r"--range only.x 0:1: the study has 0.2:0.4.*leave it out"):
+        resumed(parser().parse_args(["--resume=s", "--range=x=0:1"]), found)
+    with pytest.raises(UsageError, match=r"--range only.x: --set fixes it"):
+        make_plan(parser().parse_args([TRIVIAL, "--set=x=0.3", "--range=x=0.2:0.4"]))
 
 
 def test_a_storage_can_be_moved(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def finished(name: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_corners_and_centre_of_the_space_build(name: str) -> None:
     method, info = get(name), TINY[get(name).kind]().info
-    searched = {field: domain for field, (domain, wanted) in method.fields().items() if wanted}
+    searched = {name: field.domain for name, field in method.fields().items() if field.searched}
     assert searched, "a method names the fields that a search moves"
     ends = [axis(d, 2) if not isinstance(d, Choice) else list(d.options) for d in searched.values()]
     middles = [axis(d, 1)[:1] for d in searched.values()]

@@ -48,7 +48,8 @@ def test_a_searcher_joins_by_its_file_and_a_line(tmp_path: Path) -> None:
     registry = copy / "search" / "searchers" / "registry.py"
     insert(registry, '        Entry("random", ', '        Entry("corner", "The lowest corner", "corner"),\n')
     look = """
-from search.run import make_plan, parser
+from search.command.asking import make_plan
+from search.run import parser
 from search.study.ledger import Study
 from search.study.conductor import Conductor
 from distributed.storage import Storage

@@ -1,0 +1,215 @@
+"""The study that a command asks for: a new one, one that goes on, or a new one that extends an old one."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+from methods import get
+from methods.errors import UsageError
+from search.command.data import resumed_data, same
+from search.command.options import (
+    PRECISION,
+    SEED,
+    assignments,
+    make_task,
+    names_in,
+    ranges_in,
+    seconds_of,
+)
+from search.command.shell import positive
+from search.searchers.registry import DEFAULT, entry_of
+
+if TYPE_CHECKING:
+    from distributed.storage import Storage
+    from search.study.ledger import Study
+    from search.study.records import Plan
+
+
+def budget(text: str | None, resumed: bool) -> tuple[int | None, bool]:
+    """--trials as (number, is it an extension)."""
+    if text is None:
+        return None, False
+    try:
+        number = int(text)
+    except ValueError:
+        raise UsageError(f"--trials {text}: give a whole number") from None
+    more = text.startswith("+")
+    if more and not resumed:
+        raise UsageError(f"--trials {text}: only --resume can extend a search; give --trials {number}")
+    positive("--trials", number)
+    return number, more
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """What the words of the command ask for, checked.
+
+    Raises:
+        UsageError: any of them cannot be.
+    """
+    from search.study.ledger import new_name
+    from search.study.records import Plan
+
+    task, space, ranges, method = make_task(args)
+    searcher = entry_of(args.searcher or DEFAULT)
+    trials, _ = budget(args.trials, False)
+    seconds = seconds_of("--time", args.time)
+    if trials is None and seconds is None and not searcher.sized:
+        trials = 12
+    plan = Plan(
+        task=dataclasses.replace(task, study=new_name(method.name, searcher.slug), stoppable=args.asha),
+        searcher=searcher.word,
+        space=space,
+        trials=trials,
+        patience=args.patience,
+        seeds=3 if args.seeds is None else args.seeds,
+        controls=not args.no_controls,
+        asha=args.asha,
+        confirm=args.confirm,
+        ranges=ranges,
+        seconds=seconds,
+    )
+    plan.check_confirm()
+    return plan
+
+
+def check_same(args: argparse.Namespace, plan: Plan) -> None:
+    """See that the command asks for nothing that the study's trials have in common and that --resume cannot change.
+
+    Raises:
+        UsageError: it does.
+    """
+    task = plan.task
+    for word in ("method", "recipe"):
+        if given := getattr(args, word):
+            same(word if word == "method" else f"--{word}", given, getattr(task, word))
+    if args.set or args.search or args.range:
+        check_fields(args, plan)
+    for word, usual, kept in (("seed", SEED, task.seed), ("precision", PRECISION, task.precision)):
+        if (given := getattr(args, word)) != usual:
+            same(f"--{word}", given, kept)
+    if args.asha and not plan.asha:
+        raise UsageError("--asha: the study's trials run without a scheduler; leave it out")
+    if args.no_controls and plan.controls:
+        raise UsageError("--no-controls: the study has controls; leave it out")
+
+
+def check_fields(args: argparse.Namespace, plan: Plan) -> None:
+    """The part of `check_same` that is about hyperparameters.
+
+    Raises:
+        UsageError: as there.
+    """
+    method = get(plan.task.method)
+    for name, value in method.check(assignments(args.set)).items():
+        same(f"--set {name}", value, plan.task.settings.get(name, "searched or left at its default"))
+    if args.search:
+        same("--search", tuple(map(method.named, names_in(args.search))), plan.space)
+    for name, text in ranges_in(args, method).items():
+        same(f"--range {name}", text, plan.ranges.get(name, "the method's own range, or no search of it"))
+
+
+def resumed(args: argparse.Namespace, study: Study) -> Plan:
+    """The study's plan with what this command changes of it.
+
+    Raises:
+        UsageError: it changes what all trials have in common, or what was decided already.
+    """
+    check_same(args, study.plan)
+    plan = study.plan
+    searcher = entry_of(args.searcher or plan.searcher)
+    trials, more = budget(args.trials, True)
+    seconds = seconds_of("--time", args.time)
+    words = {"--trials": args.trials, "--time": args.time, "--seeds": args.seeds, "--confirm": args.confirm or None}
+    asked = [f"{word} {value}" for word, value in words.items() if value is not None]
+    asked += [" ".join(searcher.option)] if searcher.word != plan.searcher else []
+    if asked and study.of_phase("final"):
+        study.note_test("refused", " ".join(asked))
+        raise UsageError(
+            f"--resume {args.resume}: its test split has been read, so its search is over; --extend {args.resume} "
+            "begins a new study, which takes the old trials from the cache"
+        )
+    if searcher.sized and (trials is not None or plan.searcher != searcher.word):
+        raise UsageError(f"--resume {args.resume}: a grid has the trials that it has; start a new study")
+    begun = len(study.of_phase("search"))
+    if trials is not None:
+        trials = (plan.trials or begun) + trials if more else trials
+        if trials < begun:
+            raise UsageError(f"--trials {trials}: {begun} were asked already; give more")
+    elif not searcher.sized and plan.trials is None and not (seconds or plan.seconds):
+        raise UsageError(
+            f"--resume {args.resume} {' '.join(searcher.option)}: the grid set no budget; give --trials +N"
+        )
+    if args.confirm and searcher.sized:
+        raise UsageError(f"--resume {args.resume} --confirm: a grid has the trials that it has; start a new study")
+    if searcher.word != plan.searcher:
+        study.searcher_state = None
+    workers = args.workers or plan.task.workers
+    data = resumed_data(args, plan.task.data)
+    if data.name != plan.task.data.name and not plan.fingerprint:
+        raise UsageError(f"--data {data.name}: the study is of a version that did not note its data; leave it out")
+    task = dataclasses.replace(plan.task, storage=args.storage, workers=workers, data=data)
+    changed = dataclasses.replace(
+        plan,
+        task=task,
+        searcher=searcher.word,
+        trials=plan.trials if trials is None else trials,
+        seeds=plan.seeds if args.seeds is None else args.seeds,
+        patience=plan.patience if args.patience is None else args.patience,
+        confirm=args.confirm or plan.confirm,
+        seconds=seconds or plan.seconds,
+        out_of_time=plan.out_of_time and trials is None and seconds is None,
+    )
+    if args.confirm:
+        changed.check_confirm(begun)
+    return changed
+
+
+def extended(args: argparse.Namespace, old: Study) -> Study:
+    """A new study of the same question that begins with the trials that a search finished. They run again, over the
+    same seeds, and find every stage in the cache.
+
+    Raises:
+        UsageError: it does not say how many more, or changes what all trials have in common.
+    """
+    from search.study.ledger import Study, new_name
+    from search.study.records import Job, Trial
+
+    name, plan = old.plan.task.study, old.plan
+    if args.trials is None:
+        raise UsageError(f"--extend {name}: say by how much; give --trials +N")
+    searcher = entry_of(args.searcher or plan.searcher)
+    finished = [trial for trial in old.of_phase("search") if trial.status == "done"]
+    jobs = [Job(number, "search", t.job.settings, t.job.seed) for number, t in enumerate(finished)]
+    study = Study(
+        old.storage,
+        dataclasses.replace(
+            plan,
+            task=dataclasses.replace(plan.task, study=new_name(old.method.name, searcher.slug)),
+            trials=len(jobs),
+            confirm=0,
+            extends=name,
+        ),
+        [Trial(job, time.time()) for job in jobs],
+    )
+    study.plan = resumed(args, study)
+    return study
+
+
+def asked_for(args: argparse.Namespace, storage: Storage) -> Study:
+    """The study that the command begins, goes on with or extends; nothing is written yet.
+
+    Raises:
+        UsageError: it cannot be.
+    """
+    from search.study.ledger import Study
+
+    if args.extend:
+        return extended(args, Study.open(storage, args.extend))
+    if not args.resume:
+        return Study(storage, make_plan(args))
+    study = Study.open(storage, args.resume)
+    study.plan = resumed(args, study)
+    return study

@@ -1,0 +1,77 @@
+"""A method's hyperparameters as a table or as JSON: what `--set`, `--search` and `--range` may name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from methods.errors import UsageError
+from methods.space import Choice, Domain, Field, Integer, Numbers
+from search.command.shell import OK
+from search.command.terminal import print_table
+from search.evidence.words import short
+
+
+def list_fields(args: argparse.Namespace) -> int:
+    """Print the fields of the method that a command names, with the defaults of its recipe; returns the exit code.
+
+    Raises:
+        UsageError: it names no method, or an unknown recipe.
+    """
+    from methods import METHODS, get
+    from methods.method import flatten
+
+    if args.method is None:
+        raise UsageError(f"--fields: which method? give one of {', '.join(METHODS)}")
+    method = get(args.method)
+    defaults = flatten(method.configure(args.recipe or "quick"))
+    found = [_record(name, field, defaults[name]) for name, field in method.fields().items()]
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return OK
+    print_table(
+        ("field", "type", "default", "range", "limits", "searched", "what it is"),
+        [
+            (
+                one["field"],
+                one["type"],
+                short(one["default"]),
+                one["range"],
+                one["limits"] if one["limits"] != one["range"] else "",
+                "yes" if one["searched"] else "",
+                one["help"],
+            )
+            for one in found
+        ],
+    )
+    print("--set and --range may reach as far as the limits; where none are given, as far as the range.")
+    return OK
+
+
+def _record(name: str, field: Field, default: Any) -> dict[str, Any]:
+    return {
+        "field": name,
+        "type": _kind(field.domain),
+        "default": default,
+        "range": _ends(field.domain),
+        "limits": _ends(field.limits),
+        "searched": field.searched,
+        "help": field.help,
+    }
+
+
+def _kind(domain: Domain) -> str:
+    match domain:
+        case Choice(options):
+            return "flag" if set(options) == {True, False} and isinstance(options[0], bool) else "choice"
+        case Numbers():
+            return "numbers"
+    return "whole number" if isinstance(domain, Integer) else "number"
+
+
+def _ends(domain: Domain) -> str:
+    """A domain as --range takes it."""
+    if isinstance(domain, Choice):
+        return ",".join(map(str, domain.options))
+    return f"{domain.low:g}:{domain.high:g}" + (":log" if not isinstance(domain, Numbers) and domain.log else "")
