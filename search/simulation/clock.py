@@ -14,11 +14,11 @@ import numpy as np
 from methods.errors import UsageError
 from methods.space import Searched
 from search.evidence.statistics import Course
+from search.simulation.problems import Array, Problem, Recorded, Settings
+from search.study.records import ATTEMPTS
 
 if TYPE_CHECKING:
     from search.study.ledger import Study
-from search.simulation.problems import Array, Problem, Recorded, Settings
-from search.study.records import ATTEMPTS
 
 SLOWNESS = 5.0  # of a straggler
 
@@ -40,6 +40,91 @@ class Simulated:
 def stream(seed: int, *place: int) -> np.random.Generator:
     """A random generator for each trial. Random search draws from the same seed, and shares no draw with it."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=place))
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What becomes of a trial that nothing stops: its value and the time after each epoch, and the MACs of one."""
+
+    curve: Array
+    times: Array
+    macs: float
+    fails: bool
+
+
+class EventQueue:
+    """Trials on the virtual clock: those that run, and what happens to them next.
+
+    Args:
+        seed, stragglers, failures, asha: see `simulate`.
+    """
+
+    def __init__(self, problem: Problem, *, seed: int, stragglers: float, failures: float, asha: bool) -> None:
+        self.problem, self.seed, self.asha = problem, seed, asha
+        self.stragglers, self.failures = stragglers, failures
+        self.started = 0
+        self.running: dict[int, Simulated] = {}
+        self._prospects: dict[int, Prospect] = {}
+        self._events: list[tuple[float, int, int]] = []  # (time, trial, epochs done)
+        self._stopping = set[int]()
+        self._shared_at = math.inf
+        self._scheduler: Any = None
+
+    def start(self, now: float, settings: Settings) -> None:
+        """Start the next trial."""
+        number = self.started
+        prospect, truth, macs = self._drawn(number, now, settings)
+        self.running[number] = Simulated(settings, now, truth, macs=macs)
+        self._prospects[number] = prospect
+        epochs = len(prospect.curve)
+        if self.asha and not prospect.fails:
+            if self._scheduler is None:
+                from search.execution.asha import asha_scheduler
+
+                self._scheduler = asha_scheduler("value", epochs)
+            self._scheduler.on_trial_add(None, SimpleNamespace(trial_id=str(number)))
+        first = 1 if self.asha and not prospect.fails else epochs
+        heapq.heappush(self._events, (float(prospect.times[first - 1]), number, first))
+        self.started += 1
+
+    def _drawn(self, number: int, now: float, settings: Settings) -> tuple[Prospect, float, float]:
+        """A trial's prospect from `now` on, its true value and the MACs of all its epochs."""
+        # Numbered, so that what happens to a trial does not hang on how many ran beside it.
+        rng = stream(self.seed, number)
+        curve, seconds, macs, truth = self.problem.look_up(settings, rng)
+        seconds = seconds * (SLOWNESS if rng.random() < self.stragglers else 1.0)
+        self._shared_at = min(self._shared_at, now + self.problem.shared)
+        deaths, lost = 0, max(0.0, self._shared_at - now)
+        while deaths < ATTEMPTS and rng.random() < self.failures:
+            lost += float(seconds.sum()) * rng.random()
+            deaths += 1
+        fails = deaths == ATTEMPTS
+        times = np.full(len(curve), now + lost) if fails else now + lost + np.cumsum(seconds)
+        return Prospect(curve, times, macs / len(curve), fails), truth, macs
+
+    def next_end(self) -> tuple[int, Simulated]:
+        """Let time pass until a trial ends; its number, and what came of it."""
+        while True:
+            now, number, epoch = heapq.heappop(self._events)
+            trial, prospect = self.running[number], self._prospects[number]
+            if prospect.fails:
+                trial.status = "failed"
+                break
+            value = float(prospect.curve[epoch - 1])
+            if epoch == len(prospect.curve) or number in self._stopping:
+                trial.status = "pruned" if epoch < len(prospect.curve) else "done"
+                trial.value, trial.macs = value, prospect.macs * epoch
+                break
+            if not math.isnan(value) and self._falls_behind(number, epoch, value):
+                self._stopping.add(number)
+            heapq.heappush(self._events, (float(prospect.times[epoch]), number, epoch + 1))
+        trial.finished, trial.seconds = now, now - trial.started
+        return number, self.running.pop(number)
+
+    def _falls_behind(self, number: int, epoch: int, value: float) -> bool:
+        """Whether the scheduler would stop the trial."""
+        told = {"epoch": epoch, "value": value}
+        return bool(self._scheduler.on_trial_result(None, SimpleNamespace(trial_id=str(number)), told) == "STOP")
 
 
 def simulate(
@@ -66,73 +151,25 @@ def simulate(
         asha: Ray's scheduler looks at every epoch; a trial that it stops ends with its next epoch, as in a real search.
         overhead: seconds between a trial's end and the next one's start.
     """
-    scheduler: Any = None
-    running: dict[int, Simulated] = {}
-    plans: dict[int, tuple[Array, Array, float]] = {}  # value and time after each epoch, MACs of one
-    events: list[tuple[float, int, int]] = []  # (time, trial, epochs done)
+    queue = EventQueue(problem, seed=seed, stragglers=stragglers, failures=failures, asha=asha)
     ended: list[Simulated] = []
-    asked, shared_at, stopping = 0, math.inf, set[int]()
 
     def start(now: float) -> bool:
-        nonlocal asked, shared_at, scheduler
-        if asked >= trials:
-            return False
-        settings = searcher.suggest(str(asked))
-        if not isinstance(settings, dict):  # exhausted
-            return False
-        # Numbered, so that what happens to a trial does not hang on how many ran beside it.
-        rng = stream(seed, asked)
-        curve, seconds, macs, truth = problem.look_up(settings, rng)
-        seconds = seconds * (SLOWNESS if rng.random() < stragglers else 1.0)
-        shared_at = min(shared_at, now + problem.shared)
-        deaths = 0
-        lost = max(0.0, shared_at - now)
-        while deaths < ATTEMPTS and rng.random() < failures:
-            lost += float(seconds.sum()) * rng.random()
-            deaths += 1
-        trial = Simulated(settings, now, truth, macs=macs)
-        running[asked] = trial
-        if deaths == ATTEMPTS:
-            trial.status = "failed"
-            heapq.heappush(events, (now + lost, asked, len(curve)))
-        else:
-            plans[asked] = curve, now + lost + np.cumsum(seconds), macs / len(curve)
-            if asha and scheduler is None:
-                from search.execution.asha import asha_scheduler
-
-                scheduler = asha_scheduler("value", len(curve))
-            if scheduler:
-                scheduler.on_trial_add(None, SimpleNamespace(trial_id=str(asked)))
-            first = 1 if asha else len(curve)
-            heapq.heappush(events, (float(plans[asked][1][first - 1]), asked, first))
-        asked += 1
-        return True
+        """Start another trial, if the budget and the searcher have one."""
+        settings = searcher.suggest(str(queue.started)) if queue.started < trials else None
+        if isinstance(settings, dict):
+            queue.start(now, settings)
+        return isinstance(settings, dict)
 
     for _ in range(workers):
         if not start(0.0):
             break
-    while events:
-        now, number, epoch = heapq.heappop(events)
-        trial = running[number]
-        if trial.status == "running":
-            curve, times, macs = plans[number]
-            value = float(curve[epoch - 1])
-            if epoch < len(curve) and number not in stopping:
-                if not math.isnan(value):
-                    report = {"epoch": epoch, "value": value}
-                    if scheduler.on_trial_result(None, SimpleNamespace(trial_id=str(number)), report) == "STOP":
-                        stopping.add(number)
-                heapq.heappush(events, (float(times[epoch]), number, epoch + 1))
-                continue
-            trial.status = "pruned" if epoch < len(curve) else "done"
-            trial.value, trial.macs = value, macs * epoch
-        trial.finished, trial.seconds = now, now - trial.started
-        ended.append(running.pop(number))
-        known = not math.isnan(trial.value)
-        searcher.on_trial_complete(
-            str(number), {"val_accuracy": trial.value} if known else None, error=trial.status == "failed"
-        )
-        start(now + overhead)
+    while queue.running:
+        number, trial = queue.next_end()
+        ended.append(trial)
+        told = None if math.isnan(trial.value) else {"val_accuracy": trial.value}
+        searcher.on_trial_complete(str(number), told, error=trial.status == "failed")
+        start(trial.finished + overhead)
     return ended
 
 
