@@ -29,8 +29,11 @@ from search.command.options import make_task, study_options
 from search.command.shell import FAILED, INTERRUPTED, OK, Parser, carry_out, positive
 from search.execution.comparison import Budget, keep_question, run_all
 from search.execution.place import check_place
+from search.searchers.registry import entry_of, make_searcher, names_of
 
 if TYPE_CHECKING:
+    from distributed.storage import Storage
+    from search.evidence.statistics import Course
     from search.study.records import Plan
 
 
@@ -48,25 +51,32 @@ def parser() -> Parser:
     return p
 
 
-def compare(args: argparse.Namespace) -> int:
-    """Do what the command says; returns the exit code."""
-    from search.searchers.registry import entry_of, make_searcher, names_of
+def budget_of(args: argparse.Namespace, names: Sequence[str]) -> Budget:
+    """What each study may spend.
 
+    Raises:
+        UsageError: a number is out of range, or no searcher can say how many trials the budget pays for.
+    """
     positive("--budget", args.budget)
     positive("--repeats", args.repeats, 2)
     for name in ("budget_seconds", "budget_macs"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"--{name.replace('_', '-')} {value:g}: give a number above 0")
-    names = names_of(args.searchers)
     budget = Budget(
         trials=math.inf if args.budget_seconds or args.budget_macs else args.budget or 20,
         seconds=args.budget_seconds or math.inf,
         macs=args.budget_macs or math.inf,
     )
-    sized = budget.trials < math.inf
-    if not sized and all(entry_of(name).sized for name in names):
+    if budget.trials == math.inf and all(entry_of(name).sized for name in names):
         raise UsageError("--searchers: a grid alone cannot tell how many trials a budget pays for; add random or bo")
+    return budget
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Do what the command says; returns the exit code."""
+    names = names_of(args.searchers)
+    budget = budget_of(args, names)
 
     from distributed.storage import Storage
     from methods.data import load
@@ -78,7 +88,7 @@ def compare(args: argparse.Namespace) -> int:
     info = load(task.data).info
     if info.kind != method.kind:
         raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")
-    if sized:
+    if budget.trials < math.inf:
         for name in names:  # says now what a grid cannot do
             make_searcher(name, method.space(space, ranges), 0, int(budget.trials))
     what = {
@@ -109,18 +119,34 @@ def compare(args: argparse.Namespace) -> int:
     if courses is None:
         print("interrupted; give the same command again to go on", file=sys.stderr)
         return INTERRUPTED
-    from search.evidence.statistics import analyse
-    from search.pages.comparison import comparison_page
-    from search.pages.study import keep
-    from search.rows.provenance import provenance
-
-    words = f"{method.name} on {info.name}"
-    summary = {
+    asked = {
         "comparison": comparison,
         **what,
         "data": {"name": info.name, "fingerprint": info.fingerprint},
         "seeds": [args.seed + repeat for repeat in range(args.repeats)],
         "studies": {name: [planned(name, r).task.study for r in range(args.repeats)] for name in names},
+    }
+    conclude(storage, folder, asked, courses, f"{method.name} on {info.name}", as_json=args.json)
+    return OK if any(v == v for runs in courses.values() for run in runs for v in run.values) else FAILED
+
+
+def conclude(
+    storage: Storage,
+    folder: str,
+    asked: Mapping[str, Any],
+    courses: Mapping[str, Sequence[Course]],
+    title: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Analyse what ran; keep it as compare.json and as a page, and print it."""
+    from search.evidence.statistics import analyse
+    from search.pages.comparison import comparison_page
+    from search.pages.study import keep
+    from search.rows.provenance import provenance
+
+    summary = {
+        **asked,
         **analyse(courses),
         "curves": {
             name: [
@@ -134,16 +160,15 @@ def compare(args: argparse.Namespace) -> int:
     }
     content = json.dumps(summary, indent=1)
     storage.write_bytes(f"{folder}/compare.json", content.encode())
-    if args.json:
+    if as_json:
         print(content)
     else:
-        show(summary, words)
+        show(summary, title)
     sys.stdout.flush()
     keep(storage, f"{folder}/report.html", *comparison_page(json.loads(content)))
-    return OK if any(v == v for runs in courses.values() for run in runs for v in run.values) else FAILED
 
 
-def show(summary: Mapping[str, Any], words: str) -> None:
+def show(summary: Mapping[str, Any], title: str) -> None:
     """The comparison for a person, on stdout."""
     import statistics
 
@@ -151,7 +176,7 @@ def show(summary: Mapping[str, Any], words: str) -> None:
     from rich.table import Table
 
     console = Console(soft_wrap=True)
-    table = Table(title=f"{words}: best validation accuracy, {summary['repeats']} paired repeats", title_justify="left")
+    table = Table(title=f"{title}: best validation accuracy, {summary['repeats']} paired repeats", title_justify="left")
     table.add_column("searcher")
     reference = summary["reference"]
     for name in ("mean %", "sd", "regret", "trials", f"as good as {reference} after trials", "seconds", "reached"):

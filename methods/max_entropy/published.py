@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -39,7 +39,6 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
         {**cure, **METHOD.controls["alternate"]({**complete, **cure})},
         against=NONE,
     )
-    seen = (*learned, alternate)
     more = (
         Cell("cured, with colours", {**cure, "augmenter.colour": "affine"}, against=CURED),
         Cell(
@@ -71,18 +70,7 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
             note="All lines start from the same classifier and are fine-tuned for as many epochs. The paper's 87.36 is "
             "its network without augmentation for as long: Adam at 0.1 for 100 epochs, then at 0.01 for 100 more.",
         ),
-        *(
-            PaperTable(title, tuple(Cell(cell.name, cell.settings, metric=metric) for cell in seen), unit="", note=note)
-            for title, metric, note in (
-                (
-                    "Distance of the learned map from the identity",
-                    "distance",
-                    "Frobenius, mean over images; 0 is collapse.",
-                ),
-                ("Entropy of the classifier on augmented images", "entropy_after", "In bits."),
-                ("Share of augmented images that keep their label", "agreement", ""),
-            )
-        ),
+        *observations((*learned, alternate)),
         PaperTable(
             "Why the base is low: augmentation, stem, optimiser",
             tuple(suspect(a, b, c, complete) for a, b, c in product((False, True), repeat=3)),
@@ -91,6 +79,17 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
             "its 87.36 stands beside both.",
         ),
     )
+
+
+def observations(cells: Sequence[Cell]) -> Iterator[PaperTable]:
+    """What the learned maps of these lines do to images: collapse, or augmentation."""
+    for title, metric, note in (
+        ("Distance of the learned map from the identity", "distance", "Frobenius, mean over images; 0 is collapse."),
+        ("Entropy of the classifier on augmented images", "entropy_after", "In bits."),
+        ("Share of augmented images that keep their label", "agreement", ""),
+    ):
+        lines = tuple(Cell(cell.name, cell.settings, metric=metric) for cell in cells)
+        yield PaperTable(title, lines, unit="", note=note)
 
 
 CURE = {

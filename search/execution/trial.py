@@ -17,7 +17,8 @@ from methods.errors import UsageError
 from search.study.records import Job, Outcome, Task, failed, on_validation
 
 if TYPE_CHECKING:
-    from methods.method import EpochRow
+    from distributed.pipeline import Run
+    from methods.method import EpochRow, Method
 
 
 def stop_sign(task: Task, number: int) -> str:
@@ -85,17 +86,22 @@ def perform(
         outcome.status, outcome.reason = "failed", f"diverged: {error}"
     else:
         outcome.status, outcome.reason = "done", None
-        outcome.val = on_validation(run.states[method.stages[-1].name].metrics)
-        outcome.stage_seconds, outcome.stage_keys, outcome.cached = run.seconds, run.keys, run.cached
-        outcome.epochs = run.epochs
-        outcome.history = [{"stage": name, **row} for name, state in run.states.items() for row in state.history]
-        own = [row for row in outcome.history if row["stage"] not in run.cached]
-        outcome.cpu_seconds = sum(row.get("cpu_seconds", 0.0) for row in own)
+        note(outcome, run, method)
         if job.phase in ("final", "control"):
             score(outcome, task, job, worker, method, configs, run.states)
     outcome.seconds = time.monotonic() - started
     outcome.memory = peak_memory()
     return outcome
+
+
+def note(outcome: Outcome, run: Run, method: Method) -> None:
+    """Keep what the stages took and came to."""
+    outcome.val = on_validation(run.states[method.stages[-1].name].metrics)
+    outcome.stage_seconds, outcome.stage_keys, outcome.cached = run.seconds, run.keys, run.cached
+    outcome.epochs = run.epochs
+    outcome.history = [{"stage": name, **row} for name, state in run.states.items() for row in state.history]
+    own = [row for row in outcome.history if row["stage"] not in run.cached]
+    outcome.cpu_seconds = sum(row.get("cpu_seconds", 0.0) for row in own)
 
 
 @cache

@@ -21,7 +21,7 @@ from search.execution.progress import ProgressLines
 from search.execution.trainable import in_process, on_workers
 from search.study.conductor import Conductor, Finished
 from search.study.ledger import Study
-from search.study.records import Outcome, Trial
+from search.study.records import Outcome, Task, Trial
 
 
 class StudySearch(Searcher):
@@ -110,6 +110,20 @@ class LostTrials(tune.Callback):
             self.looked = time.monotonic()
 
 
+def trainable_of(task: Task, layout: Layout) -> Any:
+    """What Tune runs for each trial, with the resources that the trial takes."""
+    if layout.workers == 1:
+        return tune.with_resources(
+            tune.with_parameters(in_process, task=task),
+            {"CPU": layout.cpus, **({"GPU": layout.gpus} if layout.gpus else {})},
+        )
+    # The trial itself only waits for its workers. A sliver of the head costs no CPU that they would need.
+    return tune.with_resources(
+        tune.with_parameters(on_workers, task=task),
+        tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}]),
+    )
+
+
 def run_study(study: Study, layout: Layout, terminal: TextIO | None) -> None:
     """Run a study to its end, or until it is interrupted. What is finished is in its folder and on the leaderboard.
 
@@ -123,17 +137,6 @@ def run_study(study: Study, layout: Layout, terminal: TextIO | None) -> None:
     """
     plan, task = study.plan, study.plan.task
     search = StudySearch(Conductor(study))
-    if layout.workers == 1:
-        trainable = tune.with_resources(
-            tune.with_parameters(in_process, task=task),
-            {"CPU": layout.cpus, **({"GPU": layout.gpus} if layout.gpus else {})},
-        )
-    else:
-        # The trial itself only waits for its workers. A sliver of the head costs no CPU that they would need.
-        trainable = tune.with_resources(
-            tune.with_parameters(on_workers, task=task),
-            tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}]),
-        )
     scheduler = None
     if plan.asha:
         longest = sum(
@@ -145,7 +148,7 @@ def run_study(study: Study, layout: Layout, terminal: TextIO | None) -> None:
     with tempfile.TemporaryDirectory(prefix="search-") as scratch:
         try:
             tune.Tuner(
-                trainable,
+                trainable_of(task, layout),
                 tune_config=tune.TuneConfig(
                     metric="val_accuracy",
                     mode="max",
