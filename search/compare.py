@@ -20,19 +20,21 @@ import hashlib
 import json
 import math
 import os
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from distributed.storage import Storage
 from methods.errors import UsageError
 from search.command.options import make_task, study_options
 from search.command.shell import FAILED, INTERRUPTED, OK, Parser, carry_out, positive
 from search.execution.comparison import Budget, keep_question, run_all
 from search.execution.place import check_place
+from search.rows.provenance import provenance
 from search.searchers.registry import entry_of, make_searcher, names_of
 
 if TYPE_CHECKING:
-    from distributed.storage import Storage
     from search.evidence.statistics import Course
     from search.study.records import Plan
 
@@ -78,7 +80,6 @@ def compare(args: argparse.Namespace) -> int:
     names = names_of(args.searchers)
     budget = budget_of(args, names)
 
-    from distributed.storage import Storage
     from methods.data import load
     from search.study.records import Plan
 
@@ -143,7 +144,6 @@ def conclude(
     from search.evidence.statistics import analyse
     from search.pages.comparison import comparison_page
     from search.pages.study import keep
-    from search.rows.provenance import provenance
 
     summary = {
         **asked,
@@ -170,8 +170,6 @@ def conclude(
 
 def show(summary: Mapping[str, Any], title: str) -> None:
     """The comparison for a person, on stdout."""
-    import statistics
-
     from rich.console import Console
     from rich.table import Table
 

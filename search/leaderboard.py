@@ -13,17 +13,21 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distributed.storage import Storage
 from methods.errors import UsageError
 from search.command.shell import FAILED, OK, Parser, carry_out, trust_option
 from search.command.terminal import print_table
-from search.rows.export import printable
+from search.rows import compaction, sql
+from search.rows.export import exported, flat, markdown, plain, printable
+from search.rows.optuna import to_optuna
+from search.rows.row import LEADERBOARD, from_table, schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from distributed.storage import Storage
 
 SHOWN = (
     "study", "trial", "phase", "control", "method", "searcher", "data", "val_accuracy", "test_accuracy", "macs_forward",
@@ -36,13 +40,11 @@ SETTINGS = 6  # columns of settings that a table has room for
 
 def show(storage: Storage, arguments: argparse.Namespace) -> int:
     """The best trials as a table, with the settings in which they differ."""
-    from search.rows.export import plain
-    from search.rows.sql import read
 
     # One row more than is shown tells whether there are more.
     limit = arguments.top + 1 if arguments.top else 0
     columns = () if arguments.json else (*SHOWN, "config")
-    table = read(storage, columns=columns, sort=arguments.sort, top=limit, **_where(arguments))
+    table = sql.read(storage, columns=columns, sort=arguments.sort, top=limit, **_where(arguments))
     records = plain(table.slice(0, arguments.top or len(table)))
     if arguments.json:
         print(json.dumps(records, indent=2))
@@ -70,11 +72,9 @@ def _differing(settings: Sequence[Any]) -> list[str]:
 
 def studies(storage: Storage, arguments: argparse.Namespace) -> int:
     """Every study: what it searched, its best, when it ended."""
-    from search.rows.export import plain
-    from search.rows.sql import query
 
     where = " AND ".join(f'"{name}" = ?' for name in _where(arguments))
-    table = query(
+    table = sql.query(
         storage,
         "SELECT study, any_value(method) AS method, any_value(searcher) AS searcher, any_value(data) AS data, "
         "count(*) FILTER (phase = 'search') AS trials, count(*) FILTER (status = 'failed') AS failed, "
@@ -95,11 +95,6 @@ def studies(storage: Storage, arguments: argparse.Namespace) -> int:
 
 def export(storage: Storage, arguments: argparse.Namespace) -> int:
     """All columns of all rows that match; Markdown has the columns that `show` has."""
-    from pathlib import Path
-
-    from distributed.storage import Storage as Folder
-    from search.rows.export import exported, markdown, plain
-    from search.rows.sql import read
 
     if (arguments.format == "optuna") != bool(arguments.url):
         raise UsageError(
@@ -108,10 +103,8 @@ def export(storage: Storage, arguments: argparse.Namespace) -> int:
             else f"export {arguments.format} {arguments.url}: only optuna takes a URL; give --out FILE"
         )
     columns = SHOWN if arguments.format == "md" else ()
-    table = read(storage, columns=columns, sort=arguments.sort, **_where(arguments))
+    table = sql.read(storage, columns=columns, sort=arguments.sort, **_where(arguments))
     if arguments.format == "optuna":
-        from search.rows.optuna import to_optuna
-
         print(f"{to_optuna(table, arguments.url)} trials written to {arguments.url}")
         return OK
     if arguments.format == "parquet" and not arguments.out and sys.stdout.isatty():
@@ -124,7 +117,7 @@ def export(storage: Storage, arguments: argparse.Namespace) -> int:
     if not target.parent.is_dir() or target.is_dir():
         raise UsageError(f"--out {arguments.out} cannot be written: no such folder, or a folder; give a file")
     try:
-        Folder(target.parent).write_bytes(target.name, content)  # whole or not at all: an older file is kept
+        Storage(target.parent).write_bytes(target.name, content)  # whole or not at all: an older file is kept
     except UsageError as error:
         raise UsageError(f"--out {arguments.out}: {error}") from None
     print(f"{len(table)} rows written to {arguments.out}")
@@ -157,10 +150,8 @@ def diff(storage: Storage, arguments: argparse.Namespace) -> int:
 
 def query(storage: Storage, arguments: argparse.Namespace) -> int:
     """Any SELECT over the table `leaderboard`."""
-    from search.rows.export import plain
-    from search.rows.sql import query
 
-    table = query(storage, arguments.sql)
+    table = sql.query(storage, arguments.sql)
     records = plain(table)
     if arguments.json:
         print(json.dumps(records, indent=2, allow_nan=False))
@@ -174,7 +165,6 @@ def query(storage: Storage, arguments: argparse.Namespace) -> int:
 def reproduce(storage: Storage, arguments: argparse.Namespace) -> int:
     """Train a row again and say whether its accuracy comes back; 1 where it does not."""
     from search.execution.rerun import rerun
-    from search.rows.row import from_table
 
     found = from_table(_trial(storage, arguments.id))
     if not found:
@@ -196,18 +186,16 @@ def reproduce(storage: Storage, arguments: argparse.Namespace) -> int:
 
 def compact(storage: Storage, arguments: argparse.Namespace) -> int:
     """Merge the rows' files into few large ones."""
-    from search.rows.compaction import compact
 
-    before, after = compact(storage)
+    before, after = compaction.compact(storage)
     print(f"{before} files before, {after} after")
     return OK
 
 
 def verify(storage: Storage, arguments: argparse.Namespace) -> int:
     """Say what is wrong with the stored rows; changes nothing."""
-    from search.rows.compaction import verify
 
-    problems = verify(storage)
+    problems = compaction.verify(storage)
     print(printable("\n".join(problems)) if problems else "nothing is wrong")
     return FAILED if problems else OK
 
@@ -218,24 +206,20 @@ def _where(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _trial(storage: Storage, name: str) -> pa.Table:
     """The row that study/phase/trial names; empty where there is none."""
-    from search.rows.row import schema
-    from search.rows.sql import read
 
     study, phase, trial = ["", "", *name.rsplit("/", 2)][-3:]
     if not (study and trial.isdecimal() and len(trial) < 19):  # more digits than a number of the table has
         return schema().empty_table()
-    return read(storage, study=study, phase=phase, trial=int(trial))
+    return sql.read(storage, study=study, phase=phase, trial=int(trial))
 
 
 def _facts(storage: Storage, name: str) -> dict[str, Any]:
     """What `diff` says of a trial (study/phase/trial), or of a study: its totals and its best trial."""
-    from search.rows.export import flat, plain
-    from search.rows.sql import read
 
     facts: dict[str, Any] = {}
     records = plain(_trial(storage, name))
     if not records:
-        records = plain(read(storage, sort="-val_accuracy", study=name))
+        records = plain(sql.read(storage, sort="-val_accuracy", study=name))
         tested = [r["test_accuracy"] for r in records if r["phase"] == "final" and r["test_accuracy"] is not None]
         facts["trials of the study"] = len(records)
         facts["failed trials"] = sum(r["status"] == "failed" for r in records)
@@ -343,8 +327,6 @@ def _parser() -> Parser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
-    from distributed.storage import Storage
-    from search.rows.row import LEADERBOARD
 
     try:
         storage = Storage(arguments.storage)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distributed.storage import Storage
 from methods.errors import UsageError
 from search.command.shell import FAILED, OK, Parser, carry_out, positive
 from search.searchers.registry import SEARCHERS, names_of
@@ -98,7 +99,6 @@ def run(args: argparse.Namespace) -> int:
 
 def real(args: argparse.Namespace) -> int:
     """Compare a study's real duration with a simulated one; FAILED if they differ by more than 15 %."""
-    from distributed.storage import Storage
     from search.simulation.clock import makespans
     from search.study.ledger import Study
 

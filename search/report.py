@@ -15,13 +15,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distributed.storage import Storage
 from methods.errors import UsageError
 from search.command.shell import OK, Parser, carry_out, trust_option
-from search.pages.comparison import comparison_page
-from search.pages.study import keep, page_of
-from search.study.ledger import Study
+
+if TYPE_CHECKING:
+    from search.study.ledger import Study
 
 
 def parser() -> Parser:
@@ -41,6 +42,8 @@ def open_study(name: str, storage: Storage) -> Study:
     Raises:
         UsageError: there is none.
     """
+    from search.study.ledger import Study
+
     folder = Path(name).expanduser().absolute()
     if (folder / "study.json").is_file() and folder.parent.name == "studies":
         return Study.open(Storage(folder.parent.parent), folder.name)
@@ -49,6 +52,9 @@ def open_study(name: str, storage: Storage) -> Study:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
+    from search.pages.comparison import comparison_page
+    from search.pages.study import keep, page_of
+
     storage = Storage(args.storage)
     names = list(dict.fromkeys(args.studies))
     summaries = [name for name in names if storage.exists(f"comparisons/{name.strip('/')}/compare.json")]

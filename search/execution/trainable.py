@@ -13,7 +13,11 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
+import ray
+from ray import tune
+
 from distributed.ranks import Ranks
+from distributed.ray.cluster import NodeLost, alive, await_loss, dead_actors
 from methods.records import decoded
 from search.execution.trial import attempt, perform
 from search.study.records import Job, Outcome, Task
@@ -25,9 +29,6 @@ def in_process(config: dict[str, Any], task: Task) -> None:
     Raises:
         UsageError: the storage cannot be written, which ends the search and not the trial alone.
     """
-    import ray
-    from ray import tune
-
     outcome = attempt(task, decoded(Job, config["job"]), lambda row: tune.report(dict(row)))
     outcome.nodes = [ray.get_runtime_context().get_node_id()]
     tune.report({"outcome": json.dumps(dataclasses.asdict(outcome))})
@@ -41,10 +42,7 @@ def on_workers(config: dict[str, Any], task: Task) -> None:
             attempts runs the trial again.
         distributed.cluster.NodeLost: that is why.
     """
-    from ray import tune
     from ray.train import WorkerGroupError
-
-    from distributed.ray.cluster import NodeLost, alive, await_loss, dead_actors
 
     nodes = alive()
     crew = Crew.of(task)
@@ -68,8 +66,6 @@ class Crew:
     present: Crew | None = None  # of this process
 
     def __init__(self, task: Task) -> None:
-        import ray
-
         self.task = task
         self.key = secrets.token_bytes(32)
         self.listener = Listener((ray.util.get_node_ip_address(), 0), authkey=self.key)
@@ -143,7 +139,6 @@ class Crew:
 
 def rank_of_trials(config: dict[str, Any]) -> None:
     """What Ray Train runs on each worker: trials, until the process that asks for them is gone."""
-    import ray
     from ray import train
 
     context = train.get_context()

@@ -11,14 +11,22 @@ import sys
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from distributed.cache import StageCache
+from distributed.loop import Stopped
+from distributed.pipeline import Run, run_stages
+from distributed.storage import Storage
+from distributed.worker import LocalWorker, best_runtime
+from methods import get
+from methods.data import load, load_test
 from methods.errors import UsageError
+from methods.method import EpochRow, Method, Trained
+from methods.metrics import classification
+from methods.outside import trust
 from search.study.records import Job, Outcome, Task, failed, on_validation
-
-if TYPE_CHECKING:
-    from distributed.pipeline import Run
-    from methods.method import EpochRow, Method
 
 
 def stop_sign(task: Task, number: int) -> str:
@@ -44,16 +52,6 @@ def perform(
         until: time at which the trial is to have ended, finished or not: it stops at the checkpoint of the last epoch
             that ends before.
     """
-    import torch
-
-    from distributed.cache import StageCache
-    from distributed.loop import Stopped
-    from distributed.pipeline import run_stages
-    from distributed.storage import Storage
-    from distributed.worker import LocalWorker, best_runtime
-    from methods import get
-    from methods.data import load
-    from methods.outside import trust
 
     torch.set_num_threads(task.cpus)
     started, outcome = time.monotonic(), Outcome(started=time.time(), nodes=[socket.gethostname()])
@@ -123,9 +121,6 @@ def peak_memory() -> int:
 
 def score(outcome: Outcome, task: Task, job: Job, worker: Any, method: Any, configs: Any, states: Any) -> None:
     """Read the test split, once, for a configuration that was chosen without it."""
-    from methods.data import load_test
-    from methods.method import Trained
-    from methods.metrics import classification
 
     test = load_test(task.data)
     net = worker.place(method.model(configs, states, worker.data.info))
