@@ -15,7 +15,7 @@ import uuid
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from methods.errors import UsageError
 
@@ -49,7 +49,8 @@ class Storage:
                 self.uri = given
                 self.fs, self.root = fs.FileSystem.from_uri(given)
             else:
-                self.uri = self.root = os.path.abspath(os.path.expanduser(given.removeprefix("file://")))
+                path = unquote(given.removeprefix("file://")) if given.startswith("file://") else given
+                self.uri = self.root = os.path.abspath(os.path.expanduser(path))
                 self.fs = fs.LocalFileSystem()
         except (OSError, ValueError) as error:
             raise UsageError(
@@ -222,27 +223,37 @@ class Storage:
         client: Any = {"allow_http": True} if endpoint.startswith("http://") else {}
         return from_url(f"{parsed.scheme}://{self.root.partition('/')[0]}", config=config, client_options=client)
 
-    def check_writable(self) -> None:
+    def check_writable(self, *folders: str) -> None:
         """Find out before hours of work, not after, whether results can be kept. Leaves nothing behind
         (on an object store that was empty, the marker of the folder).
+
+        Args:
+            folders: that will be written beside the root. One that is not there yet is made by the first write. An
+                object store has no folders, and rights to the whole bucket.
 
         Raises:
             UsageError: one line with the reason.
         """
-        try:
-            if self.is_local:
-                folder = self.local_path()
-                while not folder.exists():  # the folder itself is made by the first write
+        if not self.is_local:
+            name = f".probe-{uuid.uuid4().hex}"
+            self.write_bytes(name, b"probe")
+            self.delete(name)
+            return
+        for name in ("", *folders):
+            folder = self.local_path(name)
+            try:
+                while not folder.exists():
                     folder = folder.parent
                 with tempfile.TemporaryFile(dir=folder, prefix=".probe-") as probe:
                     probe.write(b"probe")
                     probe.flush()  # a full disk and a quota show only now
-            else:
-                name = f".probe-{uuid.uuid4().hex}"
-                self.write_bytes(name, b"probe")
-                self.delete(name)
-        except OSError as error:
-            raise self.not_writable(error) from error
+            except OSError as error:
+                if not name:
+                    raise self.not_writable(error) from error
+                raise UsageError(
+                    f"--storage {self.uri}: {folder} cannot be written: {_reason(error)}; have its owner let you, or "
+                    "give another --storage"
+                ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_objects"}

@@ -81,6 +81,7 @@ def compare(args: argparse.Namespace) -> int:
     budget = budget_of(args, names)
 
     from methods.data import load
+    from search.study.ledger import WRITTEN
     from search.study.records import Plan
 
     storage = Storage(args.storage)
@@ -107,7 +108,7 @@ def compare(args: argparse.Namespace) -> int:
     comparison = args.name or f"{method.name}-compare-{digest}"
     folder = f"comparisons/{comparison}"
     check_place(args, task, info)
-    storage.check_writable()
+    storage.check_writable(*WRITTEN, folder)
     keep_question(storage, folder, what)
 
     def planned(name: str, repeat: int) -> Plan:

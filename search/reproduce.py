@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     from search.papers.missing import missing
     from search.papers.readme import write
     from search.papers.training import Sitting
+    from search.study.ledger import WRITTEN
 
     if args.readme:
         write(out, Path(args.readme))
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         for one in wanted():
             print("\n".join(missing(one, storage, args.precision, priced=True)))
         return OK
-    storage.check_writable()
+    storage.check_writable(*WRITTEN)
     sitting = Sitting(wanted(), Pool(processes), until)
     try:
         sitting.run(storage, args.precision)

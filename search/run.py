@@ -104,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
     study = asked_for(args, storage)
     plan = study.plan
     from search.study.conductor import searcher_of
+    from search.study.ledger import WRITTEN
 
     searcher_of(study)  # says now what cannot be: a grid in too few trials, ranges that have changed since
     method, info = study.method, study.info
@@ -122,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
             place = layout(nodes, workers=plan.task.workers, concurrency=args.concurrency)
         print(describe(study, place))
         return OK
-    storage.check_writable()
+    storage.check_writable(*WRITTEN, study.folder, f"{study.folder}/trials")
     for name in trackers(args):
         from search.execution.tracking import check
 

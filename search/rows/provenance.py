@@ -9,18 +9,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @cache
 def provenance() -> dict[str, Any]:
     """Commit and versions, as the leaderboard's columns name them."""
-    root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str | None:
         """What git prints; None where there is no git or no repository."""
+        # A checkout of another user, as a container's mount is one, is no danger: its code runs already.
+        command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *words]
         try:
-            return subprocess.run(
-                ["git", "-C", root, *words], capture_output=True, text=True, check=True
-            ).stdout.strip()
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             return None
 

@@ -36,10 +36,14 @@ from methods.errors import UsageError
 from methods.method import Method
 from methods.records import Malformed, decoded
 from methods.space import Searched
+from search.rows.row import ROWS
 from search.study.kept import FORMAT, Damaged, damaged, packed, sealed, unpacked
 from search.study.records import Outcome, Plan, Trial, on_validation
 
 T = TypeVar("T")
+
+WRITTEN = ("studies", "stages", ROWS)
+"""Folders of a storage that every search writes to."""
 
 LEDGERS = ("ledger.json", "ledger.previous.json")
 

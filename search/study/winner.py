@@ -181,7 +181,10 @@ def load_model(storage: Storage, folder: str = "") -> Deployed:
         missing = "model.json" if "model.json" in str(error) else "model.safetensors"
         raise UsageError(f"{where}: there is no {missing}; give a model's folder or a study") from None
     try:
-        card = decoded(Card, unpacked(f"{where}/model.json", content)[1])
+        version, fields = unpacked(f"{where}/model.json", content)
+        if version == 1 and isinstance(info := fields.get("info"), dict):
+            info.pop("notes", None)  # of version 0.1; what it said of the data nobody needs to use the network
+        card = decoded(Card, fields)
     except Malformed as error:
         raise damaged(f"{where}/model.json", error) from None
     if hashlib.sha256(weights).hexdigest() != card.weights:

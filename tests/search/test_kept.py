@@ -83,3 +83,17 @@ def test_a_study_of_version_0_1_is_read(kept: Storage, capsys: pytest.CaptureFix
     changed(kept, "studies/s/study.json", format=FORMAT + 7)
     assert main(["--resume=s", f"--storage={kept.uri}"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_model_of_version_0_1_is_read(kept: Storage) -> None:
+    """It bears format 1, no digest, and notes on its data where now an account stands."""
+    name = "studies/s/model/model.json"
+    before, content = load_model(kept, "studies/s/model"), json.loads(kept.read_bytes(name))
+    del content["sha256"], content["info"]["account"], content["info"]["reading"]
+    content["format"], content["info"]["notes"] = 1, ["5 rows are left out"]
+    kept.write_bytes(name, json.dumps(content).encode())
+    found = load_model(kept, "studies/s/model")
+    assert (found.card.config, found.info.classes) == (before.card.config, before.info.classes)
+    changed(kept, name, format=FORMAT, info=content["info"])
+    with pytest.raises(UsageError, match="unknown field notes"):
+        load_model(kept, "studies/s/model")
