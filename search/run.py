@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from methods.errors import UsageError
 from search.command.asking import asked_for
+from search.command.config import FileParser, toml_of
 from search.command.fields import list_fields
 from search.command.options import study_options
 from search.command.reading import tell_reading
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def parser() -> Parser:
-    p = Parser(
+    p = FileParser(
         prog="python -m search.run",
         usage="%(prog)s METHOD [options]",
         description="Search a method's hyperparameters on Ray, retrain the winner, score it on test once.",
@@ -136,13 +137,14 @@ def trackers(args: argparse.Namespace) -> list[str]:
 
 
 def search(args: argparse.Namespace, study: Study) -> int:
-
+    """Run the study on Ray and say what it found; returns the exit code."""
     started, task = time.monotonic(), study.plan.task
     with study.locked(), on_ray(args, task.workers, study.storage, f"{study.folder}/ray.log") as (place, terminal):
         from search.execution.tune import run_study
 
         study.plan = settled(study.plan, place, args.address)
         study.save_plan()
+        study.storage.write_bytes(f"{study.folder}/config.toml", toml_of(study.plan).encode())
         tell_reading(study.info)
         for name in trackers(args):
             from search.execution.tracking import track
@@ -185,6 +187,7 @@ def keep(study: Study, quiet: bool) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The command with these words, sys.argv's by default; returns the exit code."""
     return carry_out(parser(), run, argv)
 
 

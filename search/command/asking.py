@@ -120,6 +120,7 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
     check_same(args, study.plan)
     plan = study.plan
     searcher = entry_of(args.searcher or plan.searcher)
+    going_on = f"--extend {args.extend}" if args.extend else f"--resume {args.resume}"
     trials, more = budget(args.trials, True)
     seconds = seconds_of("--time", args.time)
     words = {"--trials": args.trials, "--time": args.time, "--seeds": args.seeds, "--confirm": args.confirm or None}
@@ -132,18 +133,16 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
             "begins a new study, which takes the old trials from the cache"
         )
     if searcher.sized and (trials is not None or plan.searcher != searcher.word):
-        raise UsageError(f"--resume {args.resume}: a grid has the trials that it has; start a new study")
+        raise UsageError(f"{going_on}: a grid has the trials that it has; start a new study")
     begun = len(study.of_phase("search"))
     if trials is not None:
         trials = (plan.trials or begun) + trials if more else trials
         if trials < begun:
             raise UsageError(f"--trials {trials}: {begun} were asked already; give more")
     elif not searcher.sized and plan.trials is None and not (seconds or plan.seconds):
-        raise UsageError(
-            f"--resume {args.resume} {' '.join(searcher.option)}: the grid set no budget; give --trials +N"
-        )
+        raise UsageError(f"{going_on} {' '.join(searcher.option)}: the grid set no budget; give --trials +N")
     if args.confirm and searcher.sized:
-        raise UsageError(f"--resume {args.resume} --confirm: a grid has the trials that it has; start a new study")
+        raise UsageError(f"{going_on} --confirm: a grid has the trials that it has; start a new study")
     if searcher.word != plan.searcher:
         study.searcher_state = None
     workers = args.workers or plan.task.workers

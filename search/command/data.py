@@ -141,15 +141,9 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
-def data_words(data: DataSpec) -> list[str]:
-    """The words of a command that ask for this data."""
-    words = []
-    for flag in data_flags():
-        value = getattr(data, flag.field)
-        if value == flag.default:
-            continue
-        if flag.kind is bool:
-            words.append(flag.word if value else f"--no-{flag.word[2:]}")
-        else:
-            words += [word for one in (value if flag.many else (value,)) for word in (flag.word, str(one))]
-    return words
+def data_options(data: DataSpec) -> dict[str, Any]:
+    """The options that ask for this data, by their long names: text, a number, a flag or a list of them."""
+    values = {flag: getattr(data, flag.field) for flag in data_flags()}
+    return {
+        flag.word[2:]: list(value) if flag.many else value for flag, value in values.items() if value != flag.default
+    }

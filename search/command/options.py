@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from methods import METHODS
 from methods.errors import UsageError
-from search.command.data import add_data_options, data_of, data_words
+from search.command.data import add_data_options, data_of
 from search.command.shell import Parser, positive
-from search.searchers.registry import entry_of
 
 if TYPE_CHECKING:
     from methods.method import Method
-    from search.study.records import Plan, Task
+    from search.study.records import Task
 
 
 SEED, PRECISION = 0, "auto"  # where a command names none
@@ -159,24 +157,3 @@ def seconds_of(option: str, text: str | None) -> float | None:
     if not seconds:
         raise UsageError(f"{option} {text}: give a time such as 90s, 30m or 2h")
     return seconds
-
-
-def command(plan: Plan) -> str:
-    """The command that asks for the same search."""
-    task = plan.task
-    words = ["python", "-m", "search.run", task.method, *entry_of(plan.searcher).option, *data_words(task.data)]
-    words += ["--recipe", task.recipe]
-    for name, value in task.settings.items():
-        words += ["--set", f"{name}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"]
-    words += ["--search", ",".join(plan.space)]
-    for name, text in plan.ranges.items():
-        words += ["--range", f"{name}={text}"]
-    time = None if plan.seconds is None else f"{plan.seconds:g}s"
-    budget = {"trials": plan.trials, "time": time, "patience": plan.patience, "confirm": plan.confirm or None}
-    for word, value in budget.items():
-        words += [f"--{word}", str(value)] if value is not None else []
-    words += ["--asha"] if plan.asha else []
-    words += [] if plan.controls else ["--no-controls"]
-    words += ["--seed", str(task.seed), "--seeds", str(plan.seeds), "--precision", task.precision]
-    words += ["--workers", str(task.workers)] if task.workers != 1 else []
-    return shlex.join(words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from distributed.ray.cluster import heed_sigterm
@@ -16,12 +17,23 @@ from search.rows.export import printable
 OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
+PROGRAM = "bo-distill"  # the console command, which has every other as its first word
+
+
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Says what is wrong in one line.
+
+    Attributes:
+        said: what the command line itself gives, without any file.
+    """
+
+    said: argparse.Namespace
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how)
         self.groups: dict[str, argparse._ArgumentGroup] = {}
+        if Path(sys.argv[0]).name == PROGRAM:
+            self.prog = self.prog.replace("python -m search.", f"{PROGRAM} ")
 
     def group(self, title: str) -> argparse._ArgumentGroup:
         """The options under a heading of --help, which is made when it is first asked for."""
@@ -31,7 +43,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The command line; options may stand between positional words, but where a command has verbs."""
-        return self.parse_args(argv) if self._subparsers else self.parse_intermixed_args(argv)
+        self.said = self.parse_args(argv) if self._subparsers else self.parse_intermixed_args(argv)
+        return self.said
 
     def error(self, message: str) -> Any:
         """Raise what is wrong, in one line."""
@@ -44,7 +57,7 @@ def carry_out(parser: Parser, act: Callable[[argparse.Namespace], int], argv: Se
     outlive_reader()
     try:
         args = parser.parse(argv)
-        for word in _own_words(args):
+        for word in _own_words(parser.said):
             trust(word)
         return act(args)
     except UsageError as error:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 
-from search.command.options import command
+from search.command.config import command
 from search.pages.findings import Findings
 from search.pages.page import Page
 from search.pages.reading import add_reading

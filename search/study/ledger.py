@@ -1,6 +1,7 @@
 """A study: one search from its first trial to the winner's score on test, kept so that nothing finished is lost.
 
     studies/NAME/study.json     what was asked for
+    studies/NAME/config.toml    the options that ask for the same search
     studies/NAME/data.json      what was read of the data, and what was left out
     studies/NAME/ledger.json    every trial and the searcher's state, replaced whole after each event
     studies/NAME/ledger.previous.json  the one before, should the last be damaged

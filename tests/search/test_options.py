@@ -14,7 +14,7 @@ import pytest
 from methods.data_spec import DataSpec
 from methods.errors import UsageError
 from methods.records import decoded
-from search.command.options import command
+from search.command.config import command
 from search.command.asking import make_plan, resumed
 from search.run import parser
 from search.study.ledger import Study

@@ -23,7 +23,7 @@ from methods.data.dataset import DataSpec
 from methods.errors import UsageError
 from methods.space import Choice, Real
 from search.command.asking import asked_for, make_plan, resumed
-from search.command.options import command
+from search.command.config import command
 from search.command.summary import print_summary
 from search.evidence.summary import advice, ended, summarise
 from search.execution.comparison import opened

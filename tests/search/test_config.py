@@ -1,0 +1,106 @@
+"""A search as a file, and the console command."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import pytest
+
+from methods import outside
+from search import run
+from search.command.asking import make_plan
+from search.command.config import command, toml_of
+from search.command.main import COMMANDS, main
+from search.study.records import Plan
+
+WORDS = [
+    "fsp", "--random", "--data=digits", "--label-column=a", "--label-column=b", "--recipe=quick", "--trials=7",
+    "--time=90s", "--patience=5", "--no-controls", "--asha", "--seed=3", "--seeds=0", "--workers=2",
+    "--set=transfer.milestones=1,2", "--set=distill=0.25", "--set=finetune.standardise=true", "--set=finetune.soft=dkd",
+    "--range=transfer.lr=1e-5:1:log", "--range=transfer.depth=8,14", "--precision=float32",
+]  # fmt: skip
+
+
+def plan_of(*words: str) -> Plan:
+    """The plan that a command line asks for, under a name that is the same each time."""
+    plan = make_plan(run.parser().parse(words))
+    return dataclasses.replace(plan, task=dataclasses.replace(plan.task, study="s"))
+
+
+@pytest.mark.parametrize("words", [WORDS, ["max_entropy"], ["center_loss", "--grid", "--confirm=2", "--asha"]])
+def test_the_file_and_the_command_of_a_study_ask_for_it_again(words: list[str], tmp_path: Path) -> None:
+    plan, file = plan_of(*words), tmp_path / "config.toml"
+    file.write_text(toml_of(plan))
+    assert plan_of(f"--config={file}") == plan
+    assert plan_of(*command(plan).split()[3:]) == plan
+
+
+def test_the_command_line_wins_and_fields_add_up(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(toml_of(plan_of(*WORDS)))
+    plan = plan_of("--bo", f"--config={file}", "--trials", "9", "--set=distill=0.5", "--set=beta=2", "--seeds=1")
+    assert (plan.searcher, plan.trials, plan.seeds, plan.patience) == ("bo", 9, 1, 5)
+    assert plan.task.settings["finetune.distill"] == 0.5 and plan.task.settings["finetune.beta"] == 2
+    assert plan.task.settings["finetune.soft"] == "dkd" and plan.ranges["transfer.lr"] == "1e-5:1:log"
+    file.write_text(
+        'method = "fsp"\nset = ["distill=0.5", "beta=2"]\nsearch = ["weight", "transfer.lr"]\nasha = false\n'
+    )
+    assert plan_of(f"--config={file}").task.settings == {"finetune.distill": 0.5, "finetune.beta": 2}
+    assert plan_of(f"--config={file}").space == ("transfer.weight", "transfer.lr")
+    file.write_text('method = "fsp"\ntrials = 7\n')
+    plan = plan_of("res_ic", f"--config={file}")
+    assert (plan.task.method, plan.trials) == ("res_ic", 7)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("trails = 3\n", "trails: no option that a file may give"),
+        ('trust = ["os"]\n', "trust: no option that a file may give"),
+        ('config = "other.toml"\n', "config: no option that a file may give"),
+        ("trials = \n", "this is no TOML"),
+        (None, "cannot be read"),
+        ('method = "fsp"\nseed = "often"\n', "seed"),
+    ],
+)
+def test_a_file_that_cannot_be_is_one_line(
+    content: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.toml"
+    if content is not None:
+        file.write_text(content)
+    assert run.main(["--config", str(file)]) == 2
+    message = capsys.readouterr().err
+    assert said in message and message.count("\n") == 1
+
+
+def test_a_file_lets_no_code_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A method from outside that a file names runs only if the command line says so."""
+    monkeypatch.setattr(outside, "_trusted", set())
+    file = tmp_path / "config.toml"
+    file.write_text('method = "tests.helpers.trivial:METHOD"\n')
+    assert run.main(["--config", str(file), "--fields"]) == 2
+    assert "let it run by --trust tests.helpers.trivial" in capsys.readouterr().err
+    assert run.main(["--config", str(file), "--fields", "--trust=tests.helpers.trivial"]) == 0
+
+
+def test_one_command_has_every_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"  {name} " in told for name in COMMANDS)
+    here = Path(run.__file__).parent
+    assert set(COMMANDS) == {file.stem for file in here.glob("*.py")} - {"__init__", "bayes"}
+    assert all(callable(importlib.import_module(f"search.{name}").main) for name in COMMANDS)
+    assert main(["run", "fsp", "--fields"]) == 0
+    assert "transfer.weight" in capsys.readouterr().out
+    assert main(["runn", "fsp"]) == 2
+    assert capsys.readouterr().err.startswith("error: runn: no such command; there are run, compare")
+
+
+def test_its_help_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/bo-distill", "run"])
+    assert "usage: bo-distill run METHOD" in run.parser().format_help()
