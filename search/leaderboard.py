@@ -1,4 +1,4 @@
-"""python -m search.leaderboard: show, list, export, compare, query, reproduce, compact and verify what studies found.
+"""Show, compare, export, query, reproduce, compact and verify the rows that studies wrote, one for every trial.
 
 python -m search.leaderboard show --study NAME --sort -val_accuracy
 python -m search.leaderboard studies

@@ -154,16 +154,7 @@ def once(
     Raises:
         UsageError: rows under two labels, where the spec refuses them.
     """
-    given: dict[Hashable, Hashable] = {}
-    disputed = {key for key, label in zip(keys, labels, strict=True) if given.setdefault(key, label) != label}
-    contested = [row for row, key in enumerate(keys) if key in disputed]
-    if contested and spec.conflicts == "refuse":
-        key = keys[contested[0]]
-        pair = [show(row) for row in contested if keys[row] == key]
-        raise UsageError(
-            f"{spec.name}: {len(contested)} rows stand under two labels, e.g. {' and '.join(pair[:2])}; "
-            "mend them, or leave them out with --conflicts drop"
-        )
+    disputed = _disputed(spec, keys, labels, show)
     place: dict[Hashable, str] = {}
     keep = np.zeros(len(keys), dtype=bool)
     lost: Counter[tuple[str, str]] = Counter()
@@ -189,3 +180,19 @@ def once(
         LeftOut(why, count, f"{part}, e.g. {example[why, part]}") for (why, part), count in sorted(lost.items())
     )
     return keep, told
+
+
+def _disputed(
+    spec: DataSpec, keys: Sequence[Hashable], labels: Sequence[Hashable], show: Callable[[int], str]
+) -> set[Hashable]:
+    """Keys that stand under more than one label; UsageError for them where the spec refuses them."""
+    given: dict[Hashable, Hashable] = {}
+    disputed = {key for key, label in zip(keys, labels, strict=True) if given.setdefault(key, label) != label}
+    if disputed and spec.conflicts == "refuse":
+        contested = [row for row, key in enumerate(keys) if key in disputed]
+        pair = [show(row) for row in contested if keys[row] == keys[contested[0]]]
+        raise UsageError(
+            f"{spec.name}: {len(contested)} rows stand under two labels, e.g. {' and '.join(pair[:2])}; "
+            "mend them, or leave them out with --conflicts drop"
+        )
+    return disputed

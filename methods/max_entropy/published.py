@@ -39,21 +39,17 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
         {**cure, **METHOD.controls["alternate"]({**complete, **cure})},
         against=NONE,
     )
+    on_top = {"augmenter.augment": "crop_flip", "finetune.augment": "crop_flip"}
     more = (
         Cell("cured, with colours", {**cure, "augmenter.colour": "affine"}, against=CURED),
         Cell(
             "cured, on top of crop and flip",
-            {**cure, "augmenter.augment": "crop_flip", "finetune.augment": "crop_flip"},
+            {**cure, **on_top},
             against=FLIPPED,
         ),
         Cell(
             "cured, with colours, on top of crop and flip",
-            {
-                **cure,
-                "augmenter.colour": "affine",
-                "augmenter.augment": "crop_flip",
-                "finetune.augment": "crop_flip",
-            },
+            {**cure, **on_top, "augmenter.colour": "affine"},
             against=FLIPPED,
         ),
     )

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
 from search.evidence.words import short
 from search.pages.charts import look
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from matplotlib.figure import Figure
 
 
@@ -136,8 +138,6 @@ class Page:
 @cache
 def _environment() -> Environment:
     """Templates, style sheet and scripts; `source` puts one of the latter two into a page as it is."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
     loader = PackageLoader("search.pages", "template")
     environment = Environment(

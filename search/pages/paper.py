@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from distributed.worker import LocalWorker, best_runtime
+from methods.data import load, stage_running
 from methods.errors import UsageError
 from methods.method import Trained
 from search.pages.findings import Findings
@@ -57,8 +59,6 @@ def rebuilt(study: Study, trial: Trial) -> Trained:
     Raises:
         UsageError: the data or a stage's state is no longer there.
     """
-    from distributed.worker import LocalWorker, best_runtime
-    from methods.data import load
 
     configs, states = stored_states(study, trial)
     data = load(study.plan.task.data)
@@ -73,8 +73,6 @@ def drawn(study: Study, trial: Trial) -> tuple[dict[str, Figure], dict[str, Any]
         UsageError: as `rebuilt`.
     """
     import matplotlib
-
-    from methods.data import stage_running
 
     with stage_running(), matplotlib.rc_context(matplotlib.rcParamsDefault):
         run = rebuilt(study, trial)

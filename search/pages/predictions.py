@@ -6,9 +6,11 @@ import base64
 import io
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from methods import pictures
+from methods.data import stage_running
 from methods.data.dataset import Split
 from methods.errors import UsageError
 from methods.metrics import calibration_error, reliability
@@ -29,7 +31,6 @@ def add_predictions(page: Page, f: Findings, draw: bool) -> None:
     Args:
         draw: run the winner's network on validation; else say that this was not asked for.
     """
-    from methods.data import stage_running
 
     page.section("Answers")
     chosen = winner(f.study)
@@ -121,7 +122,6 @@ def add_errors(
 
 def _png(image: Tensor) -> str:
     """An image (c, h, w) uint8 as a PNG in base64; of other than three channels the first is shown."""
-    from PIL import Image
 
     pixels = image.permute(1, 2, 0).numpy() if len(image) == 3 else image[0].numpy()
     buffer = io.BytesIO()

@@ -7,6 +7,9 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+from PIL import Image
+
 from methods.data.account import Account
 from methods.data.dataset import Data
 from search.pages.charts import look
@@ -77,8 +80,6 @@ def sample_sentences(data: Data, most: int = 3) -> list[tuple[str, Sequence[str]
 
 def contact_sheet(data: Data) -> bytes:
     """A PNG with a line of training images for each class."""
-    import numpy as np
-    from PIL import Image
 
     channels, height, width = data.info.shape
     times = max(1, -(-SIDE // width))

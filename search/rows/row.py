@@ -87,7 +87,7 @@ class Row:
     )
     device: str = _column("cpu, or the name of the GPU")
     processor: str | None = _column("name of the processor", default=None)
-    precision: str = _column("float32 or bf16")
+    precision: str = _column("float32 or bfloat16")
     nodes: tuple[str, ...] = _column(
         "Ray's ids of the nodes that the workers ran on, by rank; the host's name without Ray", default=()
     )

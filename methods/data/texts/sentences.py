@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -73,15 +73,20 @@ def sentences(
     drawn = [part for part in ("val", "test") if part not in of_row]
     if drawn and given is not None:
         notes.append(f"no {' and no '.join(drawn)} row is given: drawn from training, 10% each")
-    for task, (name, classes) in enumerate(named[1:], start=1):
-        absent = len(classes) - len(np.unique(y[divided["train"], task]))
-        if absent:
-            notes.append(f"no training row for {absent} of the {len(classes)} classes of {name}")
+    notes += _absent_notes(y[divided["train"]], named)
     shortened = sum(len(rows[row]) > spec.max_length for row in used)
     if shortened:
         notes.append(f"{shortened:,} of {len(used):,} texts cut at {spec.max_length} characters (--max-length)")
     notes += _near(kept, divided)
     return Source(kept, y, named, divided, (*left_out, *equal), tuple(notes))
+
+
+def _absent_notes(y: Indices, named: Sequence[tuple[str, tuple[str, ...]]]) -> Iterator[str]:
+    """Says of each task but the first how many of its classes the labels `y` (n, tasks) of training lack."""
+    for task, (name, classes) in enumerate(named[1:], start=1):
+        absent = len(classes) - len(np.unique(y[:, task]))
+        if absent:
+            yield f"no training row for {absent} of the {len(classes)} classes of {name}"
 
 
 def _because(left_out: Sequence[LeftOut]) -> str:

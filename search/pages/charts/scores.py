@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from search.pages.charts.look import C1, INK, LINES, MUTED, NARROW, PAPER, WIDE, blank
@@ -54,7 +55,6 @@ def _folded(name: str, narrow: bool) -> str:
 def anytime(courses: Mapping[str, Sequence[Course]], unit: str = "accuracy", narrow: bool = False) -> Figure:
     """Best value so far against trials, seconds and MACs: the mean over each one's runs, and their range, where all
     have one."""
-    from matplotlib.ticker import EngFormatter
 
     scale = 100 if unit == "accuracy" else 1
     figure = blank(*((NARROW, 8.4) if narrow else (10.8, 3.5)))

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from methods.space import Choice, Domain, Integer, Real
 from search.evidence.importance import Anova
@@ -22,7 +25,6 @@ Array = NDArray[np.float64]
 
 def ticks(domain: Domain) -> list[tuple[float, str]]:
     """Where on [0, 1] a setting's axis is labelled, and with what."""
-    from matplotlib.ticker import LogLocator, MaxNLocator
 
     if isinstance(domain, Choice):
         return [(domain.to_unit(option), str(option)) for option in domain.options]
@@ -121,8 +123,6 @@ def slices(tried: Tried, found: Anova | None, narrow: bool = False) -> Figure:
 def expected(tried: Tried, pair: tuple[int, int], side: int = 41) -> Array:
     """A Gaussian process's mean accuracy over two settings, the others as in the best trial, (side, side); the second
     setting goes up the rows."""
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
     x, y = tried.x, tried.y
     kept = np.unique(np.linspace(0, len(y) - 1, min(len(y), 200)).astype(int))  # its cost is cubic

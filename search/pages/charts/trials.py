@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from matplotlib.ticker import EngFormatter
 
 from search.pages.charts.look import C1, C2, INK, LINES, MUTED, NARROW, STATUS, WIDE, blank, mark
 
@@ -74,7 +75,6 @@ def macs(groups: Mapping[str, Sequence[Spent]], narrow: bool = False) -> Figure:
 
 def _against(axes: Any, groups: Mapping[str, Sequence[Spent]], column: int, label: str) -> None:
     """Accuracy against one of the costs, with the Pareto front."""
-    from matplotlib.ticker import EngFormatter
 
     for (name, points), (colour, _, marker) in zip(groups.items(), LINES * 9, strict=False):
         size = 26 if name == next(iter(groups)) else 44
