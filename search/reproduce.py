@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
     storage, processes = Storage(args.storage), args.processes or len(os.sched_getaffinity(0))
     if args.dry_run:
         for one in wanted():
-            print("\n".join(missing(one, storage, args.precision, priced=True)))
+            for line in missing(one, storage, args.precision, priced=True):
+                print(line, flush=True)
         return OK
     storage.check_writable(*WRITTEN)
     sitting = Sitting(wanted(), Pool(processes), until)
