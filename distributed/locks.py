@@ -146,6 +146,7 @@ class _Lease(Lock):
         self.guard, self.ended = threading.Lock(), threading.Event()
 
     def acquire(self, wait: bool) -> None:
+        """Take the lock once its holder lets go or gives no sign of life; without `wait`, refuse if it is held."""
         said = not wait
         while not self._try():
             found, version = self._read()
@@ -216,6 +217,7 @@ class _Lease(Lock):
                 log.warning("%s could not be renewed: %s", self.name, error)
 
     def check(self) -> None:
+        """LockLost if another process may have taken over."""
         if time.monotonic() - self.renewed > 2 * HEARTBEAT:
             self._renew_or_lose()
         if self.lost or time.monotonic() - self.renewed > 3 * HEARTBEAT:

@@ -38,15 +38,25 @@ class Host(Protocol):
     ranks: Ranks
     checkpoint_seconds: float
 
-    def autocast(self) -> AbstractContextManager[Any]: ...
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which networks run."""
+        ...
 
-    def batch(self, index: Tensor, kind: str, seed: int, rows: slice, size: int) -> Tensor: ...
+    def batch(self, index: Tensor, kind: str, seed: int, rows: slice, size: int) -> Tensor:
+        """The rows `index` of the training split on the device, augmented as `kind` says."""
+        ...
 
-    def report(self, row: EpochRow) -> bool: ...
+    def report(self, row: EpochRow) -> bool:
+        """Hand on an epoch's row; whether the training is to stop."""
+        ...
 
-    def load_checkpoint(self, name: str) -> dict[str, Any] | None: ...
+    def load_checkpoint(self, name: str) -> dict[str, Any] | None:
+        """The progress that was saved under the name; None if there is none."""
+        ...
 
-    def save_checkpoint(self, name: str, progress: Mapping[str, Any]) -> None: ...
+    def save_checkpoint(self, name: str, progress: Mapping[str, Any]) -> None:
+        """Keep a fit's progress under the name."""
+        ...
 
 
 def fit(
@@ -177,6 +187,7 @@ class Mover:
         return parts
 
     def close(self) -> None:
+        """Take the hooks off the network's parameters."""
         self.reducer.close()
 
 

@@ -168,6 +168,7 @@ class Bucket:
         self.work: dist.Work | None = None
 
     def begin(self) -> None:
+        """Wait for all gradients of a new step."""
         self.missing, self.work = set(map(id, self.parameters)), None
 
     def arrived(self, parameter: Tensor) -> None:

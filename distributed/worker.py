@@ -50,9 +50,13 @@ class Runtime:
 class Checkpoints(Protocol):
     """Where the progress of a stage's fits is kept between epochs."""
 
-    def load(self, name: str) -> bytes | None: ...
+    def load(self, name: str) -> bytes | None:
+        """What was saved under the name; None if there is nothing that can be read."""
+        ...
 
-    def save(self, name: str, content: bytes) -> None: ...
+    def save(self, name: str, content: bytes) -> None:
+        """Take the place of what was saved under the name."""
+        ...
 
 
 def best_runtime(precision: str = "auto") -> Runtime:
@@ -148,13 +152,16 @@ class LocalWorker:
 
     @property
     def rank(self) -> int:
+        """This process's number among those that share the training, from 0."""
         return self.ranks.rank
 
     @property
     def world_size(self) -> int:
+        """How many processes share the training."""
         return self.ranks.size
 
     def place(self, net: M) -> M:
+        """The network on this worker's device, for images with channels last."""
         net = net.to(self.device)
         if self.data.info.kind == "image":
             net = net.to(memory_format=torch.channels_last)
@@ -169,6 +176,7 @@ class LocalWorker:
         keep: str = "last",
         patience: int | None = None,
     ) -> list[EpochRow]:
+        """See `distributed.loop.fit`; checkpoints are named by the fit's number within the stage."""
         name = f"{self._prefix}{self._fits}"
         self._fits += 1
         return fit(
@@ -177,6 +185,7 @@ class LocalWorker:
 
     @torch.no_grad()
     def predict(self, net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """What `net` makes of each row of `x`, float32 on the CPU; all ranks share the work and get all rows."""
         modes = [(m, m.training) for m in net.modules()] if isinstance(net, nn.Module) else []
         for module, _ in modes:
             module.training = False
@@ -192,6 +201,7 @@ class LocalWorker:
         return torch.cat([part for part in everyone if part is not None])
 
     def each(self, items: Iterable[T], run: Callable[[LocalWorker, T], State]) -> list[State]:
+        """The state that `run` makes of each item, in their order; ranks divide the items and get all states."""
         items = list(items)
         mine: dict[int, State | FloatingPointError] = {}
         for number, item in enumerate(items):
@@ -216,11 +226,13 @@ class LocalWorker:
         return states
 
     def total(self, value: Tensor) -> Tensor:
+        """The sum over ranks."""
         return self.ranks.total(value)
 
     # What the loop calls.
 
     def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which networks run at this worker's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.runtime.precision == "bfloat16")
 
     def batch(self, index: Tensor, kind: str, seed: int, rows: slice, size: int) -> Tensor:
@@ -254,6 +266,7 @@ class LocalWorker:
         return self.ranks.from_first(saved)
 
     def save_checkpoint(self, name: str, progress: Mapping[str, Any]) -> None:
+        """Keep a fit's progress, from rank 0 alone."""
         if self._checkpoints and self.rank == 0:
             buffer = io.BytesIO()
             torch.save(dict(progress), buffer)

@@ -24,6 +24,7 @@ from search.command.shell import OK, Parser, carry_out
 
 
 def parser() -> Parser:
+    """The command's options."""
     p = Parser(prog="python -m search.data", description="Say what is in a data set.", allow_abbrev=False)
     p.add_argument("spec", nargs="?", metavar="SPEC", help="as --data")
     add_data_options(p)
@@ -33,6 +34,7 @@ def parser() -> Parser:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the command says; returns the exit code."""
     if (args.spec is None) == (args.data is None):
         raise UsageError("which data? give one SPEC, e.g. imagefolder:PATH; see --help")
     args.data = args.data or args.spec
@@ -76,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     return carry_out(parser(), run, argv)
 
 

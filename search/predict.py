@@ -34,6 +34,7 @@ TOLERANCE = 1e-4  # of an exported network's logits, times the largest of them w
 
 
 def parser() -> Parser:
+    """The command's options."""
     p = Parser(prog="python -m search.predict", description="Use a study's winner.", allow_abbrev=False)
     p.add_argument("model", metavar="MODEL", help="a study's name or folder, or a folder with model.json")
     p.add_argument("inputs", nargs="*", metavar="INPUT", help="images, folders of images, or text files")
@@ -210,6 +211,7 @@ def export(deployed: Deployed, form: str) -> tuple[bytes, float, float]:
                 (taken,) = session.get_inputs()
 
                 def ran(x: Tensor) -> Tensor:
+                    """The exported network's logits."""
                     return torch.from_numpy(session.run(None, {taken.name: x.numpy()})[0])
 
                 answer = ran
@@ -229,6 +231,7 @@ def export(deployed: Deployed, form: str) -> tuple[bytes, float, float]:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the command says; returns the exit code."""
     if args.top < 1:
         raise UsageError(f"--top {args.top}: give at least 1")
     if not args.inputs and not args.export:
@@ -273,6 +276,7 @@ def answer(args: argparse.Namespace, deployed: Deployed) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     return carry_out(parser(), run, argv)
 
 

@@ -35,6 +35,7 @@ UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
 
 def parser() -> Parser:
+    """The command's options."""
     p = Parser(
         prog="python -m search.reproduce", description="The papers' tables, ours beside theirs.", allow_abbrev=False
     )
@@ -90,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
         return OK
 
     def wanted() -> list[Reproduction]:
+        """What is to be trained, with what is on the pages already."""
         kept = {name: publish.published(out, name) for name in names}
         return [Reproduction.of(name, args.scale, args.seeds, args.data_dir, kept[name]) for name in names]
 
@@ -114,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     return carry_out(parser(), run, argv)
 
 

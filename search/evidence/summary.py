@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Collection
 from typing import Any
 
 from methods.cost import count
@@ -30,6 +31,20 @@ def summary_of(accuracies: list[float]) -> dict[str, Any] | None:
     }
 
 
+def line(trial: Trial, space: Collection[str]) -> dict[str, Any]:
+    """One trial as the summary shows it, with its searched settings alone."""
+    return {
+        "trial": trial.job.number,
+        "phase": trial.job.phase,
+        "control": trial.job.control,
+        "config": {name: trial.job.settings[name] for name in space if name in trial.job.settings},
+        "val_accuracy": trial.val_accuracy,
+        "status": trial.status,
+        "reason": trial.reason,
+        "seconds": trial.seconds,
+    }
+
+
 def summarise(study: Study, seconds: float) -> dict[str, Any]:
     """The object that `--json` prints; accuracies are shares from 0 to 1, times seconds."""
     plan, method, info, best = study.plan, study.method, study.info, study.best()
@@ -41,19 +56,6 @@ def summarise(study: Study, seconds: float) -> dict[str, Any]:
     def path(name: str) -> str | None:
         """Where a file of the study is; None as long as it is not."""
         return f"{study.storage.uri}/{study.folder}/{name}" if study.storage.exists(f"{study.folder}/{name}") else None
-
-    def line(trial: Trial) -> dict[str, Any]:
-        """One trial as the summary shows it."""
-        return {
-            "trial": trial.job.number,
-            "phase": trial.job.phase,
-            "control": trial.job.control,
-            "config": {name: trial.job.settings[name] for name in plan.space if name in trial.job.settings},
-            "val_accuracy": trial.val_accuracy,
-            "status": trial.status,
-            "reason": trial.reason,
-            "seconds": trial.seconds,
-        }
 
     configs = method.configure(plan.task.recipe, best.job.settings if best else plan.task.settings)
     costs = {name: count(net, info) for name, net in method.costs(configs, info).items()}
@@ -79,7 +81,7 @@ def summarise(study: Study, seconds: float) -> dict[str, Any]:
         "searched": list(plan.space),
         "test": scored("final", None),
         "controls": {name: scored("control", name) for name in (method.controls if plan.controls else {})},
-        "trials": [line(trial) for trial in study.trials],
+        "trials": [line(trial, plan.space) for trial in study.trials],
         "macs": {name: cost.macs for name, cost in costs.items()},
         "params": {name: cost.params for name, cost in costs.items()},
         "uncounted": {name: dict(cost.uncounted) for name, cost in costs.items()},
