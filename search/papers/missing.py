@@ -10,6 +10,7 @@ import torch
 
 from distributed.cache import StageCache
 from distributed.pipeline import stage_keys, unmade
+from distributed.seeds import seed_of
 from distributed.worker import Runtime, best_runtime
 from methods.cost import count
 from methods.data.dataset import Info
@@ -84,8 +85,8 @@ def left(one: Reproduction, study: Study) -> list[Job]:
     jobs = [trial.job for trial in study.trials if not trial.finished]
     if not study.complete and not study.of_phase("final"):
         number = len(foreseen(plan.searcher, study.space, 0, plan.trials))
-        # Which points they will be is not known; new points they are, and cost what any others do.
-        points = [random_point(study.space, task.seed, n) for n in range(number + 1)]
+        # Which points they will be is not known; no other search has them, and they cost what any others do.
+        points = [random_point(study.space, seed_of(task.study), n) for n in range(number + 1)]
         jobs += [Job(n, "search", points[n], task.seed) for n in range(len(study.of_phase("search")), number)]
         winner = {**points[number], **plan.retrained}
         jobs += [Job(number + n, "final", winner, seed) for n, seed in enumerate(plan.final_seeds)]

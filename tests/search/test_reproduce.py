@@ -217,8 +217,20 @@ def test_a_search_trains_in_short_and_its_winner_in_full(
     shutil.rmtree(tmp_path / "storage")
     assert command(tmp_path, "--seeds", "3") == 0
     more = results.published(tmp_path / "out", "fsp")
-    assert [(row.phase, row.seed) for row in more if row.phase == "final"] == [("final", 1), ("final", 2), ("final", 3)]
+    assert sorted(row.seed for row in more if row.phase == "final") == [1, 2, 3]
+    assert len([row for row in more if row.phase == "search"]) == 2
     assert len({row.config_hash for row in more if row.phase == "final"}) == 1
+
+
+def test_a_dry_run_prices_each_search_for_itself(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = (Cell("bo", searcher="bo"), Cell("random", searcher="random"))
+    monkeypatch.setattr(published, "tables", lambda scale: (PaperTable("Table 2", cells),))
+    assert command(tmp_path, "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    priced = {line.split(":")[0]: line.split(", ")[1] for line in lines if " trainings, " in line and "search:" in line}
+    assert len(priced) == 2 and "0 MACs" not in priced.values()
 
 
 def test_what_waits_for_a_stage_under_way_is_passed_over(tiny: None, tmp_path: Path) -> None:
