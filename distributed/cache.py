@@ -253,8 +253,7 @@ class StageCache:
     def put(self, stage: str, key: str, content: bytes) -> None:
         """Keep a result, and drop the progress that led to it."""
         self.storage.write_bytes(self.name(stage, key), content)
-        for name in self.storage.list(self.progress(stage, key).folder):
-            self.storage.delete(name)
+        self.storage.delete_folder(self.progress(stage, key).folder)
 
     def progress(self, stage: str, key: str) -> Progress:
         """Where a stage that is not finished keeps its checkpoints."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +26,21 @@ OBJECT_STORES = ("s3", "gcs", "abfs")
 
 class Conflict(Exception):
     """Another process has written the file since it was read."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or a folder of a storage.
+
+    Attributes:
+        size: bytes.
+        changed: when it was last written, seconds since 1970 by the storage's own clock.
+    """
+
+    name: str
+    size: int
+    changed: float
+    is_folder: bool
 
 
 class Storage:
@@ -92,19 +109,23 @@ class Storage:
         """Whether there is a file or a folder of this name."""
         return bool(self.fs.get_file_info(self.path(name)).type.name != "NotFound")
 
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """What lies below the folder `prefix`, at any depth, files under way and folders included; in no order."""
+        from pyarrow import fs
+
+        selector = fs.FileSelector(self.path(prefix), recursive=True, allow_not_found=True)
+        for info in self.fs.get_file_info(selector):
+            name = str(PurePosixPath(info.path).relative_to(self.root))
+            changed = info.mtime_ns / 1e9 if info.mtime_ns else 0.0  # an object store's folders have none
+            yield Entry(name, info.size or 0, changed, info.type == fs.FileType.Directory)
+
     def list(self, prefix: str = "") -> list[str]:
         """Names of the files below the folder `prefix`, at any depth, sorted; none where there is no such folder.
 
         Files whose name starts with a dot are left out: those are under way.
         """
-        from pyarrow import fs
-
-        found = self.fs.get_file_info(fs.FileSelector(self.path(prefix), recursive=True, allow_not_found=True))
-        return sorted(
-            str(PurePosixPath(info.path).relative_to(self.root))
-            for info in found
-            if info.type == fs.FileType.File and not info.base_name.startswith(".")
-        )
+        names = [entry.name for entry in self.entries(prefix) if not entry.is_folder]
+        return sorted(name for name in names if not PurePosixPath(name).name.startswith("."))
 
     def read_bytes(self, name: str) -> bytes:
         """A whole file.
@@ -155,6 +176,20 @@ class Storage:
         """
         try:
             self.fs.delete_file(self.path(name))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self.not_writable(error) from error
+
+    def delete_folder(self, name: str) -> None:
+        """Delete a folder and all that is in it. One that is already gone is no error.
+
+        Raises:
+            UsageError: the storage cannot be written.
+        """
+        try:
+            if self.exists(name):
+                self.fs.delete_dir(self.path(name))
         except FileNotFoundError:
             pass
         except OSError as error:

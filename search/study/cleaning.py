@@ -1,0 +1,192 @@
+"""What a storage holds and who needs it: sizes, and the removal of what nobody does.
+
+Needed are the stage results of every trial that is done, and those that a trial under way, or a study that is not
+complete, will look for. Of the rest nothing is removed that another process holds the lock of, and no checkpoint or
+half-written file that was written within `FRESH` seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from distributed.locks import Taken, locked
+from distributed.pipeline import stage_keys
+from distributed.storage import Entry, Storage
+from distributed.worker import PRECISIONS, Runtime
+from methods.errors import UsageError
+from search.study.ledger import Study
+
+FRESH = 3600.0  # seconds within which whoever writes a checkpoint or a file aside may be at work on it
+AT_ONCE = 64  # stages that are locked together: what is needed is asked once for them all
+KINDS = (("result", ".pt"), ("progress", ".progress"), ("locks", ".lock"), ("locks", ".lock.owner"))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What lies under `stages/` of one configuration of a stage.
+
+    Attributes:
+        result: `torch.save`'s file; none where the stage is not finished.
+        progress: checkpoints, and the folder that holds them.
+        locks: the lock and who held it last.
+    """
+
+    result: tuple[Entry, ...] = ()
+    progress: tuple[Entry, ...] = ()
+    locks: tuple[Entry, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of it all."""
+        return sum(entry.size for entry in (*self.result, *self.progress, *self.locks))
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Something that was removed, or would be.
+
+    Attributes:
+        what: in words.
+    """
+
+    name: str
+    what: str
+    size: int
+
+
+def studies(storage: Storage) -> dict[str, int]:
+    """Bytes in each study's folder, by name."""
+    sizes: dict[str, int] = {}
+    for entry in storage.entries("studies"):
+        parts = entry.name.split("/")
+        if len(parts) > 2:
+            sizes[parts[1]] = sizes.get(parts[1], 0) + entry.size
+    return dict(sorted(sizes.items()))
+
+
+def stages(storage: Storage) -> dict[str, Stage]:
+    """What lies under `stages/`, by "METHOD.STAGE-KEY"."""
+    found: dict[str, dict[str, list[Entry]]] = {}
+    for entry in storage.entries("stages"):
+        first = entry.name.split("/")[1]
+        for kind, ending in (
+            ("result", ".pt"),
+            ("progress", ".progress"),
+            ("locks", ".lock"),
+            ("locks", ".lock.owner"),
+        ):
+            if first.endswith(ending) and first.startswith(".") == (kind == "locks"):
+                stem = first.removeprefix(".").removesuffix(ending)
+                found.setdefault(stem, {}).setdefault(kind, []).append(entry)
+    return {stem: Stage(**{kind: tuple(entries) for kind, entries in parts.items()}) for stem, parts in found.items()}
+
+
+def needed(storage: Storage) -> dict[str, set[str]]:
+    """The stages that each kept study needs, by its name.
+
+    Raises:
+        UsageError: of a study it cannot be known.
+    """
+    found = {}
+    for name in sorted({file.split("/")[1] for file in storage.list("studies") if file.endswith("/study.json")}):
+        try:
+            found[name] = needed_by(Study.open(storage, name))
+        except UsageError as error:
+            raise UsageError(
+                f"{error}; until it is known what study {name} needs nothing is removed: mend or delete "
+                f"{storage.path('studies', name)}"
+            ) from None
+    return found
+
+
+def needed_by(study: Study) -> set[str]:
+    """The stages of one study that it, its page or its model is made from, and those that it will look for."""
+    task, method = study.plan.task, study.method
+    keys: list[Mapping[str, str]] = [
+        study.outcome(trial.job.number).stage_keys for trial in study.trials if trial.status == "done"
+    ]
+    if not study.complete:
+        jobs = [(trial.job.settings, trial.job.seed) for trial in study.trials if not trial.finished]
+        precisions = PRECISIONS if task.precision == "auto" else (task.precision,)
+        for settings, seed in [*jobs, ({}, task.seed)]:  # the last for what all trials share
+            configs = method.configure(task.recipe, {**task.settings, **settings})
+            keys += [
+                stage_keys(method, configs, study.plan.fingerprint, seed, task.seed, Runtime(device, precision))
+                for device in ("cpu", "cuda")  # the machine that goes on with it may have another
+                for precision in precisions
+            ]
+    return {f"{method.name}.{stage}-{key}" for by_stage in keys for stage, key in by_stage.items()}
+
+
+def clean(storage: Storage, older: float = 0.0, dry_run: bool = False) -> Iterator[Removal]:
+    """Remove what nobody needs; each thing is told of once it is gone.
+
+    Args:
+        older: only what was last written so many seconds ago.
+        dry_run: remove nothing.
+
+    Raises:
+        UsageError: of a study it cannot be known what it needs, or the storage cannot be written.
+    """
+    now = time.time()
+    needs = set().union(*needed(storage).values())
+    waiting = iter([(stem, parts) for stem, parts in stages(storage).items() if _idle(stem, parts, needs, now, older)])
+    while some := list(islice(waiting, AT_ONCE)):
+        with contextlib.ExitStack() as held:
+            # A dry run makes no lock, it only tries those that are there.
+            free = [
+                (stem, parts) for stem, parts in some if (dry_run and not parts.locks) or _take(storage, stem, held)
+            ]
+            if (
+                not dry_run
+            ):  # a trial is in the ledger before it looks for a stage: asked under the locks, none is missed
+                needs = set().union(*needed(storage).values())
+            for stem, parts in free:
+                yield from _remove_stage(storage, stem, parts, stem in needs, dry_run)
+    for entry in storage.entries():
+        name = entry.name.rsplit("/", 1)[-1]
+        aside = name.startswith(".probe-") or (name.startswith(".") and name.endswith(".aside"))
+        if aside and now - entry.changed > max(older, FRESH):
+            if not dry_run:
+                storage.delete(entry.name)
+            yield Removal(entry.name, "file that was never finished", entry.size)
+
+
+def _idle(stem: str, parts: Stage, needs: set[str], now: float, older: float) -> bool:
+    """Whether something of a stage may go."""
+    files = [entry for entry in (*parts.result, *parts.progress) if not entry.is_folder]
+    last = max(entry.changed for entry in files or (*parts.progress, *parts.locks))
+    if now - last < older or any(now - entry.changed < FRESH for entry in files if entry in parts.progress):
+        return False
+    return stem not in needs or bool(parts.result and (parts.progress or parts.locks))
+
+
+def _take(storage: Storage, stem: str, held: contextlib.ExitStack) -> bool:
+    try:
+        held.enter_context(locked(storage, f"stages/.{stem}.lock"))
+    except Taken:
+        return False
+    return True
+
+
+def _remove_stage(storage: Storage, stem: str, parts: Stage, is_needed: bool, dry_run: bool) -> Iterator[Removal]:
+    """Remove a stage whose lock is held: all of it, or of one that is needed what led to its result."""
+    words = [(parts.result, "result that no study needs"), (parts.progress, "checkpoints"), (parts.locks, "lock")]
+    if is_needed:
+        words = words[1:] if parts.result else []
+    for entries, what in words:
+        if not entries:
+            continue
+        name = f"stages/{stem}.progress" if entries is parts.progress else entries[0].name
+        if not dry_run and entries is parts.progress:
+            storage.delete_folder(name)
+        elif not dry_run:
+            for entry in entries:
+                storage.delete(entry.name)
+        yield Removal(name, what, sum(entry.size for entry in entries))
+    if not dry_run:
+        storage.delete(f"stages/.{stem}.lock")  # that this process took; whoever waits for it takes a new one

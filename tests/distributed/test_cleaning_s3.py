@@ -1,0 +1,36 @@
+"""Cleaning on an object store."""
+
+from __future__ import annotations
+
+import pytest
+
+from distributed import locks
+from distributed.cache import StageCache, encode
+from distributed.storage import Storage
+from methods.method import State
+from search.study import cleaning
+
+
+def test_a_bucket_is_cleaned(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "HEARTBEAT", 0.3)
+    storage = Storage(bucket)
+    cache = StageCache(storage)
+    for key in ("free", "held"):
+        with cache.lock("fsp.teacher", key):
+            cache.put("fsp.teacher", key, encode(State({})))
+    cache.progress("fsp.teacher", "free").save("0", b"epochs")
+    assert list(cleaning.clean(storage)) and storage.exists("stages/fsp.teacher-free.pt"), "its checkpoint is fresh"
+    monkeypatch.setattr(cleaning, "FRESH", 0.0)
+    cache.put("fsp.teacher", "held", encode(State({})))
+    with cache.lock("fsp.teacher", "held"):
+        removed = [removal.name for removal in cleaning.clean(storage)]
+        assert removed == [
+            f"stages/{x}" for x in ("fsp.teacher-free.pt", "fsp.teacher-free.progress", ".fsp.teacher-free.lock")
+        ]
+    assert {e.name for e in storage.entries("stages") if not e.is_folder} == {
+        "stages/.fsp.teacher-held.lock", "stages/fsp.teacher-held.pt",
+    }  # fmt: skip
+    list(cleaning.clean(storage))
+    assert [e.name for e in storage.entries("stages") if not e.is_folder] == []
+    with cache.lock("fsp.teacher", "free"):
+        assert not cache.holds("fsp.teacher", "free")
