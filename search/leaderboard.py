@@ -264,11 +264,11 @@ def _natural(text: str) -> int:
     return int(text)
 
 
-def _parser() -> Parser:
-    parser = Parser(prog="python -m search.leaderboard", description="What the studies found: one row for every trial.")
+def parser() -> Parser:
+    whole = Parser(prog="python -m search.leaderboard", description="What the studies found: one row for every trial.")
     # Words that may stand before the verb too; after it they have no default of their own, which would win.
-    parser.add_argument("--storage", default="results", metavar="URI", help="folder or s3://bucket/prefix (results)")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    whole.add_argument("--storage", default="results", metavar="URI", help="folder or s3://bucket/prefix (results)")
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     place = Parser(add_help=False)
     place.add_argument("--storage", default=argparse.SUPPRESS, metavar="URI", help="folder or s3://bucket/prefix")
     chosen = Parser(add_help=False)
@@ -322,7 +322,7 @@ def _parser() -> Parser:
 
     command = commands.add_parser("verify", parents=[place], help="look for broken files, wrong hashes, duplicates")
     command.set_defaults(run=verify)
-    return parser
+    return whole
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -344,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--sort" in words[:-1]:  # argparse would take "-val_accuracy" for an option
         at = words.index("--sort")
         words[at : at + 2] = [f"--sort={words[at + 1]}"]
-    return carry_out(_parser(), run, words)
+    return carry_out(parser(), run, words)
 
 
 if __name__ == "__main__":

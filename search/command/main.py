@@ -1,7 +1,11 @@
-"""The console command: `bo-distill run fsp --bo` is `python -m search.run fsp --bo`, and so for every command."""
+"""The console command: `bo-distill run fsp --bo` is `python -m search.run fsp --bo`, and so for every command.
+
+bo-distill completion bash >> ~/.bash_completion     # also zsh and tcsh; needs shtab
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
@@ -27,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return OK if words else USAGE
+    if words[0] == "completion":
+        return print_completion(words[1:])
     if words[0] not in COMMANDS:
         print(f"error: {words[0]}: no such command; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return USAGE
@@ -36,11 +42,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """What --help says: a line for each command."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
-    return "\n".join(
-        [f"usage: {PROGRAM} COMMAND ...", "", *lines, "", f"{PROGRAM} COMMAND --help says what a command takes."]
-    )
+    known = {**COMMANDS, "completion": "print what makes bash, zsh or tcsh complete all this"}
+    width = max(map(len, known))
+    lines = "".join(f"  {name:<{width}}  {what}\n" for name, what in known.items())
+    return f"usage: {PROGRAM} COMMAND ...\n\n{lines}\n{PROGRAM} COMMAND --help says what a command takes."
+
+
+def print_completion(words: Sequence[str]) -> int:
+    """Print what makes a shell complete commands and options; returns the exit code."""
+    shells = ("bash", "zsh", "tcsh")
+    if len(words) != 1 or words[0] not in shells:
+        print(f"error: completion {' '.join(words)}: give one of {', '.join(shells)}", file=sys.stderr)
+        return USAGE
+    try:
+        import shtab
+    except ModuleNotFoundError:
+        print('error: completion: shtab is missing; pip install "bo-distill-search[completion]"', file=sys.stderr)
+        return USAGE
+    whole = argparse.ArgumentParser(prog=PROGRAM)
+    commands = whole.add_subparsers()
+    for name, what in COMMANDS.items():
+        parser = importlib.import_module(f"search.{name}").parser()
+        commands.add_parser(name, parents=[parser], add_help=False, help=what)
+    print(shtab.complete(whole, words[0]))
+    return OK
 
 
 def console() -> None:

@@ -101,7 +101,7 @@ def ended(study: Study) -> str | None:
     if plan.out_of_time and plan.seconds:
         option = "--extend" if study.of_phase("final") else "--resume"
         return (
-            f"the search ended after {asked} trials: its time, {duration(plan.seconds)}, was spent; "
+            f"the search ended after {asked} trial{'s' * (asked != 1)}: its time, {duration(plan.seconds)}, was spent; "
             f"{option} {plan.task.study} --trials +N goes on"
         )
     reason = (study.searcher_state or {}).get("reason")

@@ -26,6 +26,7 @@ from methods.data.source import sample
 from methods.method import State, flatten
 from methods.outside import trust
 from methods.training import Training
+from search.evidence.words import duration
 from search.execution.trial import peak_memory
 from search.searchers.registry import foreseen
 from search.study.ledger import Study
@@ -224,7 +225,10 @@ def forecast(study: Study, place: Layout) -> Forecast:
     # The first trial makes what all share, and the others wait for it.
     shared = search[0][1] - min(seconds for _, seconds in search) if search else 0.0
     wait = shared * (1 - 1 / place.concurrency)
-    seconds = sum(makespan([s for _, s in phase], place.concurrency) for phase in phases) + wait
+    spent = [makespan([s for _, s in phase], place.concurrency) for phase in phases]
+    if plan.seconds is not None:  # what is under way then ends, too; where no number of trials was given, all is spent
+        spent[0] = min(spent[0], plan.seconds) if points else plan.seconds
+    seconds = sum(spent) + wait
     return Forecast(
         trials=trials,
         confirm=confirm,
@@ -242,12 +246,16 @@ def describe(study: Study, place: Layout) -> str:
     plan, method, info, seen = study.plan, study.method, study.info, forecast(study, place)
     ranges = [f"  {name}: {domain}" for name, domain in study.space.items()]
     confirm = f"{seen.confirm} runs of the best {plan.confirm} over fresh seeds, " if plan.confirm else ""
+    many = f"{seen.trials} of the search"
+    if plan.seconds is not None:
+        limit = f"as begin within {duration(plan.seconds)}"
+        many = f"{many}, or as many {limit}" if seen.trials else f"as many of the search {limit}"
     lines = [
         f"{method.name} on {info.name} ({info.train_size} rows), recipe {plan.task.recipe}, searcher {plan.searcher}",
         f"data        {info.train_size:,} training, {info.val_size:,} validation and {info.test_size:,} test rows",
         *(f"            {line}" for line in info.account.lines()),
         *ranges,
-        f"trials      {seen.trials} of the search, {confirm}then {seen.final} retrainings (winner, controls)",
+        f"trials      {many}, {confirm}then {seen.final} retrainings (winner, controls)",
         f"stages      {', '.join(s.name for s in method.stages)}; cached: {', '.join(seen.cached) or 'none'}",
         f"epochs      {seen.epochs} a trial, over all stages",
         f"MACs        {seen.macs:.3g} to train",

@@ -41,6 +41,8 @@ class ProgressLines(Callback):
             return
         plan = study.plan
         trials = f"{plan.searched} trials" if plan.searched else "trials"
+        if plan.seconds:
+            trials += f" for {duration(plan.seconds)}"
         self.say(f"{plan.task.study}: {trials}, then {later} retrainings; {width} at a time")
 
     def say(self, line: str) -> None:

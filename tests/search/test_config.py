@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,19 @@ def test_one_command_has_every_other(capsys: pytest.CaptureFixture[str]) -> None
 def test_its_help_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/usr/bin/bo-distill", "run"])
     assert "usage: bo-distill run METHOD" in run.parser().format_help()
+
+
+def test_a_shell_completes_commands_verbs_and_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("shtab")
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "completion.bash"
+    script.write_text(capsys.readouterr().out)
+    asks = "".join(
+        f"COMP_WORDS=({words}); COMP_CWORD={len(words.split()) - 1}; COMPREPLY=()\n"
+        '_shtab_bo_distill; echo "${COMPREPLY[@]}"\n'
+        for words in ("bo-distill le", "bo-distill run --tri", "bo-distill leaderboard sh")
+    )
+    told = subprocess.run(["bash", "-c", f"source {script}\n{asks}"], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["leaderboard", "--trials", "show"]
+    assert main(["completion", "fish"]) == 2
+    assert "give one of bash, zsh, tcsh" in capsys.readouterr().err

@@ -56,6 +56,19 @@ def test_the_runs_that_are_left_and_their_time(study: Study) -> None:
     assert forecast(study, ALONE).trials == 1
 
 
+def test_a_time_limit_ends_the_search_and_not_what_follows(study: Study) -> None:
+    study.plan = dataclasses.replace(study.plan, confirm=0)
+    whole = forecast(study, ALONE).seconds
+    study.plan = dataclasses.replace(study.plan, seconds=1e6)
+    assert forecast(study, ALONE).seconds == whole
+    study.plan = dataclasses.replace(study.plan, seconds=1.0)
+    short = forecast(study, ALONE).seconds
+    assert short < whole and "11 of the search, or as many as begin within 1.0 s, then 6" in describe(study, ALONE)
+    study.plan = dataclasses.replace(study.plan, trials=None, seconds=3600.0)
+    assert forecast(study, ALONE).seconds > 3600
+    assert "as many of the search as begin within 60 min, then 6 retrainings" in describe(study, ALONE)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_rehearsed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "REHEARSAL", 1.0)
