@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from sklearn.metrics import silhouette_score
+from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 
@@ -47,7 +49,6 @@ def distance_ratio(f: Tensor, y: Tensor) -> float:
 
 def knn_accuracy(known: Tensor, known_y: Tensor, f: Tensor, y: Tensor, neighbours: int = 5) -> float:
     """Share of the rows `f` (n, d) whose nearest rows among `known` (m, d) vote for the label, Euclidean distance."""
-    from sklearn.neighbors import KNeighborsClassifier
 
     vote = KNeighborsClassifier(min(neighbours, len(known))).fit(known.numpy(), known_y.numpy())
     return float((vote.predict(f.numpy()) == y.numpy()).mean())
@@ -60,7 +61,6 @@ def statistics(known: Tensor, known_y: Tensor, f: Tensor, y: Tensor, rows: int =
         known, known_y: features that vote in knn_accuracy: of training rows, which `f` should not be.
         rows: at most so many rows of each enter the two statistics that compare all pairs; evenly spaced ones.
     """
-    from sklearn.metrics import silhouette_score
 
     few, few_y = thinned(f, rows), thinned(y, rows)
     enough = 2 <= len(set(few_y.tolist())) < len(few_y)

@@ -36,7 +36,6 @@ class Multiples:
 
     @property
     def levels(self) -> float:
-        """How many multiples there are."""
         return self.count.levels
 
     def check(self, value: Any) -> float:
@@ -48,21 +47,17 @@ class Multiples:
         return float(value)
 
     def to_unit(self, value: float) -> float:
-        """Where the multiple lies on [0, 1]: the middle of its cell."""
         return self.count.to_unit(round(value / self.step))
 
     def from_unit(self, unit: float) -> float:
-        """The multiple in whose cell the coordinate lies."""
         number = self.count.from_unit(unit) * self.step
         # Twelve digits, so that 3 * 0.1 is 0.3.
         return number if isinstance(number, int) else min(max(float(f"{number:.12g}"), self.low), self.high)
 
     def cell(self, unit: Any) -> Any:
-        """The numbers, from 0, of the cells in which coordinates lie."""
         return self.count.cell(unit)
 
     def middle(self, cell: Any) -> Any:
-        """The coordinates in the middle of cells."""
         return self.count.middle(cell)
 
 
@@ -70,7 +65,6 @@ class _Number(Axis):
     """A float or an integer."""
 
     def to_float(self, value: Any) -> float:
-        """The coordinate of a number; ValueError if the range does not hold it. Whole floats pass for integers."""
         if isinstance(value, bool) or not isinstance(value, AnyReal) or not math.isfinite(value):
             raise ValueError(f"{self.name}: {value!r} is not in {self.text}")
         number = float(value)
@@ -156,7 +150,6 @@ class _TuneCube(Cube):
         super().__init__(axes)
 
     def value(self, config: Config, name: str) -> Any:
-        """The parameter's value in a nested configuration; LookupError if it has none."""
         found: Any = config
         for key in self.paths[name]:
             try:
@@ -173,7 +166,6 @@ class _TuneCube(Cube):
                 raise ValueError(f"{'/'.join(map(str, path))}: {value!r} is not part of the search space")
 
     def decode(self, point: Array) -> Config:
-        """The whole nested configuration, constants included, at a point (d,) of the cube."""
         config = copy.deepcopy(self.space)
         for name, value in super().decode(point).items():
             assign_value(config, self.paths[name], value)
@@ -184,7 +176,6 @@ def _space_as_json(space: Any) -> Any:
     """A search space as JSON; None where an option or a constant is no JSON value."""
 
     def written(value: Any) -> Any:
-        """One entry of the space, with all below it."""
         if isinstance(value, dict):
             return {"dict": [[key, written(entry)] for key, entry in value.items()]}
         if isinstance(value, list | tuple):

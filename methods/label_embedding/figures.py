@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import torch
+from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from methods.label_embedding.method import answers, base_macs, routing
@@ -117,7 +118,6 @@ def ensemble(own: Answers, threshold: float) -> Table:
 
 def clusterings(trained: Trained) -> Table:
     """Each way to cluster this base's classes into as many clusters."""
-    from sklearn.metrics import adjusted_rand_score
 
     base, y = trained.states["base"].tensors, trained.worker.data.val.y
     used = trained.states["cluster"].tensors["assignment"]

@@ -12,6 +12,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from sklearn.cluster import AgglomerativeClustering, KMeans, SpectralClustering
 from torch import Tensor
 
 from methods.errors import UsageError
@@ -73,7 +74,6 @@ def cluster(embeddings: Tensor, confused: Tensor, count: int, method: str, kind:
     Raises:
         UsageError: more clusters than classes, or than distinct embeddings.
     """
-    from sklearn.cluster import AgglomerativeClustering, KMeans, SpectralClustering
 
     classes = len(embeddings)
     if count > classes:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
+from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from methods.label_embedding.nets import sub_classifier
@@ -54,9 +56,6 @@ def train_base(worker: Worker, config: Base, needs: States) -> State:
 
 def find_clusters(worker: Worker, config: Cluster, needs: States) -> State:
     """Stage 1: which classes go together. No training; `stability` is the mean adjusted Rand index of five seeds."""
-    from itertools import combinations
-
-    from sklearn.metrics import adjusted_rand_score
 
     base, val = needs["base"], worker.data.val
     confused = confusion(base.tensors["val_logits"], val.y)
