@@ -78,11 +78,18 @@ def fit_with_priors(objective: Callable[[Array], Any], start: Array, bounds: Arr
 
 
 class BelieverEI(ExpectedImprovement):
-    """Expected improvement on the best posterior mean, where each pending point has the value that is predicted."""
+    """Expected improvement on the best posterior mean, where each pending point has the value that is predicted.
 
-    def __init__(self, cube: Cube, pending: Sequence[Row], known: Array) -> None:
+    Args:
+        cube: what is searched.
+        pending: points of trials under way.
+        known: (m, d) points that are not to be proposed again.
+        variances: (n,) of each observation, beyond the noise that all have, in squared units of the target.
+    """
+
+    def __init__(self, cube: Cube, pending: Sequence[Row], known: Array, variances: Array) -> None:
         super().__init__(xi=0.0)
-        self.cube, self.pending, self.known = cube, list(pending), known
+        self.cube, self.pending, self.known, self.variances = cube, list(pending), known, variances
         self.hair = cube.hair()
         self.promise = math.inf
 
@@ -104,30 +111,32 @@ class BelieverEI(ExpectedImprovement):
 
         Args:
             gp: unfitted, its kernel a sum of signal and noise.
-            target_space: every point observed, once.
+            target_space: every observation, in the order of `variances`.
             n_random: points drawn over the whole cube; a quarter as many are drawn about the best five observations.
             n_smart: how many of the best points each round keeps and looks around.
             fit_gp: not looked at; the process is always fitted.
             random_state: a `RandomState`.
         """
         points, targets = target_space.params, target_space.target
-        targets = (targets - targets.mean()) / (targets.std() or 1.0)
+        scale = targets.std() or 1.0
+        targets, extra = (targets - targets.mean()) / scale, JITTER + self.variances / scale**2
         order = np.argsort(-targets)
         if len(order) > FITTED:  # half of them the best, half from there to the worst in even steps
             rest = np.linspace(FITTED // 2, len(order) - 1, FITTED // 2).astype(int)
             order = order[np.concatenate([np.arange(FITTED // 2), rest])]
-        gp.fit(points[order], targets[order])
+        gp.set_params(alpha=extra[order]).fit(points[order], targets[order])
         # EI asks how good the function may be, not how lucky a trial: the noise moves from the kernel, where it would
         # be part of the predicted deviation, to the observations.
         signal, noise = gp.kernel_.k1, gp.kernel_.k2.noise_level
         self.hair = self.cube.hair(np.clip(self.indistinct(signal, noise), HAIR, WIDEST))
-        gp.set_params(kernel=wrap_kernel(signal, target_space.kernel_transform), alpha=noise + JITTER, optimizer=None)
+        gp.set_params(kernel=wrap_kernel(signal, target_space.kernel_transform), alpha=noise + extra, optimizer=None)
         gp.fit(points, targets)
-        mean = gp.predict(points)
+        places = np.unique(points, axis=0)  # where one was observed again
+        mean = gp.predict(places)
         self.y_max = mean.max()
         acquire = self.beside_pending(gp, points, targets, random_state)
 
-        best = points[np.argsort(-mean)[:5]]
+        best = places[np.argsort(-mean)[:5]]
         around = best[random_state.randint(len(best), size=n_random // 4)]
         spread = 10 ** random_state.uniform(-3, -0.5, size=(len(around), 1))
         drawn = self.cube.draw(random_state, self.known, self.hair, n_random)
@@ -169,6 +178,7 @@ class BelieverEI(ExpectedImprovement):
         """
         if self.pending:
             believed = gp.predict(np.array(self.pending))
+            gp.set_params(alpha=np.append(gp.alpha, np.full(len(believed), gp.alpha.min())))
             gp.fit(np.vstack([points, self.pending]), np.concatenate([targets, believed]))
         return self._get_acq(gp)
 

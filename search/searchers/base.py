@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from methods.space import Searched
 
@@ -12,6 +12,13 @@ Settings = dict[str, Any]
 
 METRIC = "val_accuracy"  # that a search makes large
 NAMED = 6  # significant digits that a number needs in a table; a grid's and a random draw's have no more
+
+
+class Estimate(NamedTuple):
+    """A value that was not observed, and the standard deviation of what it may be wrong by."""
+
+    value: float
+    deviation: float
 
 
 class Searcher(Protocol):
@@ -31,6 +38,13 @@ class Searcher(Protocol):
 
     def on_trial_complete(self, trial_id: str, result: Settings | None = None, error: bool = False) -> None:
         """Hear what came of a trial: `result[METRIC]`; nothing where it ended without a value; `error` if it failed."""
+        ...
+
+    def on_trial_stopped(self, trial_id: str, estimate: Estimate | None) -> None:
+        """Hear that a trial was stopped early and what it would have reached, None where that is not known.
+
+        This takes the place of `on_trial_complete`, and comes again with every better estimate.
+        """
         ...
 
     def add_evaluated_point(self, parameters: Settings, value: float | None, error: bool = False) -> None:
@@ -89,6 +103,9 @@ class IndexedSearch:
 
     def on_trial_complete(self, trial_id: str, result: Settings | None = None, error: bool = False) -> None:
         """What came of a trial changes nothing here."""
+
+    def on_trial_stopped(self, trial_id: str, estimate: Estimate | None) -> None:
+        """Nor does what it would have reached."""
 
     def add_evaluated_point(self, parameters: Settings, value: float | None, error: bool = False) -> None:
         """A point of an earlier search takes the place of one of these."""

@@ -27,8 +27,8 @@ from scipy.stats import qmc
 from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
 from threadpoolctl import threadpool_limits
 
-from search.searchers.acquisition import JITTER, WORTH, BelieverEI, Matern52, NothingNew, fit_with_priors
-from search.searchers.base import METRIC, Space, check_same
+from search.searchers.acquisition import WORTH, BelieverEI, Matern52, NothingNew, fit_with_priors
+from search.searchers.base import METRIC, Estimate, Space, check_same
 from search.searchers.cube import Array, Config, Cube, Row, axes_of
 
 
@@ -93,6 +93,7 @@ class Proposer:
         self._pending: dict[str, Row] = {}
         self._observed: list[tuple[Row, float | None]] = []  # None: failed
         self._silent: list[Row] = []  # ended without a value
+        self._stopped: dict[str, tuple[Row, Estimate | None]] = {}  # early
         self._idle = 0  # proposals in a row from which no improvement was expected
         self.reason = ""
 
@@ -111,7 +112,8 @@ class Proposer:
             configuration of a finite space was proposed or observed, or nothing new is worth a trial.
         """
         cube = self._known_cube()
-        rows = [*self._pending.values(), *(row for row, _ in self._observed), *self._silent]
+        ended = [*self._observed, *self._stopped.values()]
+        rows = [*self._pending.values(), *(row for row, _ in ended), *self._silent]
         known = np.array(rows).reshape(-1, len(cube.axes))
         if trial_id in self._pending:
             return cube.decode(np.array(self._pending[trial_id]))
@@ -151,23 +153,27 @@ class Proposer:
         """The model's proposal; None where there is none that is worth a trial."""
         if self._idle >= len(cube.axes) + 3 and cube.size == math.inf and not self._pending:
             return None
-        acquisition = self.acquisition(cube, list(self._pending.values()), known)
+        evidence = self._evidence()
+        variances = np.array([variance for *_, variance in evidence])
+        acquisition = self.acquisition(cube, list(self._pending.values()), known, variances)
         axes: Any = cube.axes  # which bayes_opt takes, though its annotation knows of bounds only
-        optimizer = BayesianOptimization(None, axes, acquisition, random_state=rng, verbose=0)
+        optimizer = BayesianOptimization(
+            None, axes, acquisition, random_state=rng, verbose=0, allow_duplicate_points=True
+        )
         optimizer.set_gp_params(
             kernel=ConstantKernel(1.0, (1e-2, 1e2))
             * Matern52(np.ones(len(axes)), columns=tuple(axis.columns for axis in axes.values()))
             + WhiteKernel(1e-4, (1e-8, 1.0)),
-            alpha=JITTER,
             normalize_y=False,
             n_restarts_optimizer=0,
             optimizer=fit_with_priors,
         )
-        for row, target in self._targets().items():
-            optimizer.space.register(np.array(row), target)
         # One thread: these matrices are small, the cores are the trials', and their number must not change a sum.
         with warnings.catch_warnings(), threadpool_limits(1):
-            warnings.simplefilter("ignore")  # scikit-learn remarks on every length scale that ends at a bound
+            # scikit-learn remarks on every length scale that ends at a bound, bayes_opt on every repeat.
+            warnings.simplefilter("ignore")
+            for row, target, _ in evidence:
+                optimizer.space.register(np.array(row), target)
             try:
                 point = optimizer.space.params_to_array(optimizer.suggest())
             except NothingNew:
@@ -175,17 +181,21 @@ class Proposer:
         self._idle = self._idle + 1 if acquisition.promise < WORTH else 0
         return point
 
-    def _targets(self) -> dict[Row, float]:
-        """What the model is to make large at each point observed: the mean of its values, after fence and penalty."""
+    def _evidence(self) -> list[tuple[Row, float, float]]:
+        """(point, target, variance) of each trial: what the model is to make large, after fence and penalty, and how
+        uncertain that is beyond a trial's noise. A point that was observed again is there again: so the model sees how
+        far apart two trials of one configuration are, and trusts many more than one."""
         sign = 1.0 if self._mode == "max" else -1.0
+        estimates = [(row, estimate) for row, estimate in self._stopped.values() if estimate]
         values = [sign * value for _, value in self._observed if value is not None]
+        values += [sign * estimate.value for _, estimate in estimates]
         lower, upper = np.quantile(values, (0.25, 0.75))
         fence = lower - 3 * (upper - lower) if upper > lower else -math.inf
         worst = max(min(values), fence)
-        at: dict[Row, list[float]] = {}
-        for row, value in self._observed:
-            at.setdefault(row, []).append(worst if value is None else max(sign * value, fence))
-        return {row: float(np.mean(several)) for row, several in at.items()}
+        return [
+            *((row, worst if value is None else max(sign * value, fence), 0.0) for row, value in self._observed),
+            *((row, max(sign * guess.value, fence), guess.deviation**2) for row, guess in estimates),
+        ]
 
     def on_trial_complete(self, trial_id: str, result: Config | None = None, error: bool = False) -> None:
         """Take the outcome of a trial, also of one that a scheduler stopped early.
@@ -205,6 +215,18 @@ class Proposer:
             self._tell(row, result[self._metric])
         else:
             self._silent.append(row)
+
+    def on_trial_stopped(self, trial_id: str, estimate: Estimate | None) -> None:
+        """Take what a trial that was stopped early would have reached, in place of what was said of it before.
+
+        Args:
+            trial_id: as given to `suggest`; an unknown one is passed over.
+            estimate: counts as an observation with that much more noise; None: nothing is known but that it was tried.
+        """
+        if trial_id in self._pending:
+            self._stopped[trial_id] = self._pending.pop(trial_id), estimate
+        elif trial_id in self._stopped:
+            self._stopped[trial_id] = self._stopped[trial_id][0], estimate
 
     def add_evaluated_point(
         self,
@@ -247,6 +269,7 @@ class Proposer:
             "pending": dict(self._pending),
             "observed": list(self._observed),
             "silent": list(self._silent),
+            "stopped": dict(self._stopped),
         }
 
     def restore_state(self, state: Config) -> None:
@@ -265,3 +288,7 @@ class Proposer:
         self._pending = {trial: tuple(row) for trial, row in state["pending"].items()}
         self._observed = [(tuple(row), value) for row, value in state["observed"]]
         self._silent = [tuple(row) for row in state["silent"]]
+        self._stopped = {
+            trial: (tuple(row), None if estimate is None else Estimate(*estimate))
+            for trial, (row, estimate) in state["stopped"].items()
+        }

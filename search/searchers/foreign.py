@@ -13,7 +13,7 @@ from ray.tune.search import Searcher as TuneSearcher
 from methods.errors import UsageError
 from methods.outside import resolve, trust
 from methods.space import Choice, Integer, Real, Searched
-from search.searchers.base import METRIC, Settings, Space, check_same, describe
+from search.searchers.base import METRIC, Estimate, Settings, Space, check_same, describe
 
 WORDS = {"optuna": "ray.tune.search.optuna:OptunaSearch"}
 SEEDS = ("seed", "random_state_seed", "random_state")  # as the searchers that Ray has call it
@@ -82,6 +82,11 @@ class ForeignSearch:
         value = (result or {}).get(METRIC)
         self.inner.on_trial_complete(trial_id, None if value is None else {METRIC: value}, error)
         self.events.append(["complete", trial_id, value, error])
+
+    def on_trial_stopped(self, trial_id: str, estimate: Estimate | None) -> None:
+        """Tell the searcher the first estimate, or that there is no value: a Tune searcher takes nothing back."""
+        if not any(event[:2] == ["complete", trial_id] for event in self.events):
+            self.on_trial_complete(trial_id, None if estimate is None else {METRIC: estimate.value})
 
     def add_evaluated_point(self, parameters: Settings, value: float | None, error: bool = False) -> None:
         """Take a trial that another searcher asked for; of one that failed nothing can be told.

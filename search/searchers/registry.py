@@ -25,6 +25,7 @@ class Entry:
         module: of `search.searchers`; its `make(word, space, seed, trials, first)` returns a `base.Searcher`.
         sized: it has a natural number of trials, all known from the start, and cannot be extended.
         flag: whether --WORD chooses it.
+        from_defaults: its first trial is that of the recipe's own values.
         needs: the package that it cannot do without, and the distribution or extra that has it.
     """
 
@@ -33,6 +34,7 @@ class Entry:
     module: str
     sized: bool = False
     flag: bool = False
+    from_defaults: bool = False
     needs: tuple[str, str] | None = None
 
     @property
@@ -57,7 +59,7 @@ BAYES_OPT, OPTUNA = ("bayes_opt", "bayesian-optimization"), ("optuna", "the extr
 SEARCHERS = {
     entry.word: entry
     for entry in (
-        Entry("bo", "Bayesian optimisation", "bayesian", flag=True, needs=BAYES_OPT),
+        Entry("bo", "Bayesian optimisation", "bayesian", flag=True, from_defaults=True, needs=BAYES_OPT),
         Entry("grid", "A grid", "grid", sized=True, flag=True),
         Entry("random", "Independent draws", "random", flag=True),
         Entry("grid-shuffled", "A grid in random order", "grid", sized=True),
@@ -102,6 +104,26 @@ def make_searcher(word: str, space: Space, seed: int, trials: int | None, first:
         raise UsageError(f"--searcher {word}: not without {entry.lacking}; install it")
     made: Searcher = importlib.import_module(f"search.searchers.{entry.module}").make(word, space, seed, trials, first)
     return made
+
+
+def beginning(word: str, space: Space, defaults: Settings) -> list[Settings]:
+    """What a new search tries first: the defaults, where the searcher begins with them and ranges hold them.
+
+    Args:
+        defaults: a value for each field of the space, and others. One outside its range is left out: the searcher
+            fills it in.
+    """
+
+    def held(name: str) -> bool:
+        """Whether the field's range holds its default."""
+        try:
+            space[name].check(defaults[name])
+        except ValueError:
+            return False
+        return True
+
+    point = {name: defaults[name] for name in space if name in defaults and held(name)}
+    return [point] if point and entry_of(word).from_defaults else []
 
 
 def foreseen(word: str, space: Space, seed: int, trials: int | None) -> list[Settings]:

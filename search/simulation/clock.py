@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ import numpy as np
 from methods.errors import UsageError
 from methods.space import Searched
 from search.evidence.statistics import Course
+from search.searchers.base import Estimate
+from search.searchers.curves import Curve, Reporter
 from search.simulation.problems import Array, Problem, Recorded, Settings
 from search.study.records import ATTEMPTS
 
@@ -35,6 +37,7 @@ class Simulated:
     value: float = math.nan
     seconds: float = 0.0
     macs: float = 0.0
+    curve: Curve = field(default_factory=dict)  # by the epochs that have a value, up to its end
 
 
 def stream(seed: int, *place: int) -> np.random.Generator:
@@ -114,6 +117,8 @@ class EventQueue:
             if epoch == len(prospect.curve) or number in self._stopping:
                 trial.status = "pruned" if epoch < len(prospect.curve) else "done"
                 trial.value, trial.macs = value, prospect.macs * epoch
+                seen = enumerate(prospect.curve[:epoch].tolist(), 1)
+                trial.curve = {place: value for place, value in seen if not math.isnan(value)}
                 break
             if not math.isnan(value) and self._falls_behind(number, epoch, value):
                 self._stopping.add(number)
@@ -138,6 +143,7 @@ def simulate(
     failures: float = 0.0,
     asha: bool = False,
     overhead: float = 0.0,
+    reporter: Callable[[Any], Reporter] = Reporter,
 ) -> list[Simulated]:
     """One study as an event queue runs it; the trials in the order in which they ended.
 
@@ -150,9 +156,11 @@ def simulate(
         failures: share of attempts that die at a random moment; the third death fails the trial.
         asha: Ray's scheduler looks at every epoch; a trial that it stops ends with its next epoch, as in a real search.
         overhead: seconds between a trial's end and the next one's start.
+        reporter: how the searcher hears of what came of its trials.
     """
     queue = EventQueue(problem, seed=seed, stragglers=stragglers, failures=failures, asha=asha)
     ended: list[Simulated] = []
+    to_searcher = reporter(searcher)
 
     def start(now: float) -> bool:
         """Start another trial, if the budget and the searcher have one."""
@@ -167,8 +175,8 @@ def simulate(
     while queue.running:
         number, trial = queue.next_end()
         ended.append(trial)
-        told = None if math.isnan(trial.value) else {"val_accuracy": trial.value}
-        searcher.on_trial_complete(str(number), told, error=trial.status == "failed")
+        final = None if math.isnan(trial.value) else trial.value
+        to_searcher.report(str(number), trial.status, final, trial.curve)
         start(trial.finished + overhead)
     return ended
 
@@ -200,6 +208,7 @@ class Replayed:
     space: dict[str, Searched] = field(default_factory=dict)
     shared: float = 0.0
     unit: str = "accuracy"
+    defaults: Settings = field(default_factory=dict)
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """The trial's number, as its configuration."""
@@ -207,6 +216,9 @@ class Replayed:
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """What came of a trial changes nothing here."""
+
+    def on_trial_stopped(self, trial_id: str, estimate: Estimate | None) -> None:
+        """Nor does what it would have reached."""
 
     def look_up(self, settings: Settings, rng: np.random.Generator) -> Recorded:
         """A trial of one epoch that lasted as long as it did; its value does not matter."""

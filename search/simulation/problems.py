@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -52,6 +52,11 @@ class Problem(Protocol):
         """What the value is: `accuracy`, or another."""
         ...
 
+    @property
+    def defaults(self) -> Settings:
+        """The recipe's own values; empty where there is no recipe."""
+        ...
+
     def look_up(self, settings: Settings, rng: np.random.Generator) -> Recorded:
         """One trial, its noise drawn from `rng`."""
         ...
@@ -68,6 +73,7 @@ class Function:
     rise: float = 1.0  # from the first epoch to the last
     shared: float = 0.0
     unit: str = "value"
+    defaults: Settings = field(default_factory=dict)
 
     def look_up(self, settings: Settings, rng: np.random.Generator) -> Recorded:
         """A curve over all epochs with one draw of noise; the truth is without noise."""

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from methods import METHODS, get
 from methods.errors import UsageError
+from methods.method import flatten
 from methods.space import Choice, Integer, Real, Searched
 from search.simulation import FUNCTIONS
 from search.simulation.problems import Array, Recorded, Settings
@@ -79,6 +81,13 @@ class Table:
             seconds[index][: len(curve)] = row["seconds"]
             macs[at] = row["macs"]
         return Table(space, axes, curves, seconds, macs, about["shared_seconds"], nearest, about)
+
+    @cached_property
+    def defaults(self) -> Settings:
+        """The recipe's own values, as the method that was recorded has them now; empty where it is no method here."""
+        if self.about.get("method") not in METHODS:
+            return {}
+        return flatten(get(self.about["method"]).configure(self.about["recipe"], self.about["settings"]))
 
     @cached_property
     def mean(self) -> Array:

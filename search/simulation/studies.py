@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from search.evidence.statistics import Course, analyse
-from search.searchers.registry import make_searcher
+from search.searchers.registry import beginning, make_searcher
 from search.simulation.clock import chosen, course, makespan, simulate
 from search.simulation.problems import Problem
 
@@ -19,7 +19,8 @@ from search.simulation.problems import Problem
 def one_study(problem: Problem, options: Mapping[str, Any], job: tuple[str, int]) -> tuple[Course, float, float]:
     """(course, the chosen configuration's true value, makespan) of one searcher under one seed."""
     name, seed = job
-    searcher = make_searcher(name, problem.space, seed, options["trials"])
+    first = beginning(name, problem.space, dict(problem.defaults))
+    searcher = make_searcher(name, problem.space, seed, options["trials"], first)
     trials = simulate(problem, searcher, seed=seed, **options)
     winner = chosen(trials)
     return course(trials), winner.truth if winner else math.nan, makespan(trials)

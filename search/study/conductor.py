@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,8 +16,9 @@ from methods.space import Real
 from search.rows.files import write_row
 from search.rows.provenance import provenance
 from search.rows.row import Row
-from search.searchers.base import METRIC, Searcher
-from search.searchers.registry import entry_of, make_searcher
+from search.searchers.base import Searcher
+from search.searchers.curves import Curve, Reporter
+from search.searchers.registry import beginning, entry_of, make_searcher
 from search.study.ledger import Study
 from search.study.records import ATTEMPTS, Job, Outcome, Phase, Trial, failed
 
@@ -49,13 +51,29 @@ def searcher_of(study: Study) -> Searcher | None:
 
     asked = study.of_phase("search")
     running = [trial for trial in asked if not trial.finished]
-    searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched, [*map(point, running)])
+    defaults = flatten(study.method.configure(plan.task.recipe, plan.task.settings))
+    first = [*map(point, running)] if asked else beginning(plan.searcher, space, defaults)
+    searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched, first)
     for trial in asked:
-        if trial.finished:
+        if trial.status == "pruned":
+            if trial.estimate is not None:
+                searcher.add_evaluated_point(point(trial), trial.estimate)
+        elif trial.finished:
             searcher.add_evaluated_point(point(trial), trial.val_accuracy, error=trial.status == "failed")
     for trial in running:
         searcher.suggest(str(trial.job.number))
     return searcher
+
+
+def curve_of(outcome: Outcome) -> Curve:
+    """Accuracy on validation by stage and number of the epoch among those of the stage that have one."""
+    curve: dict[tuple[str, int], float] = {}
+    counts = Counter[str]()
+    for row in outcome.history:
+        if "val_accuracy" in row:
+            curve[row["stage"], counts[row["stage"]]] = row["val_accuracy"]
+            counts[row["stage"]] += 1
+    return curve
 
 
 class Conductor:
@@ -69,6 +87,11 @@ class Conductor:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.inner = searcher_of(study)
+        self.reporter = Reporter(self.inner) if self.inner else None
+        if self.reporter and study.plan.asha:
+            for trial in study.of_phase("search"):
+                if trial.status in ("done", "pruned"):
+                    self.reporter.take(*self._end(trial, study.outcome(trial.job.number)))
         self.waiting = [trial for trial in study.trials if not trial.finished]
         self.exhausted = False
         self.costs: dict[str, Cost] = {}
@@ -178,15 +201,18 @@ class Conductor:
         number = trial.job.number
         self.study.save_outcome(number, outcome)
         write_row(self.study.storage, self.row(trial, outcome))
-        if self.inner and trial.job.phase == "search":
-            self.inner.on_trial_complete(
-                str(number),
-                {METRIC: trial.val_accuracy} if trial.val_accuracy is not None else None,
-                error=trial.status == "failed",
-            )
+        if self.reporter and trial.job.phase == "search":
+            self.reporter.report(*self._end(trial, outcome))
+            for stopped, estimate in self.reporter.estimates.items():
+                self.study.trials[int(stopped)].estimate = estimate and estimate.value
         self._save()
         for tell in self.study.listeners:
             tell(trial, outcome)
+
+    @staticmethod
+    def _end(trial: Trial, outcome: Outcome) -> tuple[str, str, float | None, Curve]:
+        """What `Reporter` is told of a trial."""
+        return str(trial.job.number), outcome.status, trial.val_accuracy, curve_of(outcome)
 
     def _save(self) -> None:
         if self.inner:

@@ -211,7 +211,8 @@ class Study:
 
     def _line(self, trial: Trial) -> str:
         line = json.dumps(dataclasses.asdict(trial))
-        if trial.finished:  # it will not change: with a thousand of them, writing all anew would take most of the time
+        # What will not change is kept: with a thousand trials, writing all anew would take most of the time.
+        if trial.finished and trial.status != "pruned":
             self._lines[trial.job.number] = line
         return line
 

@@ -219,7 +219,10 @@ class Trial:
     Attributes:
         asked: when the searcher proposed it, seconds since 1970.
         status: "running" until it has ended; also while it waits to run again.
-        val_accuracy: 0 to 1, once it has ended with one.
+        val_accuracy: 0 to 1, once it has ended with one; that of its last epoch where it was stopped early.
+        estimate: of a trial that was stopped early: the accuracy at its end that the searcher was told of instead of
+            the one it had. It is not observed: `search.searchers.curves` makes it, anew with each trial that finishes.
+            None: nothing was told.
         reason, seconds: as in `Outcome`.
         deaths: how often its process died; nodes that were lost with it do not count.
     """
@@ -228,6 +231,7 @@ class Trial:
     asked: float
     status: Status | Literal["running"] = "running"
     val_accuracy: float | None = None
+    estimate: float | None = None
     reason: str | None = None
     seconds: float = 0.0
     deaths: int = 0

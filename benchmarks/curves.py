@@ -1,0 +1,142 @@
+"""What a search with ASHA may be told of a trial that was stopped early: the same searches, told it in several ways.
+
+    python -m benchmarks.curves                    30 searches of each kind on each family, minutes on one core
+    python -m benchmarks.curves --only unlike --seeds 10
+
+The searches are simulated (`search.simulation.clock`) on made-up learning curves, each seed on a surface of its own,
+and all have the epochs that `--trainings` whole trainings take. Printed is the true accuracy of the trial that a search
+would choose below the best that there is, in points, and the difference from whole trainings, seed by seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when numpy is imported
+
+import numpy as np
+
+from methods.space import Real, Searched
+from search.searchers.base import METRIC, Estimate
+from search.searchers.curves import Curve, Reporter
+from search.searchers.registry import make_searcher
+from search.simulation.clock import chosen, simulate
+from search.simulation.problems import Array, Recorded, Settings
+
+EPOCHS = 18
+NOISE = 0.005  # of an accuracy, constant over a training, and half as much from epoch to epoch
+FAMILIES = {"alike": (5.0, 5.0), "unlike": (2.0, 8.0)}  # a curve's pace where x is 0 and where it is 1
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Accuracies that rise, each at its pace, to the height of a smooth surface over three parameters.
+
+    Attributes:
+        pace: epochs in which a training rises by 1 - 1/e, where x is 0 and where it is 1. Where they are unlike, curves
+            cross and the first epochs mislead.
+        seed: of the surface.
+    """
+
+    pace: tuple[float, float]
+    seed: int
+    space: dict[str, Searched] = field(default_factory=lambda: {n: Real(0, 1) for n in ("x", "y", "z")})
+    shared: float = 0.0
+    unit: str = "accuracy"
+    defaults: Settings = field(default_factory=dict)
+
+    def height(self, points: Array) -> Array:
+        """(n, 3) -> (n,) accuracy after the last epoch, without noise."""
+        rng = np.random.default_rng(self.seed)
+        top, width = rng.uniform(0.15, 0.85, 3), rng.uniform(0.25, 0.6, 3)
+        bump, dent = rng.uniform(0, 1, 3), rng.uniform(0.2, 0.5)
+        near = np.exp(-(((points - top) / width) ** 2).sum(axis=1) / 2)
+        other = np.exp(-(((points - bump) / 0.25) ** 2).sum(axis=1) / 2)
+        return np.asarray(0.4 + 0.5 * near + dent * 0.5 * other * (1 - near))
+
+    def look_up(self, settings: Settings, rng: np.random.Generator) -> Recorded:
+        """A curve over all epochs; its truth is the height there."""
+        height = float(self.height(np.array([[settings[name] for name in self.space]]))[0])
+        quick, slow = self.pace
+        rise = 1 - np.exp(-np.arange(1, EPOCHS + 1) / (quick * (slow / quick) ** settings["x"]))
+        clean = 0.1 + (height - 0.1) * rise / rise[-1]
+        curve = clean + NOISE * (rng.standard_normal() + rng.standard_normal(EPOCHS) / 2)
+        return Recorded(curve, np.ones(EPOCHS), float(EPOCHS), height)
+
+    def best(self) -> float:
+        """The greatest height, on a fine grid."""
+        axis = np.linspace(0, 1, 41)
+        return float(self.height(np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3)).max())
+
+
+class AsFinal(Reporter):
+    """Tells the last value of a trial that was stopped as if it were the final one."""
+
+    def report(self, trial_id: str, status: str, value: float | None, curve: Curve) -> None:
+        """What came of any trial."""
+        self.searcher.on_trial_complete(trial_id, {METRIC: value}, error=status == "failed")
+
+
+class Certain(Reporter):
+    """Tells the estimate as if it were an observation."""
+
+    def _estimated(self) -> dict[str, Estimate | None]:
+        return {trial: guess and Estimate(guess.value, 0.0) for trial, guess in super()._estimated().items()}
+
+
+WAYS: Mapping[str, Callable[[Any], Reporter] | None] = {
+    "whole trainings": None,
+    "its last value": AsFinal,
+    "estimate": Certain,
+    "estimate, uncertain": Reporter,
+}
+
+
+def regret(problem: Curves, way: str, trainings: int) -> tuple[float, int]:
+    """(points below the best, trials) of one search."""
+    reporter = WAYS[way]
+    budget = trainings * EPOCHS
+    most = trainings if reporter is None else 4 * trainings
+    searcher = make_searcher("bo", problem.space, problem.seed, None)
+    options = {"asha": True, "reporter": reporter} if reporter else {}
+    trials = simulate(problem, searcher, trials=most, workers=2, seed=problem.seed, **options)
+    spent = np.cumsum([trial.macs for trial in trials])
+    within = trials[: int(np.searchsorted(spent, budget, side="right"))]
+    winner = chosen(within)
+    return 100 * (problem.best() - (winner.truth if winner else 0.1)), len(within)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=30, help="searches of each kind on each family (30)")
+    parser.add_argument("--trainings", type=int, default=9, help="whole trainings that the epochs pay for (9)")
+    parser.add_argument("--only", choices=FAMILIES, help="one family")
+    args = parser.parse_args()
+    print("| curves | told of a stopped trial | trials | regret, points | less than whole trainings | better in |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for family in [args.only] if args.only else FAMILIES:
+        whole: Array | None = None
+        for way in WAYS:
+            begun = time.perf_counter()
+            runs = [regret(Curves(FAMILIES[family], seed), way, args.trainings) for seed in range(args.seeds)]
+            found = np.array([one for one, _ in runs])
+            whole = found if whole is None else whole
+            gain = whole - found
+            low, high = np.quantile(gain, (0.25, 0.75))
+            print(
+                f"| {family} | {way} | {np.mean([count for _, count in runs]):.0f} | {found.mean():.2f} | "
+                f"{gain.mean():+.2f} ({low:+.2f} to {high:+.2f}) | {(gain > 0).sum()} of {args.seeds} |",
+                flush=True,
+            )
+            print(f"{time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
