@@ -50,17 +50,14 @@ def searcher_of(study: Study) -> Searcher | None:
         return {name: trial.job.settings[name] for name in space}
 
     asked = study.of_phase("search")
-    running = [trial for trial in asked if not trial.finished]
+    taken_over = [trial for trial in asked if not trial.finished or trial.status == "pruned"]
     defaults = flatten(study.method.configure(plan.task.recipe, plan.task.settings))
-    first = [*map(point, running)] if asked else beginning(plan.searcher, space, defaults)
+    first = [*map(point, taken_over)] if asked else beginning(plan.searcher, space, defaults)
     searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched, first)
     for trial in asked:
-        if trial.status == "pruned":
-            if trial.estimate is not None:
-                searcher.add_evaluated_point(point(trial), trial.estimate)
-        elif trial.finished:
+        if trial not in taken_over:
             searcher.add_evaluated_point(point(trial), trial.val_accuracy, error=trial.status == "failed")
-    for trial in running:
+    for trial in taken_over:
         searcher.suggest(str(trial.job.number))
     return searcher
 
@@ -87,11 +84,7 @@ class Conductor:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.inner = searcher_of(study)
-        self.reporter = Reporter(self.inner) if self.inner else None
-        if self.reporter and study.plan.asha:
-            for trial in study.of_phase("search"):
-                if trial.status in ("done", "pruned"):
-                    self.reporter.take(*self._end(trial, study.outcome(trial.job.number)))
+        self.reporter = self._reporter() if self.inner else None
         self.waiting = [trial for trial in study.trials if not trial.finished]
         self.exhausted = False
         self.costs: dict[str, Cost] = {}
@@ -208,6 +201,17 @@ class Conductor:
         self._save()
         for tell in self.study.listeners:
             tell(trial, outcome)
+
+    def _reporter(self) -> Reporter:
+        """One that knows what has ended before; the searcher may be another than that which asked for it."""
+        assert self.inner
+        reporter = Reporter(self.inner)
+        for trial in self.study.of_phase("search") if self.study.plan.asha else ():
+            if trial.status in ("done", "pruned"):
+                reporter.take(*self._end(trial, self.study.outcome(trial.job.number)))
+        for stopped, estimate in reporter.estimates.items():
+            self.inner.on_trial_stopped(stopped, estimate)
+        return reporter
 
     @staticmethod
     def _end(trial: Trial, outcome: Outcome) -> tuple[str, str, float | None, Curve]:

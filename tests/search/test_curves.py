@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from search.searchers.base import Estimate
 from search.searchers.bayesian import Proposer
 from search.searchers.cube import Cube, axes_of
 from search.searchers.curves import Reporter
-from search.searchers.random import make
+from search.searchers.random import make, random_point
 from search.searchers.registry import beginning, make_searcher
 from search.simulation.clock import simulate
 from search.simulation.problems import Recorded, function
@@ -140,6 +141,25 @@ def test_the_ledger_says_what_was_told_and_a_study_goes_on_alike(storage: Storag
     assert {int(n): value for n, (_, (value, _)) in stopped.items()} == {
         t.job.number: t.estimate for t in again.trials if t.status == "pruned"
     }
+
+
+def test_another_searcher_hears_of_stopped_trials_by_estimates(storage: Storage) -> None:
+    task = Task("s", TRIVIAL, "quick", DataSpec("digits"), {}, storage.uri, 0, "float32")
+    study = Study(storage, Plan(task, "random", ("only.x", "only.y"), 9, seeds=0, asha=True))
+    study.save_plan()
+    conductor = Conductor(study)
+    for status in ("pruned", "done", "done", "pruned"):
+        settle(conductor, conductor.ask(), status)
+    trials, study.searcher_state = study.trials, None
+    study.plan = replace(study.plan, searcher="bo")
+    other = Conductor(study)
+    assert other.inner
+    state = other.inner.save_state()
+    assert len(state["observed"]) == 2 and not state["pending"]
+    assert {int(n): value for n, (_, (value, _)) in state["stopped"].items()} == {n: trials[n].estimate for n in (0, 3)}
+    study.searcher_state, study.plan = None, replace(study.plan, searcher="random")
+    again = Conductor(study).ask()
+    assert again and again.job.settings == random_point(METHOD.space(("only.x", "only.y")), 0, 4), "no draw comes twice"
 
 
 def settle(conductor: Conductor, trial: Trial | None, status: Any) -> None:
