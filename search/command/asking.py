@@ -108,6 +108,9 @@ def check_fields(args: argparse.Namespace, plan: Plan) -> None:
     if args.search:
         same("--search", tuple(map(method.named, names_in(args.search))), plan.space)
     for name, text in ranges_in(args, method).items():
+        own = plan.ranges.get(name)
+        if own and method.space([name], {name: text}) == method.space([name], {name: own}):
+            continue  # the same range in other words
         same(f"--range {name}", text, plan.ranges.get(name, "the method's own range, or no search of it"))
 
 

@@ -186,7 +186,8 @@ def test_a_range_of_a_person_is_what_every_part_sees(storage: Storage) -> None:
     assert "--range only.x=0.2:0.4 --range only.rank=0:8:4" in command(found.plan)
     searcher = searcher_of(found)
     assert searcher and all(0.2 <= searcher.suggest(str(n))["only.x"] <= 0.4 for n in range(5))
-    resumed(parser().parse_args(["--resume=s", "--range=x=0.2:0.4"]), found)
+    for again in ("0.2:0.4", "2e-1:.4:linear"):
+        resumed(parser().parse_args(["--resume=s", f"--range=x={again}"]), found)
     with pytest.raises(UsageError, match=r"--range only.x 0:1: the study has 0.2:0.4.*leave it out"):
         resumed(parser().parse_args(["--resume=s", "--range=x=0:1"]), found)
     with pytest.raises(UsageError, match=r"--range only.x: --set fixes it"):
