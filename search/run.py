@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from methods.errors import UsageError
 from search.command.asking import asked_for
 from search.command.config import FileParser, toml_of
-from search.command.fields import list_fields
 from search.command.options import study_options
 from search.command.reading import tell_reading
 from search.command.shell import FAILED, INTERRUPTED, OK, SOME_FAILED, Parser, carry_out, positive, trust_option
@@ -91,6 +90,8 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
     if args.fields:
+        from search.command.fields import list_fields
+
         return list_fields(args)
     for name in ("workers", "concurrency", "patience"):
         positive(f"--{name}", getattr(args, name))
