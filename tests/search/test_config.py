@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,9 @@ def test_a_shell_completes_commands_verbs_and_options(capsys: pytest.CaptureFixt
     assert told.stdout.split() == ["leaderboard", "--trials", "show"]
     assert main(["completion", "fish"]) == 2
     assert "give one of bash, zsh, tcsh" in capsys.readouterr().err
+
+
+def test_help_is_quick_to_load() -> None:
+    """What takes long to import is imported once the command line is known to be right."""
+    look = "import sys, search.run; search.run.parser().format_help(); assert not {'numpy', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", look], check=True, cwd=Path(run.__file__).parents[1])
