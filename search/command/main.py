@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "use a study's winner on images or sentences, or export it",
     "data": "say what is in a data set",
     "replay": "try searchers on recorded or made-up surfaces, without training",
+    "storage": "show what a storage holds, and clean it of what nobody needs",
     "reproduce": "make the papers' tables again",
 }
 
