@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.storage import Storage
 from methods.errors import UsageError
+from search.command.interruption import interruption
 from search.command.options import make_task, study_options
 from search.command.shell import FAILED, INTERRUPTED, OK, Parser, carry_out, positive
-from search.execution.comparison import Budget, keep_question, run_all
+from search.execution.comparison import Budget, check_question, run_all
 from search.execution.place import check_place
 from search.rows.provenance import provenance
 from search.searchers.registry import entry_of, make_searcher, names_of
@@ -109,7 +110,7 @@ def compare(args: argparse.Namespace) -> int:
     folder = f"comparisons/{comparison}"
     check_place(args, task, info)
     storage.check_writable(*WRITTEN, folder)
-    keep_question(storage, folder, what)
+    check_question(storage, folder, what)
 
     def planned(name: str, repeat: int) -> Plan:
         """The study of a searcher and a repeat, as it is to be run."""
@@ -117,10 +118,10 @@ def compare(args: argparse.Namespace) -> int:
         own = dataclasses.replace(task, study=f"{comparison}-{entry_of(name).slug}-{seed}", seed=seed)
         return Plan(own, name, space, trials=None, seeds=0, controls=False, ranges=ranges)
 
-    courses = run_all(args, storage, names, planned, budget, folder)
+    interruption().words = "interrupted; give the same command again to go on"
+    courses = run_all(args, storage, names, planned, budget, folder, what)
     if courses is None:
-        print("interrupted; give the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
+        raise KeyboardInterrupt
     asked = {
         "comparison": comparison,
         **what,

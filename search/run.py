@@ -13,11 +13,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from methods.errors import UsageError
 from search.command.asking import asked_for
 from search.command.config import FileParser, toml_of
+from search.command.interruption import interruption
 from search.command.options import study_options
 from search.command.reading import tell_reading
 from search.command.shell import FAILED, INTERRUPTED, OK, SOME_FAILED, Parser, carry_out, positive, trust_option
@@ -138,14 +140,26 @@ def trackers(args: argparse.Namespace) -> list[str]:
 
 
 def search(args: argparse.Namespace, study: Study) -> int:
-    """Run the study on Ray and say what it found; returns the exit code."""
+    """Run the study on Ray and say what it found; returns the exit code.
+
+    Raises:
+        KeyboardInterrupt: the search was interrupted and can go on.
+    """
     started, task = time.monotonic(), study.plan.task
-    with study.locked(), on_ray(args, task.workers, study.storage, f"{study.folder}/ray.log") as (place, terminal):
+    go_on = f"interrupted; go on with {study.resume_words}"
+    with ExitStack() as stack:
+        if args.resume:
+            stack.enter_context(study.locked())
+            interruption().words = go_on
+        place, terminal = stack.enter_context(on_ray(args, task.workers, study.storage, f"{study.folder}/ray.log"))
+        if not args.resume:  # a Ray that does not answer leaves nothing of a new study, no lock either
+            stack.enter_context(study.locked())
         from search.execution.tune import run_study
 
         study.plan = settled(study.plan, place, args.address)
         study.save_plan()
         study.storage.write_bytes(f"{study.folder}/config.toml", toml_of(study.plan).encode())
+        interruption().words = go_on
         tell_reading(study.info)
         for name in trackers(args):
             from search.execution.tracking import track
@@ -163,8 +177,7 @@ def search(args: argparse.Namespace, study: Study) -> int:
         print_summary(summary)
     sys.stdout.flush()
     if not study.complete:
-        print(f"interrupted; go on with {study.resume_words}", file=sys.stderr)
-        return INTERRUPTED
+        raise KeyboardInterrupt
     if summary["best"] is None:
         return FAILED
     return SOME_FAILED if any(trial["status"] == "failed" for trial in summary["trials"]) else OK

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,12 +17,15 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import urlparse
 
-from distributed.ray.private import ENVIRONMENT, died_with_its_node, orphaned_groups
+from distributed.ray.private import ENVIRONMENT, died_with_its_node, orphaned_groups, own_session
 from methods.errors import UsageError
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 NOTICED = 30.0  # seconds
 START_SECONDS = 300.0  # on a quiet laptop Ray takes two
+BUSY = ". Try again when the machine is less busy"
+SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest that Ray makes
+LONGEST = 103 if sys.platform == "darwin" else 107  # bytes of a socket's path
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,7 @@ def connected(address: str | None, terminal: TextIO) -> Iterator[list[Node]]:
     Raises:
         UsageError: no Ray answers at `address`.
         SystemExit: with one line, Ray failed to start.
+        KeyboardInterrupt: SIGTERM came while it started.
     """
     os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
     import logging
@@ -187,49 +193,86 @@ def connected(address: str | None, terminal: TextIO) -> Iterator[list[Node]]:
     if root not in sys.path:
         sys.path.insert(0, root)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address:
-        excludes = [".git", ".venv*", "/data", "/docs", "/results", "*.parquet", "*.safetensors"]
-        options |= {"address": address, "runtime_env": {"working_dir": root, "excludes": excludes}}
-    else:
-        environment = {"env_vars": {"PYTHONPATH": root}}
-        options |= {"address": "local", "include_dashboard": False, "runtime_env": environment}
-    watchdog = threading.Timer(START_SECONDS, _give_up, [terminal])
-    watchdog.daemon = True
-    watchdog.start()
+    with contextlib.ExitStack() as stack:
+        if address:
+            excludes = [".git", ".venv*", "/data", "/docs", "/results", "*.parquet", "*.safetensors"]
+            options |= {"address": address, "runtime_env": {"working_dir": root, "excludes": excludes}}
+        else:
+            found = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+            options |= {"address": "local", "include_dashboard": False, "_temp_dir": stack.enter_context(_folder())}
+            options["runtime_env"] = {"env_vars": {"PYTHONPATH": found}}
+            _have_token()
+        stack.callback(ray.shutdown)
+        with own_session(), _watched(terminal):
+            _start(options)
+        yield reach() if address else list(alive().values())
+
+
+def _start(options: Mapping[str, Any]) -> None:
+    """`ray.init`, whose failures are one line. SIGTERM means what it did before: Ray sets a handler of its own."""
+    import ray
+
+    answer = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
     except ConnectionError as error:
         raise UsageError(
-            f"--address {address}: no Ray answers ({str(error).splitlines()[0]}); start one first"
+            f"--address {options['address']}: no Ray answers ({_one_line(error)}); start one first"
         ) from None
-    except Exception as error:  # Ray raises a bare one when its own processes are slow
-        ray.shutdown()
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        sys.exit(f"error: Ray did not start: {lines[0]} Try again when the machine is less busy")
+    except SystemExit:  # Ray's own handler of SIGTERM
+        raise KeyboardInterrupt from None
+    except Exception as error:  # Ray raises a bare one, also when its own processes are slow
+        reason = _one_line(error)
+        sys.exit(f"error: Ray did not start: {reason.rstrip('.') + BUSY if 'timed out' in reason else reason}")
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, answer)
+
+
+def _one_line(error: BaseException) -> str:
+    """All that an error says."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[str | None]:
+    """Where a Ray of this process keeps its sockets and logs: its own choice, which follows RAY_TMPDIR and TMPDIR, or a
+    short one of ours where TMPDIR, as of a scheduler's job, makes the path of a socket longer than the system takes."""
+    usual = os.environ.get("TMPDIR", "")
+    if "RAY_TMPDIR" in os.environ or len(os.fsencode(usual + SOCKET)) <= LONGEST:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix=f"ray-{os.getuid()}-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def _have_token() -> None:
+    """Where HOME cannot be written, Ray cannot keep there the token that it makes: this process has its own then."""
+    kept = Path("~/.ray/auth_token").expanduser()
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(kept.parent, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable and not kept.exists():
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+@contextlib.contextmanager
+def _watched(terminal: TextIO) -> Iterator[None]:
+    """End the process if what is done in here takes longer than `START_SECONDS`."""
+    watchdog = threading.Timer(START_SECONDS, _give_up, [terminal])
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield
     finally:
         watchdog.cancel()
-    heed_sigterm()
-    try:
-        yield reach() if address else list(alive().values())
-    finally:
-        ray.shutdown()
-
-
-def heed_sigterm() -> None:
-    """Let SIGTERM, a scheduler's way of asking, do what Ctrl-C does. Ray sets a handler of its own when it starts."""
-
-    def handler(number: int, frame: Any) -> None:
-        """Do what SIGINT would."""
-        interrupt = signal.getsignal(signal.SIGINT)
-        (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
-
-    signal.signal(signal.SIGTERM, handler)
 
 
 def _give_up(terminal: TextIO) -> None:
     """End the process: while it waits, Ray is deaf to signals and exceptions. What it started ends with it."""
-    words = f"error: Ray did not start: it took more than {START_SECONDS:g} s. Try again when the machine is less busy"
-    print(words, file=terminal, flush=True)
+    print(f"error: Ray did not start: it took more than {START_SECONDS:g} s{BUSY}", file=terminal, flush=True)
     os._exit(1)
 
 

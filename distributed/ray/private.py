@@ -1,11 +1,14 @@
-"""What this project uses of Ray that Ray does not call public: switches and two tables. Each says what is public.
+"""What this project uses of Ray that Ray does not call public: switches, a start, two tables. Each says what is public.
 
 Looked at again with every release of Ray that pyproject.toml admits.
 """
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 ENVIRONMENT = {
@@ -21,6 +24,8 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Its metrics go to a dashboard that a laptop does not run. Documented as this variable.
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    # A command answers signals itself. Documented as this variable.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # Announced change of how a task without GPUs sees them; set, it is no warning. Named by that warning.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Nothing is reported to Ray's makers. Public.
@@ -40,6 +45,25 @@ ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 """To be set before Ray is imported anywhere in the process."""
+
+
+@contextmanager
+def own_session() -> Iterator[None]:
+    """Give Ray's processes that are started in here a session of their own, where they die with this process anyway.
+
+    A signal to this process's group, from a terminal, `timeout` or a scheduler, then reaches this process alone, which
+    ends them in order. `ray.init` has no option for it. Elsewhere than on Linux it is the group by which Ray finds its
+    processes when this one was killed.
+    """
+    from ray._private import services
+
+    usual = services.ConsolePopen
+    if sys.platform == "linux":
+        services.ConsolePopen = functools.partial(usual, start_new_session=True)  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = usual  # type: ignore[misc]
 
 
 def died_with_its_node(actor_id: str) -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distributed.ray.cluster import heed_sigterm
 from methods.errors import UsageError
 from methods.outside import trust
+from search.command.interruption import Interruption
 from search.command.terminal import outlive_reader
 from search.rows.export import printable
 
@@ -53,18 +53,23 @@ class Parser(argparse.ArgumentParser):
 
 def carry_out(parser: Parser, act: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
     """Parse the command line and carry it out; returns the exit code. Bad usage is one line on stderr."""
-    heed_sigterm()
     outlive_reader()
-    try:
-        args = parser.parse(argv)
-        for word in _own_words(parser.said):
-            trust(word)
-        return act(args)
-    except UsageError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    interruption = Interruption()
+    with interruption.heeded(INTERRUPTED):
+        try:
+            args = parser.parse(argv)
+            for word in _own_words(parser.said):
+                trust(word)
+            return act(args)
+        except UsageError as error:
+            print(f"error: {printable(str(error))}", file=sys.stderr)
+            return USAGE
+        except KeyboardInterrupt:
+            interruption.say()
+        except Exception:
+            if not interruption.asked:  # else a Ray or a terminal that was ended by the same signal
+                raise
+            interruption.say()
         return INTERRUPTED
 
 

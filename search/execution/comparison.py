@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from search.study.ledger import Study
     from search.study.records import Plan
 
+QUESTION = "question.json"
 FIRST = 3  # trials of a study whose budget is time or work, before it is known what a trial costs
 
 
@@ -129,19 +130,16 @@ def spend(
             goal = len(done.values) + more
 
 
-def keep_question(storage: Storage, folder: str, what: Mapping[str, Any]) -> None:
-    """Write down what a comparison asks, or see that it still asks the same: only then are its studies comparable.
+def check_question(storage: Storage, folder: str, what: Mapping[str, Any]) -> None:
+    """See that a comparison which was begun still asks the same: only then are its studies comparable.
 
     Raises:
         UsageError: a comparison of this name asks something else.
     """
-    file, asked = f"{folder}/question.json", json.loads(json.dumps(what))
-    if not storage.exists(file):
-        storage.write_bytes(file, json.dumps(asked, indent=1).encode())
-        return
-    kept = json.loads(storage.read_bytes(file))
-    for name, value in asked.items():
-        if kept.get(name) != value:
+    file = f"{folder}/{QUESTION}"
+    kept = json.loads(storage.read_bytes(file)) if storage.exists(file) else None
+    for name, value in json.loads(json.dumps(what)).items():
+        if kept is not None and kept.get(name) != value:
             raise UsageError(f"--name: that comparison's {name} is {kept.get(name)}, not {value}; give another --name")
 
 
@@ -152,10 +150,17 @@ def run_all(
     planned: Callable[[str, int], Plan],
     budget: Budget,
     folder: str,
+    what: Mapping[str, Any],
 ) -> dict[str, list[Course]] | None:
-    """All studies, repeat by repeat, so that what is there when time runs out is paired. None when interrupted."""
+    """All studies, repeat by repeat, so that what is there when time runs out is paired. None when interrupted.
+
+    Args:
+        what: is asked, kept in the comparison's folder once there is a Ray to run on.
+    """
     courses: dict[str, list[Course]] = {name: [] for name in names}
     with on_ray(args, args.workers or 1, storage, f"{folder}/ray.log") as (place, terminal):
+        if not storage.exists(f"{folder}/{QUESTION}"):
+            storage.write_bytes(f"{folder}/{QUESTION}", json.dumps(what, indent=1).encode())
         for repeat in range(args.repeats):
             # Grids last: where the budget is time or work, the others tell how many trials it pays for.
             for name in sorted(names, key=lambda name: entry_of(name).sized):

@@ -68,7 +68,8 @@ class ProgressLines(Callback):
         """Take the line away and listen no longer."""
         self.study.listeners.remove(self.ended)
         if self.status:
-            self.status.stop()
+            with contextlib.suppress(OSError):  # the terminal was closed
+                self.status.stop()
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
         """Show the epoch that the trial is at."""

@@ -16,6 +16,7 @@ from ray.tune.search import Searcher
 from distributed.ray.cluster import Layout, alive, free_orphans, node_lost
 from methods.errors import UsageError
 from methods.records import decoded
+from search.command.interruption import interruption
 from search.execution.asha import GracefulStop, halving
 from search.execution.progress import ProgressLines
 from search.execution.trainable import in_process, on_workers
@@ -68,6 +69,8 @@ class StudySearch(Searcher):
             UsageError: it could not write to the storage, and nor could another trial.
         """
         trial = self.running.pop(trial_id)
+        if interruption().asked:
+            return  # the same signal ended the trial's process: it stays in the ledger as running
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, UsageError):
             self.problem = cause
@@ -101,7 +104,10 @@ class LostTrials(tune.Callback):
             self.search.lost(trial.trial_id, cloudpickle.load(file))
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
-        """Once a second: end the search if its own node is gone, and free what lost trials held."""
+        """End the search if that was asked. Once a second: end it if its own node is gone, and free what lost trials
+        held."""
+        if interruption().asked:
+            raise KeyboardInterrupt
         if time.monotonic() - self.looked > 1:
             if self.home not in alive():  # Tune would wait for ever for somewhere to run the next trial
                 words = self.search.conductor.study.resume_words
@@ -147,25 +153,28 @@ def run_study(study: Study, layout: Layout, terminal: TextIO | None) -> None:
     progress = ProgressLines(study, terminal, later, layout.concurrency)
     with tempfile.TemporaryDirectory(prefix="search-") as scratch:
         try:
-            tune.Tuner(
-                trainable_of(task, layout),
-                tune_config=tune.TuneConfig(
-                    metric="val_accuracy",
-                    mode="max",
-                    search_alg=search,
-                    scheduler=scheduler,
-                    num_samples=-1,
-                    max_concurrent_trials=layout.concurrency,
-                    reuse_actors=True,
-                    trial_dirname_creator=lambda trial: str(trial.trial_id),
-                ),
-                run_config=tune.RunConfig(
-                    name=task.study,
-                    storage_path=scratch,
-                    verbose=0,
-                    callbacks=[progress, LostTrials(search, get_runtime_context().get_node_id())],
-                ),
-            ).fit()
+            with interruption().deferred():
+                tune.Tuner(
+                    trainable_of(task, layout),
+                    tune_config=tune.TuneConfig(
+                        metric="val_accuracy",
+                        mode="max",
+                        search_alg=search,
+                        scheduler=scheduler,
+                        num_samples=-1,
+                        max_concurrent_trials=layout.concurrency,
+                        reuse_actors=True,
+                        trial_dirname_creator=lambda trial: str(trial.trial_id),
+                    ),
+                    run_config=tune.RunConfig(
+                        name=task.study,
+                        storage_path=scratch,
+                        verbose=0,
+                        callbacks=[progress, LostTrials(search, get_runtime_context().get_node_id())],
+                    ),
+                ).fit()
+        except KeyboardInterrupt:
+            pass  # nothing to wait for: Ray ends the trials that run, and the ledger has those that ended
         except Exception:
             if isinstance(search.problem, UsageError):  # Tune wraps what a callback raises
                 raise search.problem from None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import os
 import re
 import secrets
@@ -239,4 +242,64 @@ def test_a_ray_that_does_not_start_is_one_line(tmp_path: Path) -> None:
         words = [sys.executable, "-c", script, "fsp", f"--address={address}", f"--storage={tmp_path / 'results'}"]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and done.stderr.startswith("error: Ray did not start: ")
-    assert done.stderr.count("\n") == 1 and not (tmp_path / "results" / "leaderboard").exists()
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "results").exists()
+
+
+MISMATCH = """Version mismatch: The cluster was started with:
+    Ray: 2.50.0
+    Python: 3.11.9
+This process on node 10.0.0.1 was started with:
+    Ray: 2.60.0
+    Python: 3.12.1
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "code", "said"),
+    [
+        (RuntimeError(MISMATCH), ["--address=auto"], 1, f"Ray did not start: {' '.join(MISMATCH.split())}"),
+        (Exception("The node timed out."), [], 1, "The node timed out. Try again when the machine is less busy"),
+        (OSError("AF_UNIX path length\ncannot exceed"), [], 1, "Ray did not start: AF_UNIX path length cannot exceed"),
+        (
+            ConnectionError("Could not find any\nrunning Ray."),
+            ["--address=auto"],
+            2,
+            "(Could not find any running Ray.)",
+        ),
+        (SystemExit(15), [], 130, "interrupted"),  # what Ray's handler of SIGTERM raises
+    ],
+)
+@pytest.mark.parametrize("command", ["search.run", "search.compare"])
+def test_a_start_that_fails_gives_the_whole_reason_and_leaves_nothing(
+    command: str, error: BaseException, words: list[str], code: int, said: str, tmp_path: Path
+) -> None:
+    def fail(**options: Any) -> None:
+        """In the place of `ray.init`."""
+        raise error
+
+    storage = f"--storage={tmp_path / 'results'}"
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as stderr:
+        patch.setattr("ray.init", fail)
+        try:
+            found = importlib.import_module(command).main(["fsp", *words, storage])
+        except SystemExit as end:
+            found, line = 1, str(end.code)
+        else:
+            line = stderr.getvalue()
+    assert found == code and said in line and line.strip().count("\n") == 0
+    assert "busy" not in line or "timed out" in line
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(("tmpdir", "ours"), [("/tmp", False), ("/scratch/" + "x" * 60, True), ("/" + "é" * 25, True)])
+def test_sockets_fit_into_any_folder(tmpdir: str, ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", tmpdir)
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    with cluster._folder() as folder:
+        assert (folder is not None) == ours
+        if folder:
+            assert len(folder) < 40 and Path(folder).stat().st_mode & 0o077 == 0
+    assert not folder or not Path(folder).exists()
+    monkeypatch.setenv("RAY_TMPDIR", "/scratch/" + "x" * 60)
+    with cluster._folder() as folder:
+        assert folder is None, "Ray is told by RAY_TMPDIR, and says itself what is wrong with it"

@@ -36,7 +36,7 @@ from search.evidence.statistics import (
     repeats_needed,
     smallest_p,
 )
-from search.execution.comparison import Budget, course, keep_question, opened, spend
+from search.execution.comparison import Budget, check_question, course, opened, spend
 from search.pages.charts.scores import anytime
 from search.searchers.registry import make_searcher
 from search.study.ledger import Study
@@ -256,10 +256,11 @@ def test_a_budget_of_time_ends_where_every_trial_fails(storage: Storage, monkeyp
 
 
 def test_a_comparison_asks_one_thing(storage: Storage) -> None:
-    keep_question(storage, "comparisons/one", {"space": ("a", "b"), "budget": {"trials": 20}})
-    keep_question(storage, "comparisons/one", {"space": ("a", "b"), "budget": {"trials": 20}})
+    check_question(storage, "comparisons/one", {"space": ("a", "b"), "budget": {"trials": 20}})
+    storage.write_bytes("comparisons/one/question.json", b'{"space": ["a", "b"], "budget": {"trials": 20}}')
+    check_question(storage, "comparisons/one", {"space": ("a", "b"), "budget": {"trials": 20}})
     with pytest.raises(UsageError, match=r"budget is .*20.*, not .*10"):
-        keep_question(storage, "comparisons/one", {"space": ("a", "b"), "budget": {"trials": 10}})
+        check_question(storage, "comparisons/one", {"space": ("a", "b"), "budget": {"trials": 10}})
 
 
 @pytest.mark.parametrize(

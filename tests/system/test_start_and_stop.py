@@ -1,0 +1,168 @@
+"""How a command starts in strange places, and how it ends when it is told to: how soon, with which words."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.running import ROOT, TRIVIAL, family, rows_of, start, study_of, until
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STUCK = """
+import sys, time
+from search.command import interruption as module
+module.PATIENCE, module.TOGETHER = float(sys.argv[1]), 0.2
+it = module.Interruption()
+with it.heeded(130):
+    it.words = "go on so"
+    try:
+        with it.deferred():
+            print("begun", flush=True)
+            until = time.monotonic() + float(sys.argv[2])
+            while time.monotonic() < until and not (it.asked and "ask" in sys.argv):
+                time.sleep(0.05)
+        if not it.asked:
+            time.sleep(60)
+    except KeyboardInterrupt:
+        print("raised", flush=True)
+    it.say()
+"""
+
+
+def stuck(*words: str, **options: Any) -> Any:
+    """A command that is at work, and deaf until a time."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK, *words], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options,
+    )  # fmt: skip
+    assert process.stdout and process.stdout.readline() == "begun\n"
+    return process
+
+
+@pytest.mark.parametrize("sign", SIGNALS)
+def test_an_orderly_end_says_its_line_once(sign: signal.Signals) -> None:
+    process = stuck("30", "60", "ask")
+    process.send_signal(sign)
+    assert process.communicate(timeout=30) == ("", "go on so\n") and process.returncode == 0
+
+
+def test_a_signal_outside_of_deferred_work_raises() -> None:
+    process = stuck("30", "0")
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30) == ("raised\n", "go on so\n")
+
+
+def test_a_command_that_is_deaf_ends_by_the_clock() -> None:
+    process = stuck("1", "60")
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30) == ("", "go on so\n") and process.returncode == 130
+
+
+def test_a_second_signal_ends_at_once_but_a_doubled_one_is_one() -> None:
+    process = stuck("60", "60")
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30) == ("", "go on so\n") and process.returncode == 130
+
+
+def test_what_was_to_be_ignored_is_ignored() -> None:
+    """As `nohup` starts a command."""
+    process = stuck("30", "60", "ask", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[1] == "go on so\n"
+
+
+def everyone(process: Any, sign: signal.Signals) -> None:
+    """Signal each process, Ray's too, as systemd and Slurm do."""
+    for each in (process.pid, *family(process.pid)):
+        with suppress(OSError):
+            os.kill(each, sign)
+
+
+def alive(pids: Any) -> list[int]:
+    """Those of the processes that still run."""
+    found = []
+    for pid in pids:
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                found.append(pid)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", SIGNALS)
+@pytest.mark.parametrize(
+    "send",
+    [
+        pytest.param(lambda process, sign: process.send_signal(sign), id="process"),
+        pytest.param(lambda process, sign: os.killpg(process.pid, sign), id="group"),
+        pytest.param(everyone, id="everyone"),
+    ],
+)
+def test_a_search_ends_when_it_is_told_to(
+    sign: signal.Signals, send: Callable[[Any, signal.Signals], None], tmp_path: Path
+) -> None:
+    """Once, and twice in a row."""
+    for times in (1, 2):
+        storage = tmp_path / str(times)
+        words = [TRIVIAL, "--random", "--trials=99", "--concurrency=1", "--set=only.pause=0.5"]
+        process = start(*words, storage=storage, start_new_session=True)
+        until(lambda storage=storage: (storage / "leaderboard").exists() and rows_of(storage), process)
+        ours, began = [process.pid, *family(process.pid)], time.monotonic()
+        for _ in range(times):
+            send(process, sign)
+            time.sleep(1.5)
+        _, said = process.communicate(timeout=60)
+        assert time.monotonic() - began < 15 + 2 * times
+        assert process.returncode == 130 and said.endswith("\n")
+        study = study_of(storage)
+        assert said.splitlines()[-1] == f"interrupted; go on with {study.resume_words}"
+        assert said.count("go on with") == 1 and "Traceback" not in said
+        assert all(trial.finished or trial.status == "running" for trial in study.trials)
+        deadline = time.monotonic() + 10
+        while alive(ours):
+            assert time.monotonic() < deadline, alive(ours)
+            time.sleep(0.1)
+
+
+STRANGE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from search.run import main
+with ThreadPoolExecutor(1) as threads:
+    sys.exit(threads.submit(main, sys.argv[1:]).result())
+"""
+
+
+def test_a_search_starts_in_a_strange_place(tmp_path: Path) -> None:
+    """A method that PYTHONPATH finds, a scheduler's long TMPDIR, a HOME that cannot be written, not the main thread."""
+    outside, scratch = tmp_path / "outside", tmp_path / ("a-scheduler's-folder-of-one-job-" * 3)
+    outside.mkdir()
+    scratch.mkdir()
+    (outside / "elsewhere.py").write_text("from tests.helpers.trivial import METHOD\n")
+    environment = os.environ | {"PYTHONPATH": str(outside), "TMPDIR": str(scratch), "HOME": "/proc/nobody"}
+    environment.pop("RAY_TMPDIR", None)
+    words = ["elsewhere:METHOD", "--random", "--trials=1", "--seeds=1", f"--storage={tmp_path / 'results'}"]
+    before = set(Path("/tmp").glob(f"ray-{os.getuid()}-*"))
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGE, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=560
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row.status for row in rows_of(tmp_path / "results")] == ["done"] * 2
+    assert set(Path("/tmp").glob(f"ray-{os.getuid()}-*")) <= before, "the short folder is gone"
