@@ -18,8 +18,8 @@ class Reporter:
 
     The last value of a trial that was stopped is no final one: told as such, it makes good settings look bad, since
     most trials are stopped while they still rise. The searcher hears an estimate instead: the value at the stop plus
-    the median of what finished trials gained from that point on, at most the best final value seen. Whenever another
-    trial finishes, all estimates are made anew.
+    the median of what finished trials gained from that point on, at most the best final value seen, and how far those
+    gains lie from their median. Whenever another trial finishes, all estimates are made anew.
 
     Attributes:
         estimates: of each trial that was stopped, by its id; None until a finished trial has passed the same point.
@@ -73,5 +73,4 @@ class Reporter:
         if not gains:
             return None
         middle = median(gains)
-        # A first or second gain says little of the spread, so no gain at all counts as one more observation.
-        return Estimate(middle, math.sqrt(fmean((gain - middle) ** 2 for gain in [0.0, *gains])))
+        return Estimate(middle, math.sqrt(fmean((gain - middle) ** 2 for gain in gains)))
