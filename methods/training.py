@@ -57,7 +57,7 @@ class Training:
     factors: tuple[float, ...] = numbers((), 0, 1, help="the rate after each milestone, as a share of the first one")
     augment: str = choice("none", AUGMENTATIONS, help="of training images, drawn anew for each epoch")
     clip: float = real(0.0, 0.0, 1e6, help="largest norm of the gradient of all weights together; 0 leaves it as it is")
-    norm: str = choice("group", NORMS, help="rows whose batch statistics are taken together; local: each worker's own")
+    norm: str = choice("global", NORMS, help="rows whose batch statistics are taken together; local: each worker's own")
     group: int = integer(0, 0, 8192, help="rows of a group for norm=group; 0 is a quarter of the batch, at least 16")
 
     def __post_init__(self) -> None:

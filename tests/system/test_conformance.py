@@ -177,26 +177,30 @@ class Double(LocalWorker):
         return x.double() if x.is_floating_point() else x
 
 
-# Batch norm's groups of 10, 11 and 11 rows: of two ranks one holds the first, the other the rest.
-UNEQUAL = {"group": 10}
+# Of two ranks one holds more rows: of three groups of 10 or 11 for batch norm, or of a batch of an odd number.
+UNEQUAL: dict[str, dict[str, Any]] = {
+    "group": {"norm": "group", "group": 10},
+    "global": {"norm": "global", "batch_size": 31},
+}
 
 
-def _rank(rank: int, name: str, folder: str) -> None:
+def _rank(rank: int, name: str, norm: str, folder: str) -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     worker = Double(TINY[get(name).kind](), seed=1, rank=rank, world_size=2)
-    result = run(name, Storage(f"{folder}/two"), worker, **UNEQUAL)
+    result = run(name, Storage(f"{folder}/two"), worker, **UNEQUAL[norm])
     torch.save({s: dict(state.tensors) for s, state in result.states.items()}, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_ranks_equal_one(name: str, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, args=(name, str(tmp_path)), nprocs=2)
-    two = run(name, Storage(tmp_path / "two"), Double(TINY[get(name).kind](), seed=1), **UNEQUAL)
+@pytest.mark.parametrize("norm", list(UNEQUAL))
+def test_two_ranks_equal_one(name: str, norm: str, tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_rank, args=(name, norm, str(tmp_path)), nprocs=2)
+    two = run(name, Storage(tmp_path / "two"), Double(TINY[get(name).kind](), seed=1), **UNEQUAL[norm])
     assert len(two.cached) == len(get(name).stages), "rank 0 keeps what the two ranks computed"
-    one = run(name, Storage(tmp_path / "one"), Double(TINY[get(name).kind](), seed=1), **UNEQUAL)
+    one = run(name, Storage(tmp_path / "one"), Double(TINY[get(name).kind](), seed=1), **UNEQUAL[norm])
     assert_same(two, one, tolerance=1e-5)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     for stage, tensors in ranks[0].items():
