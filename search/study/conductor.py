@@ -55,7 +55,7 @@ def searcher_of(study: Study) -> Searcher | None:
     first = [*map(point, taken_over)] if asked else beginning(plan.searcher, space, defaults)
     searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched, first)
     for trial in asked:
-        if trial not in taken_over:
+        if trial.finished and trial.status != "pruned":
             searcher.add_evaluated_point(point(trial), trial.val_accuracy, error=trial.status == "failed")
     for trial in taken_over:
         searcher.suggest(str(trial.job.number))
