@@ -106,7 +106,10 @@ def _scalar(kind: Any, value: Any, where: str) -> Any:
     elif kind is float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _wrong(where, value, "a number")
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _wrong(where, value, "a number") from None
     elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise _wrong(where, value, {str: "text", int: "a whole number", bool: "true or false"}.get(kind, str(kind)))
     return value

@@ -34,6 +34,7 @@ from search.execution.comparison import Budget, check_question, run_all
 from search.execution.place import check_place
 from search.rows.provenance import provenance
 from search.searchers.registry import entry_of, make_searcher, names_of
+from search.study.kept import check_name, packed
 
 if TYPE_CHECKING:
     from search.evidence.statistics import Course
@@ -85,6 +86,8 @@ def compare(args: argparse.Namespace) -> int:
     from search.study.ledger import WRITTEN
     from search.study.records import Plan
 
+    if args.name is not None:
+        check_name("--name", args.name)
     storage = Storage(args.storage)
     args.storage = storage.uri
     task, space, ranges, method = make_task(args)
@@ -161,7 +164,7 @@ def conclude(
         **provenance(),
     }
     content = json.dumps(summary, indent=1)
-    storage.write_bytes(f"{folder}/compare.json", content.encode())
+    storage.write_bytes(f"{folder}/compare.json", packed(summary))
     if as_json:
         print(content)
     else:

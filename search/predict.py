@@ -14,6 +14,7 @@ import argparse
 import io
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -53,9 +54,10 @@ def open_model(name: str, storage_uri: str) -> Deployed:
         UsageError: there is none.
     """
     from distributed.storage import Storage
+    from search.study.kept import check_name
     from search.study.winner import load_model
 
-    here = Storage(name) if "://" in name or Path(name).expanduser().is_dir() else None
+    here = Storage(name) if "://" in name or os.path.isdir(os.path.expanduser(name)) else None
     if here and here.exists("model.json"):
         return load_model(here)
     if here and here.exists("model/model.json"):
@@ -63,6 +65,8 @@ def open_model(name: str, storage_uri: str) -> Deployed:
     if here:
         raise UsageError(f"{name}: there is no model.json in it, nor in its model folder; give a study that has ended")
     storage = Storage(storage_uri)
+    if "/" not in name:
+        check_name("MODEL", name)
     if "/" in name.strip("/") or not storage.exists(f"studies/{name}"):
         raise UsageError(f"{name}: no such folder, nor a study under {storage.uri}; give MODEL or --storage")
     return load_model(storage, f"studies/{name}/model")

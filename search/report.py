@@ -11,7 +11,7 @@ figures are drawn on validation.
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,26 +44,39 @@ def open_study(name: str, storage: Storage) -> Study:
     """
     from search.study.ledger import Study
 
-    folder = Path(name).expanduser().absolute()
-    if (folder / "study.json").is_file() and folder.parent.name == "studies":
-        return Study.open(Storage(folder.parent.parent), folder.name)
-    return Study.open(storage, name.strip("/"))
+    folder = _folder_of(name)
+    return Study.open(Storage(folder.parent.parent), folder.name) if folder else Study.open(storage, name.strip("/"))
+
+
+def _folder_of(name: str) -> Path | None:
+    """The study's folder, where `name` is one."""
+    folder = Path(os.path.abspath(os.path.expanduser(name)))
+    return folder if folder.parent.name == "studies" and os.path.isfile(folder / "study.json") else None
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
     from search.pages.comparison import comparison_page
     from search.pages.study import keep, page_of
+    from search.study.kept import check_name, damaged, read
 
     storage = Storage(args.storage)
     names = list(dict.fromkeys(args.studies))
-    summaries = [name for name in names if storage.exists(f"comparisons/{name.strip('/')}/compare.json")]
+    summaries = []
+    for name in names:
+        if _folder_of(name) is None:
+            check_name("STUDY", name.strip("/"))
+            summaries += [name] if storage.exists(f"comparisons/{name.strip('/')}/compare.json") else []
     if summaries and len(names) > 1:
         raise UsageError(f"{summaries[0]} is a comparison and has a page of its own; give it alone")
     draw = not args.no_figures
     if summaries:
         folder = f"comparisons/{summaries[0].strip('/')}"
-        page = comparison_page(json.loads(storage.read_bytes(f"{folder}/compare.json")))
+        _, summary = read(storage, f"{folder}/compare.json")
+        try:
+            page = comparison_page(summary)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise damaged(storage.path(f"{folder}/compare.json"), f"it is no comparison: {error!r}") from None
     else:
         studies = [open_study(name, storage) for name in names]
         folder, storage = studies[0].folder, studies[0].storage

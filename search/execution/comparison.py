@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from methods.errors import UsageError
 from search.execution.place import on_ray, settled
 from search.searchers.registry import entry_of
+from search.study.kept import packed, read
 
 if TYPE_CHECKING:
     from distributed.ray.cluster import Layout
@@ -137,7 +138,7 @@ def check_question(storage: Storage, folder: str, what: Mapping[str, Any]) -> No
         UsageError: a comparison of this name asks something else.
     """
     file = f"{folder}/{QUESTION}"
-    kept = json.loads(storage.read_bytes(file)) if storage.exists(file) else None
+    kept = read(storage, file)[1] if storage.exists(file) else None
     for name, value in json.loads(json.dumps(what)).items():
         if kept is not None and kept.get(name) != value:
             raise UsageError(f"--name: that comparison's {name} is {kept.get(name)}, not {value}; give another --name")
@@ -160,7 +161,7 @@ def run_all(
     courses: dict[str, list[Course]] = {name: [] for name in names}
     with on_ray(args, args.workers or 1, storage, f"{folder}/ray.log") as (place, terminal):
         if not storage.exists(f"{folder}/{QUESTION}"):
-            storage.write_bytes(f"{folder}/{QUESTION}", json.dumps(what, indent=1).encode())
+            storage.write_bytes(f"{folder}/{QUESTION}", packed(what))
         for repeat in range(args.repeats):
             # Grids last: where the budget is time or work, the others tell how many trials it pays for.
             for name in sorted(names, key=lambda name: entry_of(name).sized):

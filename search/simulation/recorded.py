@@ -19,6 +19,9 @@ from methods.space import Choice, Integer, Real, Searched
 from search.simulation import FUNCTIONS
 from search.simulation.problems import Array, Recorded, Settings
 
+MISSHAPEN = (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+"""What reading a table raises that another program wrote, or that was cut."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -57,12 +60,17 @@ class Table:
         try:
             content = parquet.read_table(path)
             about = json.loads((content.schema.metadata or {})[b"table"])
-            rows = content.to_pylist()
+            return Table._of(path, about, content.to_pylist(), nearest)
+        except UsageError:
+            raise
         except FileNotFoundError:
             raise UsageError(f"{path}: no such table; give a Parquet file or one of {', '.join(FUNCTIONS)}") from None
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        except (pa.ArrowException, *MISSHAPEN) as error:
             words = " ".join(str(error).split())[:120]
             raise UsageError(f"{path} is not a table of trials ({words}); make one by benchmarks/table.py") from None
+
+    @staticmethod
+    def _of(path: str | Path, about: Any, rows: list[dict[str, Any]], nearest: bool) -> Table:
         space = {name: domain_of(words) for name, words in about["space"].items()}
         axes = tuple(tuple(values) for values in about["axes"].values())
         seeds = about["seeds"]
@@ -80,7 +88,9 @@ class Table:
             curves[index] = np.pad(curve, (0, epochs - len(curve)), mode="edge")
             seconds[index][: len(curve)] = row["seconds"]
             macs[at] = row["macs"]
-        return Table(space, axes, curves, seconds, macs, about["shared_seconds"], nearest, about)
+        table = Table(space, axes, curves, seconds, macs, float(about["shared_seconds"]), nearest, about)
+        table.expected([dict(zip(space, (axis[0] for axis in axes), strict=True))])  # refuses what cannot be looked up
+        return table
 
     @cached_property
     def defaults(self) -> Settings:
@@ -138,4 +148,4 @@ def domain_of(words: Mapping[str, Any]) -> Searched:
         case "Choice":
             return Choice(tuple(words["options"]))
         case other:
-            raise AssertionError(other)
+            raise ValueError(f"{other} is no kind of domain")

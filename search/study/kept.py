@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from distributed.storage import Storage
 from methods.errors import UsageError
 
 FORMAT = 2
@@ -19,6 +20,20 @@ class Damaged(UsageError):
 
 
 _SEAL = re.compile(rb'\{"format": (\d+), "sha256": "([0-9a-f]{64})",\n')
+
+
+def check_name(words: str, name: str) -> None:
+    """See that a study's or a comparison's name can be that of its folder.
+
+    Args:
+        words: before the name in the message.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if name in ("", ".", "..") or "/" in name or not name.isprintable() or len(name.encode()) > 200:
+        shown = repr(name if len(name) <= 40 else f"{name[:37]}...")[1:-1]
+        raise UsageError(f"{words} {shown}: this names no folder; give up to 200 printable characters, without a slash")
 
 
 def packed(content: Mapping[str, Any]) -> bytes:
@@ -67,6 +82,34 @@ def unpacked(name: str, content: bytes) -> tuple[int, dict[str, Any]]:
         raise damaged(name, "its digest is missing")
     value.pop("sha256", None)
     return number, value
+
+
+def read(storage: Storage, name: str) -> tuple[int, dict[str, Any]]:
+    """A kept file's format and content, as `unpacked`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Damaged: it is not what was written.
+        UsageError: a later version wrote it, or it must not be read.
+    """
+    return unpacked(storage.path(name), read_bytes(storage, name))
+
+
+def read_bytes(storage: Storage, name: str) -> bytes:
+    """A whole file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UsageError: it must not be read, or is a folder.
+    """
+    try:
+        return storage.read_bytes(name)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        words = error.strerror or " ".join(str(error).split())[:200]
+        place = storage.path(name)
+        raise UsageError(f"{place} cannot be read: {words}; have its owner let you, or restore it") from None
 
 
 def damaged(name: str, problem: object) -> Damaged:

@@ -38,7 +38,7 @@ from methods.method import Method
 from methods.records import Malformed, decoded
 from methods.space import Searched
 from search.rows.row import ROWS
-from search.study.kept import FORMAT, Damaged, damaged, packed, sealed, unpacked
+from search.study.kept import FORMAT, Damaged, check_name, damaged, packed, read, sealed
 from search.study.records import Outcome, Plan, Trial, on_validation
 
 T = TypeVar("T")
@@ -132,6 +132,7 @@ class Study:
     @classmethod
     def open(cls, storage: Storage, name: str) -> Study:
         """A study that was begun before."""
+        check_name("study", name)
         try:
             plan = _record(Plan, storage, f"studies/{name}/study.json")[1]
         except FileNotFoundError:
@@ -244,7 +245,7 @@ class Study:
     def test_notes(self) -> list[dict[str, str]]:
         """What `note_test` kept ("time", "event", "what"), the oldest first."""
         names = self.storage.list(f"{self.folder}/test")
-        return [_record(dict[str, str], self.storage, name)[1] for name in names]
+        return [dataclasses.asdict(_record(_TestNote, self.storage, name)[1]) for name in names]
 
     def of_phase(self, phase: str) -> list[Trial]:
         """Trials of a phase, in the order in which they were asked for."""
@@ -316,6 +317,15 @@ class Study:
 
 
 @dataclass
+class _TestNote:
+    """The content of a file under test/."""
+
+    time: str
+    event: str
+    what: str
+
+
+@dataclass
 class _Ledger:
     """The content of ledger.json.
 
@@ -337,12 +347,11 @@ def _record(kind: type[T], storage: Storage, name: str) -> tuple[int, T]:
         Damaged: it does not hold such a record.
         UsageError: a later version wrote it.
     """
-    place = storage.path(name)
-    version, content = unpacked(place, storage.read_bytes(name))
+    version, content = read(storage, name)
     try:
         return version, decoded(kind, content)
     except Malformed as error:
-        raise damaged(place, error) from None
+        raise damaged(storage.path(name), error) from None
 
 
 def new_name(method: str, searcher: str) -> str:

@@ -23,7 +23,7 @@ from methods.data import Info
 from methods.errors import UsageError
 from methods.method import Configs, State, flatten
 from methods.records import Malformed, decoded
-from search.study.kept import damaged, packed, unpacked
+from search.study.kept import damaged, packed, read_bytes, unpacked
 from search.study.ledger import Study
 from search.study.records import Trial
 
@@ -171,12 +171,13 @@ def load_model(storage: Storage, folder: str = "") -> Deployed:
     Raises:
         UsageError: it is not such a folder, is damaged, or is of a later version.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load as tensors_of
 
     where = storage.path(folder)
     try:
-        content = storage.read_bytes(f"{folder}/model.json" if folder else "model.json")
-        weights = storage.read_bytes(f"{folder}/model.safetensors" if folder else "model.safetensors")
+        content = read_bytes(storage, f"{folder}/model.json" if folder else "model.json")
+        weights = read_bytes(storage, f"{folder}/model.safetensors" if folder else "model.safetensors")
     except FileNotFoundError as error:
         missing = "model.json" if "model.json" in str(error) else "model.safetensors"
         raise UsageError(f"{where}: there is no {missing}; give a model's folder or a study") from None
@@ -190,7 +191,10 @@ def load_model(storage: Storage, folder: str = "") -> Deployed:
     if hashlib.sha256(weights).hexdigest() != card.weights:
         raise UsageError(f"{where}/model.safetensors is not what model.json names; restore both from a copy")
     method = get(card.method)
-    every = tensors_of(weights)
+    try:
+        every = tensors_of(weights)
+    except SafetensorError as error:
+        raise damaged(f"{where}/model.safetensors", error) from None
     states = {
         stage: State(
             {name.removeprefix(f"{stage}/"): tensor for name, tensor in every.items() if name.startswith(f"{stage}/")},
@@ -205,6 +209,6 @@ def load_model(storage: Storage, folder: str = "") -> Deployed:
         net = method.model(method.configure(card.recipe, card.config), states, card.info)
     except UsageError:
         raise
-    except (LookupError, RuntimeError, TypeError, ValueError) as error:  # a tensor is missing or of another shape
+    except Exception as error:  # a method's own code met a card or tensors that no training of it wrote
         raise damaged(where, f"no network of {card.method} can be made of it: {error}") from None
     return Deployed(net.eval(), card.info, card)
