@@ -71,7 +71,7 @@ def made_up(storage: Storage, name: str = "fsp-bo-made-up", trials: int = 8) -> 
         jobs += [("final", seed, None, 0.9 + seed / 100, "done"), ("control", seed, "student_alone", 0.85, "done")]
     for number, (phase, seed, control, accuracy, status) in enumerate(jobs):
         settings = {**SETTINGS, "transfer.lr": 10 ** (-3 + 0.12 * number), "transfer.weight": 0.1 * (1 + number)}
-        trial = Trial(Job(number, phase, settings, seed, control), 0.0, status, accuracy, None, 2.0)
+        trial = Trial(Job(number, phase, settings, seed, control), 0.0, status, accuracy, seconds=2.0)
         outcome = Outcome(status, 'diverged: <loss> & "all"' if status == "failed" else None, seconds=2.0)
         if accuracy is not None:
             outcome.val = {"accuracy": accuracy}
