@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,15 @@ class Training:
     def groups(self, rows: int) -> int:
         """How many groups, equal up to a row, a batch of so many rows is cut into for batch norm."""
         return max(1, rows // self.group if self.group else min(4, rows // 16))
+
+    def rehearsed(self, epochs: int, **others: Any) -> Self:
+        """The same training cut short, at a rate of zero: an epoch costs what it does, and a few rows cannot diverge.
+
+        Args:
+            epochs: at most so many.
+            others: fields that must change with them.
+        """
+        return replace(self, epochs=min(self.epochs, epochs), lr=0.0, **others)
 
     def learning_rate(self, epoch: float) -> float:
         """The rate at a (fractional) epoch. A pure function of time, so that resuming needs no scheduler state."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 from methods.center_loss.paper import TERMS
 from methods.errors import UsageError
@@ -44,3 +45,6 @@ class Joint(Training):
                 f"begin={self.begin}: the term {self.term} would never begin in {self.epochs} epochs; "
                 f"give at most {self.epochs - 1}, or term=none"
             )
+
+    def rehearsed(self, epochs: int, **others: Any) -> Self:
+        return super().rehearsed(epochs, begin=0, **others)

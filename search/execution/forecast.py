@@ -113,9 +113,8 @@ def rehearse(task: Task, asked: float) -> Rehearsal:
     def run(rows: int, epochs: int) -> dict[str, tuple[float, int, list[float]]]:
         """Seconds, multiply-adds and seconds of the epochs of each stage."""
         data = few(whole, rows)
-        # A rate of zero costs as much as any other, and a few rows cannot make it diverge.
         short = {
-            name: replace(config, epochs=min(config.epochs, epochs), lr=0.0) if isinstance(config, Training) else config
+            name: config.rehearsed(epochs) if isinstance(config, Training) else config
             for name, config in configs.items()
         }
         worker = LocalWorker(data, seed=task.seed, runtime=runtime)
