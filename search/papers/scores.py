@@ -98,13 +98,14 @@ class Finding:
 
 
 def findings(one: Reproduction, claims: Sequence[Claim], rows: Sequence[Row]) -> list[Finding]:
-    """The claims held against their controls of equal budget."""
+    """The claims held against their controls of equal budget; a table without such a line makes no claim."""
     found = []
     for claim in claims:
-        table = next(table for table in one.tables if table.title.startswith(claim.table))
-        lines = {line.cell.name: line for line in lines_of(one, table, rows)}
-        line, control = lines[claim.line], lines[claim.control]
-        found.append(Finding(claim, line, control, *judged(line, control)))
+        for table in one.tables:
+            lines = {line.cell.name: line for line in lines_of(one, table, rows)}
+            if table.title.startswith(claim.table) and {claim.line, claim.control} <= set(lines):
+                line, control = lines[claim.line], lines[claim.control]
+                found.append(Finding(claim, line, control, *judged(line, control)))
     return found
 
 

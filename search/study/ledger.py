@@ -70,6 +70,10 @@ class Study:
     _last: bytes = field(default=b"", init=False, repr=False, compare=False)  # of an object store: the ledger there
     _version: str = field(default="", init=False, repr=False, compare=False)  # and which of its versions that is
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the lock: another process that reads this study, or Tune's copy of the search, does not hold it."""
+        return {**vars(self), "_lock": None}
+
     @property
     def folder(self) -> str:
         """The study's folder in the storage."""
