@@ -36,6 +36,7 @@ class Sitting:
     def __init__(self, wanted: Sequence[Reproduction], pool: Pool, until: float) -> None:
         self.wanted, self.pool, self.until = wanted, pool, until
         self.failed = False
+        self.closing = False  # a training had no time for another epoch: none is begun any more
         self.running: dict[Future[Outcome], tuple[Conductor, Trial, set[str]]] = {}
 
     def run(self, storage: Storage, precision: str) -> None:
@@ -63,7 +64,8 @@ class Sitting:
         trials = [trial for conductor in self.conductors for trial in conductor.study.trials]
         # When a process is killed, all that ran beside it are lost with it. Which one was it? One by one will tell.
         suspected = any(trial.deaths and not trial.finished for trial in trials)
-        while len(self.running) < (1 if suspected else self.pool.processes) and time.time() < self.until:
+        ended = self.closing or time.time() >= self.until
+        while not ended and len(self.running) < (1 if suspected else self.pool.processes):
             if not (found := self._line(ranks) or self._search()):
                 break
             conductor, trial = found
@@ -112,7 +114,9 @@ class Sitting:
             conductor, trial, _ = self.running.pop(future)
             if isinstance(error := future.exception(), BrokenProcessPool):
                 conductor.lost(trial, error)
-            elif (outcome := future.result()).status != "interrupted":
+            elif (outcome := future.result()).status == "interrupted":
+                self.closing = True
+            else:
                 conductor.settle(trial, outcome)
             if trial.finished:
                 self.failed |= trial.status == "failed"
