@@ -251,7 +251,7 @@ def test_a_scheduler_hears_of_the_network_that_is_judged_and_of_no_other(name: s
 def test_no_corner_of_the_search_space_diverges(name: str, storage: Storage) -> None:
     """Ends of the searched ranges, an epoch each, in float32 and bf16 by turns (benchmarks.corners draws hundreds)."""
     method = get(name)
-    searched = {field: domain for field, (domain, wanted) in method.fields().items() if wanted}
+    searched = {name: field.domain for name, field in method.fields().items() if field.searched}
     ends = [list(d.options) if isinstance(d, Choice) else axis(d, 2) for d in searched.values()]
     corners = list(itertools.product(*ends))
     one = {f"{stage.name}.epochs": 1 for stage in method.stages if issubclass(stage.config, Training)}

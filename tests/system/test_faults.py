@@ -279,7 +279,7 @@ def check_resumed(storage: Path, trials: int, before: Study) -> None:
     from search.searchers.random import random_point
 
     fields = METHOD.fields()
-    space = {name: fields[name][0] for name in study.plan.space}
+    space = {name: fields[name].domain for name in study.plan.space}
     for trial in study.of_phase("search"):
         assert {name: trial.job.settings[name] for name in space} == random_point(space, 0, trial.job.number)
         assert trial.val_accuracy == pytest.approx(accuracy(trial.job.settings))

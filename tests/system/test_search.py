@@ -108,7 +108,7 @@ def test_an_interrupted_search_resumes_with_no_trial_lost_or_doubled(sign: signa
     from search.searchers.random import random_point
 
     fields = get("fsp").fields()
-    space = {field: fields[field][0] for field in after.plan.space}
+    space = {field: fields[field].domain for field in after.plan.space}
     for trial in after.of_phase("search"):
         expected = random_point(space, after.plan.task.seed, trial.job.number)
         assert {field: trial.job.settings[field] for field in space} == expected
