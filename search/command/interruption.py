@@ -76,8 +76,9 @@ class Interruption:
                 signal.set_wakeup_fd(before)
                 os.close(told)
                 watch.join()
-                for number, handler in kept.items():
-                    signal.signal(number, handler)
+                if not self.asked:  # else `say` ignores what else comes while the process ends
+                    for number, handler in kept.items():
+                        signal.signal(number, handler)
                 os.close(heard)
                 os.close(terminal)
         finally:

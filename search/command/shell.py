@@ -66,7 +66,7 @@ def carry_out(parser: Parser, act: Callable[[argparse.Namespace], int], argv: Se
             return USAGE
         except KeyboardInterrupt:
             interruption.say()
-        except Exception:
+        except (Exception, SystemExit):
             if not interruption.asked:  # else a Ray or a terminal that was ended by the same signal
                 raise
             interruption.say()

@@ -236,7 +236,7 @@ def test_a_search_whose_node_is_gone_ends(
 
 def test_trials_that_fail_are_rows_with_their_reasons(tmp_path: Path) -> None:
     """One search whose grid is the faults; `killed once` kills the process of its first attempt."""
-    code, said = run(TRIVIAL, "--grid", "--search=only.fault", "--seeds=1", storage=tmp_path)
+    code, said = run(TRIVIAL, "--grid", "--search=only.fault", "--seeds=1", "--quiet", storage=tmp_path)
     assert (code, said) == (3, ""), "finished, with failed trials"
     study, rows = study_of(tmp_path), {row.config["only.fault"]: row for row in rows_of(tmp_path)[:-1]}
     found = {fault: (row.status, row.reason) for fault, row in rows.items()}
