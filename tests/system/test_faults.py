@@ -338,7 +338,7 @@ def test_a_disk_that_is_full_ends_the_search_in_one_line(tmp_path: Path) -> None
     if mount.returncode:
         pytest.skip(f"no small disk can be made here: {mount.stderr.strip()}")
     try:
-        process = start(*RANDOM, "--set=only.pause=0.5", storage=disk)
+        process = start(*RANDOM, "--set=only.pause=0.5", "--quiet", storage=disk)
         until(lambda: rows_of(disk), process)
         with open(disk / "filler", "wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
             while True:

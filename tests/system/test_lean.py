@@ -100,7 +100,7 @@ def test_every_method_is_reproduced(name: str, made: Made) -> None:
     assert {row["status"] for row in rows} == {"done"} and {row["method"] for row in rows} == {name}
     (alone,) = [row for row in rows if row["control"] == "alone"]
     assert 0 <= alone["test_accuracy"] <= 1 and alone["macs_forward"] > 0 and alone["macs_train"] > 0
-    page = (out / name / "README.md").read_text(encoding="utf-8")
+    page = (out / name / "small.md").read_text(encoding="utf-8")
     assert f"| alone | – | {100 * alone['test_accuracy']:.2f} |" in page
     assert list((out / name).glob("*.png")) == []
 

@@ -88,13 +88,6 @@ def test_what_was_to_be_ignored_is_ignored() -> None:
     assert process.communicate(timeout=30)[1] == "go on so\n"
 
 
-def everyone(process: Any, sign: signal.Signals) -> None:
-    """Signal each process, Ray's too, as systemd and Slurm do."""
-    for each in (process.pid, *family(process.pid)):
-        with suppress(OSError):
-            os.kill(each, sign)
-
-
 def alive(pids: Any) -> list[int]:
     """Those of the processes that still run."""
     found = []
@@ -105,14 +98,25 @@ def alive(pids: Any) -> list[int]:
     return found
 
 
+def one(process: Any, sign: signal.Signals) -> None:
+    """Signal the search alone."""
+    process.send_signal(sign)
+
+
+def group(process: Any, sign: signal.Signals) -> None:
+    """Signal its process group, as a terminal and `timeout` do."""
+    os.killpg(process.pid, sign)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("sign", SIGNALS)
 @pytest.mark.parametrize(
-    "send",
+    ("sign", "send"),
     [
-        pytest.param(lambda process, sign: process.send_signal(sign), id="process"),
-        pytest.param(lambda process, sign: os.killpg(process.pid, sign), id="group"),
-        pytest.param(everyone, id="everyone"),
+        (signal.SIGINT, one),
+        (signal.SIGHUP, one),
+        (signal.SIGINT, group),
+        (signal.SIGTERM, group),
+        (signal.SIGHUP, group),
     ],
 )
 def test_a_search_ends_when_it_is_told_to(
