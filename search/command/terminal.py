@@ -28,15 +28,10 @@ def print_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
 
 
 class Output(io.RawIOBase):
-    """Standard output that outlives its reader: what can no longer be written goes nowhere, and the command goes on.
-
-    Attributes:
-        problem: why, where it is not that the reader has seen enough.
-    """
+    """Standard output that outlives its reader: what can no longer be written goes nowhere, and the command goes on."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self.problem: OSError | None = None
 
     def writable(self) -> bool:
         """True."""
@@ -56,7 +51,6 @@ class Output(io.RawIOBase):
             return os.write(self.descriptor, data)
         except OSError as error:
             if not isinstance(error, BrokenPipeError):
-                self.problem = error
                 print(f"standard output: {error.strerror}; the rest of it is lost", file=sys.stderr)
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.descriptor)
@@ -64,17 +58,16 @@ class Output(io.RawIOBase):
             return len(data)
 
 
-def outlive_reader() -> Output | None:
-    """Put an `Output` in the place of this process's own standard output; None where something else stands there.
+def outlive_reader() -> None:
+    """Put an `Output` in the place of this process's own standard output, if nothing else stands there.
 
     Characters that the terminal's encoding lacks are written as escapes.
     """
     stdout = sys.stdout
     if stdout is not sys.__stdout__ or stdout is None:
-        return None
+        return
     stdout.flush()
     raw = Output(stdout.fileno())
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(raw), encoding=stdout.encoding, errors="backslashreplace", line_buffering=raw.isatty()
     )
-    return raw
