@@ -162,7 +162,10 @@ def test_two_workers_and_a_scheduler(tmp_path: Path) -> None:
         (["fsp", "--workers=0"], "--workers 0"),
         (["fsp", "--seeds=-1"], "--seeds -1"),
         (["fsp", "--workers=999"], "--workers 999"),
-        (["fsp", "--workers=2", "--set=transfer.group=64"], "--workers 2, stage transfer: 2 workers cannot share"),
+        (
+            ["fsp", "--workers=2", "--set=transfer.norm=group", "--set=transfer.group=64"],
+            "--workers 2, stage transfer: 2 workers cannot share",
+        ),
         (["fsp", "--concurrency=999"], "--concurrency 999"),
         (["fsp", "--data=cifar10", "--data-dir=/nowhere/at/all"], "/nowhere/at/all"),
         (["fsp", "--train-size=99999999"], "99999999"),
