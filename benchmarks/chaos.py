@@ -27,8 +27,8 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from methods import get
-from search.searchers.random import random_point
+from bo_distill.methods import get
+from bo_distill.search.searchers.random import random_point
 from tests.helpers.running import TRIVIAL, family, rows_of, run, start, study_of
 from tests.helpers.trivial import accuracy
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import torch
 
-from distributed.cache import StageCache
-from distributed.pipeline import run_stages
-from distributed.storage import Storage
-from distributed.worker import LocalWorker, Runtime
-from methods import get
-from methods.data import DataSpec, load
-from methods.data.dataset import Data
-from methods.method import Method
-from methods.training import Training
-from search.searchers.random import random_point
+from bo_distill.distributed.cache import StageCache
+from bo_distill.distributed.pipeline import run_stages
+from bo_distill.distributed.storage import Storage
+from bo_distill.distributed.worker import LocalWorker, Runtime
+from bo_distill.methods import get
+from bo_distill.methods.data import DataSpec, load
+from bo_distill.methods.data.dataset import Data
+from bo_distill.methods.method import Method
+from bo_distill.methods.training import Training
+from bo_distill.search.searchers.random import random_point
 
 SEED = 7
 

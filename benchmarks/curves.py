@@ -22,12 +22,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when numpy is imported
 
 import numpy as np
 
-from methods.space import Real, Searched
-from search.searchers.base import METRIC, Estimate
-from search.searchers.curves import Curve, Reporter
-from search.searchers.registry import make_searcher
-from search.simulation.clock import chosen, simulate
-from search.simulation.problems import Array, Recorded, Settings
+from bo_distill.methods.space import Real, Searched
+from bo_distill.search.searchers.base import METRIC, Estimate
+from bo_distill.search.searchers.curves import Curve, Reporter
+from bo_distill.search.searchers.registry import make_searcher
+from bo_distill.search.simulation.clock import chosen, simulate
+from bo_distill.search.simulation.problems import Array, Recorded, Settings
 
 EPOCHS = 18
 NOISE = 0.005  # of an accuracy, constant over a training, and half as much from epoch to epoch

@@ -22,12 +22,12 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from distributed.storage import Storage
-from search import leaderboard
-from search.rows.compaction import ROWS_PER_FILE, compact, verify
-from search.rows.files import write_row
-from search.rows.row import COMPACTED, ROWS, Row, encoded, named, record_of, schema
-from search.rows.sql import read
+from bo_distill.distributed.storage import Storage
+from bo_distill.search import leaderboard
+from bo_distill.search.rows.compaction import ROWS_PER_FILE, compact, verify
+from bo_distill.search.rows.files import write_row
+from bo_distill.search.rows.row import COMPACTED, ROWS, Row, encoded, named, record_of, schema
+from bo_distill.search.rows.sql import read
 
 METHODS = ("center_loss", "fsp", "label_embedding", "max_entropy", "res_ic")
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -81,7 +81,9 @@ def _compact(storage: Storage, together: Any, done: Any) -> None:
 
 def concurrent(processes: int, count: int) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["search.leaderboard", "search.rows.sql", "pyarrow.parquet", "duckdb"])
+    context.set_forkserver_preload(
+        ["bo_distill.search.leaderboard", "bo_distill.search.rows.sql", "pyarrow.parquet", "duckdb"]
+    )
     together, done = context.Barrier(processes + 2), context.Event()
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(folder)

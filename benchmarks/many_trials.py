@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from search.searchers.registry import make_searcher
+from bo_distill.search.searchers.registry import make_searcher
 from tests.helpers.running import TRIVIAL, family, start, study_of
 from tests.helpers.trivial import accuracy
 

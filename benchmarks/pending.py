@@ -27,9 +27,9 @@ import numpy as np
 from scipy.special import erfc
 
 from benchmarks.search_quality import PROBLEMS, Problem, regrets_of
-from search.bayes import BayesSearch
-from search.searchers.acquisition import BelieverEI
-from search.simulation.problems import hartmann6
+from bo_distill.search.bayes import BayesSearch
+from bo_distill.search.searchers.acquisition import BelieverEI
+from bo_distill.search.simulation.problems import hartmann6
 
 SAMPLES = 16
 Loss = Callable[[Any], Any]

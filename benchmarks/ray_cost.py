@@ -19,14 +19,14 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
-from distributed.ranks import Ranks
-from distributed.ray.cluster import chatter_to, connected, layout
-from distributed.storage import Storage
-from methods.data import DataSpec
-from search.execution.trial import perform
-from search.study.conductor import Conductor, Finished
-from search.study.ledger import Study
-from search.study.records import Plan, Task
+from bo_distill.distributed.ranks import Ranks
+from bo_distill.distributed.ray.cluster import chatter_to, connected, layout
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.data import DataSpec
+from bo_distill.search.execution.trial import perform
+from bo_distill.search.study.conductor import Conductor, Finished
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Plan, Task
 
 
 def study_in(folder: str, trials: int, workers: int) -> Study:
@@ -77,7 +77,7 @@ def on_ray(study: Study) -> tuple[list[float], float]:
         chatter_to(Path(scratch) / "ray.log") as terminal,
         connected(None, terminal) as resources,
     ):
-        from search.execution.tune import run_study
+        from bo_distill.search.execution.tune import run_study
 
         place = layout(resources, workers=study.plan.task.workers, concurrency=1)
         study.plan = dataclasses.replace(study.plan, task=dataclasses.replace(study.plan.task, cpus=1))

@@ -40,9 +40,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.step import made_up
-from distributed.worker import LocalWorker, Runtime
-from methods.nets.cifar import CifarNet
-from methods.training import Batch, Player, Training
+from bo_distill.distributed.worker import LocalWorker, Runtime
+from bo_distill.methods.nets.cifar import CifarNet
+from bo_distill.methods.training import Batch, Player, Training
 
 SIZES = {"resnet14": (14, 32, 128), "resnet26": (26, 32, 128), "main": (14, 16, 64)}
 """Depth, pixels, rows of the global batch."""

@@ -27,8 +27,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when numpy is imported: a 
 import numpy as np
 from ray import tune
 
-from search.bayes import BayesSearch
-from search.simulation.problems import branin, hartmann6
+from bo_distill.search.bayes import BayesSearch
+from bo_distill.search.simulation.problems import branin, hartmann6
 
 Config = dict[str, Any]
 

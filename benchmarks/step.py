@@ -23,10 +23,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from distributed.worker import LocalWorker, best_runtime
-from methods.data.dataset import Data, Info, Split
-from methods.nets.cifar import CifarNet
-from methods.training import Batch, Player, Training
+from bo_distill.distributed.worker import LocalWorker, best_runtime
+from bo_distill.methods.data.dataset import Data, Info, Split
+from bo_distill.methods.nets.cifar import CifarNet
+from bo_distill.methods.training import Batch, Player, Training
 
 BATCH = 128
 

@@ -22,16 +22,16 @@ from typing import Any
 
 import torch
 
-from distributed.cache import StageCache
-from distributed.pipeline import run_stages
-from distributed.storage import Storage
-from distributed.worker import LocalWorker, best_runtime
-from methods.data import load
-from methods.space import Domain
-from search.command.options import make_task, task_options
-from search.command.shell import OK, Parser, carry_out, positive
-from search.rows.provenance import provenance
-from search.searchers.grid import axis
+from bo_distill.distributed.cache import StageCache
+from bo_distill.distributed.pipeline import run_stages
+from bo_distill.distributed.storage import Storage
+from bo_distill.distributed.worker import LocalWorker, best_runtime
+from bo_distill.methods.data import load
+from bo_distill.methods.space import Domain
+from bo_distill.search.command.options import make_task, task_options
+from bo_distill.search.command.shell import OK, Parser, carry_out, positive
+from bo_distill.search.rows.provenance import provenance
+from bo_distill.search.searchers.grid import axis
 
 
 def parser() -> Parser:

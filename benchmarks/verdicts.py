@@ -22,10 +22,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from scipy import stats
 
-from search.evidence.statistics import ALPHA, Array, holm, paired_test, repeats_needed
-from search.searchers.grid import at
-from search.simulation.curse import winners_curse
-from search.simulation.recorded import Table
+from bo_distill.search.evidence.statistics import ALPHA, Array, holm, paired_test, repeats_needed
+from bo_distill.search.searchers.grid import at
+from bo_distill.search.simulation.curse import winners_curse
+from bo_distill.search.simulation.recorded import Table
 
 FLIPS = 999  # of the sign-flip test, fewer than in a real verdict; the level is the same
 

@@ -25,17 +25,27 @@ from typing import Any
 
 import torch
 
-from distributed.locks import Lock, locked
-from distributed.storage import Storage
-from methods.method import State
+from bo_distill.distributed.locks import Lock, locked
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.method import State
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("methods", "distributed")
+PACKAGES = ("bo_distill.methods", "bo_distill.distributed")
 # What training runs through whatever the method. The rest follows from a stage's own imports.
-ALWAYS = ("distributed.loop", "distributed.worker", "distributed.norm", "methods.data.augment")
+ALWAYS = (
+    "bo_distill.distributed.loop",
+    "bo_distill.distributed.worker",
+    "bo_distill.distributed.norm",
+    "bo_distill.methods.data.augment",
+)
 # Drawing, and the records and ranges that every method is declared with: training computes nothing with these.
-LEFT_OUT = ("methods.method", "methods.space", "methods.errors", "methods.published")
+LEFT_OUT = (
+    "bo_distill.methods.method",
+    "bo_distill.methods.space",
+    "bo_distill.methods.errors",
+    "bo_distill.methods.published",
+)
 DRAWING = ("figures", "pictures")
 # A configuration's field: its default, range and help. Its value stands in the key itself.
 DECLARATIONS = ("real", "integer", "choice", "numbers")
@@ -109,7 +119,9 @@ class Code(ast.NodeTransformer):
 def _own(name: str, module: str) -> bool:
     """Whether code of this name belongs to what `module` runs: the project's, its own package's, or beside that."""
     top, home = name.partition(".")[0], module.partition(".")[0]
-    if top in (*PACKAGES, home):
+    if top == "bo_distill":
+        return name.startswith(PACKAGES)
+    if top == home:
         return True
     folder = _folder(home)
     return folder is not None and folder not in _installed() and _folder(top) == folder

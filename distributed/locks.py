@@ -25,8 +25,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from distributed.storage import Conflict, Storage
-from methods.errors import UsageError
+from bo_distill.distributed.storage import Conflict, Storage
+from bo_distill.methods.errors import UsageError
 
 log = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from distributed.norm import arrange, has_batch_norm, running_statistics
-from distributed.optimizers import make_optimizer
-from distributed.ranks import Ranks, Reducer, Share, share_of
-from distributed.seeds import seed_of
-from methods.data.dataset import Data
-from methods.method import EpochRow
-from methods.training import Batch, Player
+from bo_distill.distributed.norm import arrange, has_batch_norm, running_statistics
+from bo_distill.distributed.optimizers import make_optimizer
+from bo_distill.distributed.ranks import Ranks, Reducer, Share, share_of
+from bo_distill.distributed.seeds import seed_of
+from bo_distill.methods.data.dataset import Data
+from bo_distill.methods.method import EpochRow
+from bo_distill.methods.training import Batch, Player
 
 
 class Stopped(Exception):

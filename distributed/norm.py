@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distributed.ranks import Ranks
+from bo_distill.distributed.ranks import Ranks
 
 
 def merged(counts: Tensor, means: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.training import Training
+from bo_distill.methods.training import Training
 
 # Of the quintic iteration: steep at 0, and within 0.7 to 1.2 from five steps on (Jordan et al. 2024).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)

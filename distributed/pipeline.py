@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from distributed.cache import StageCache, decode, encode, stage_key
-from distributed.seeds import seed_of
-from distributed.worker import LocalWorker, Runtime
-from methods.data import stage_running
-from methods.method import Configs, EpochRow, Method, Stage, State
+from bo_distill.distributed.cache import StageCache, decode, encode, stage_key
+from bo_distill.distributed.seeds import seed_of
+from bo_distill.distributed.worker import LocalWorker, Runtime
+from bo_distill.methods.data import stage_running
+from bo_distill.methods.method import Configs, EpochRow, Method, Stage, State
 
 
 @dataclass

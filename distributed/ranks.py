@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from methods.errors import UsageError
-from methods.training import Training
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.training import Training
 
 T = TypeVar("T")
 

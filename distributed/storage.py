@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from methods.errors import UsageError
+from bo_distill.methods.errors import UsageError
 
 OBJECT_STORES = ("s3", "gcs", "abfs")
 
@@ -246,7 +246,7 @@ class Storage:
             from obstore.store import from_url
         except ModuleNotFoundError:
             raise UsageError(
-                f"--storage {self.uri}: locks on an object store need obstore; pip install 'bo-distill-search[cluster]'"
+                f"--storage {self.uri}: locks on an object store need obstore; pip install 'bo-distill[cluster]'"
             ) from None
         parsed = urlsplit(self.uri)
         options = dict(parse_qsl(parsed.query))

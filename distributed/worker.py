@@ -15,14 +15,14 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from distributed.loop import fit
-from distributed.ranks import Ranks
-from distributed.seeds import seed_of
-from methods.data.augment import augment
-from methods.data.dataset import Data
-from methods.errors import UsageError
-from methods.method import EpochRow, State
-from methods.training import Player
+from bo_distill.distributed.loop import fit
+from bo_distill.distributed.ranks import Ranks
+from bo_distill.distributed.seeds import seed_of
+from bo_distill.methods.data.augment import augment
+from bo_distill.methods.data.dataset import Data
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import EpochRow, State
+from bo_distill.methods.training import Player
 
 log = logging.getLogger(__name__)
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from methods.errors import UsageError
-from methods.outside import resolve
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.outside import resolve
 
 if TYPE_CHECKING:
-    from methods.method import Method
+    from bo_distill.methods.method import Method
 
 # Word on the command line -> module that holds its METHOD. Names, not objects: a command's --help imports no torch.
 METHODS = {
-    "fsp": "methods.fsp.method",
-    "max_entropy": "methods.max_entropy.method",
-    "label_embedding": "methods.label_embedding.method",
-    "center_loss": "methods.center_loss.method",
-    "res_ic": "methods.res_ic.method",
+    "fsp": "bo_distill.methods.fsp.method",
+    "max_entropy": "bo_distill.methods.max_entropy.method",
+    "label_embedding": "bo_distill.methods.label_embedding.method",
+    "center_loss": "bo_distill.methods.center_loss.method",
+    "res_ic": "bo_distill.methods.res_ic.method",
 }
 
 

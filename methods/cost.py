@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from methods.data.dataset import Info
+from bo_distill.methods.data.dataset import Info
 
 PRODUCTS = frozenset({"conv", "linear", "matmul", "mm", "bmm", "addmm", "einsum"})
 

@@ -20,10 +20,10 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from methods.data.dataset import Data, DataSpec, Info, Split
-from methods.errors import UsageError
-from methods.space import Field, Numbers, Searched, checked, fields_of, ranged
-from methods.training import Player
+from bo_distill.methods.data.dataset import Data, DataSpec, Info, Split
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.space import Field, Numbers, Searched, checked, fields_of, ranged
+from bo_distill.methods.training import Player
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from methods.errors import UsageError
+from bo_distill.methods.errors import UsageError
 
 _trusted: set[str] = set()
 

@@ -95,7 +95,7 @@ def cam(
     from pytorch_grad_cam import GradCAM, HiResCAM, LayerCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    from methods.features import Activations
+    from bo_distill.methods.features import Activations
 
     shown = [int((y == k).nonzero()[0]) for k in sorted(set(y.tolist()))[:most]]
     device = next(net.parameters()).device

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from methods.data.dataset import DataSpec
+from bo_distill.methods.data.dataset import DataSpec
 
 
 @dataclass(frozen=True)

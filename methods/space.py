@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from methods.errors import UsageError
+from bo_distill.methods.errors import UsageError
 
 __all__ = [
     "Choice",

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from methods.errors import UsageError
-from methods.space import choice, integer, numbers, real
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.space import choice, integer, numbers, real
 
 AUGMENTATIONS = (
     "none",

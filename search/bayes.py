@@ -17,10 +17,10 @@ from ray.tune.search import UNDEFINED_METRIC_MODE, UNDEFINED_SEARCH_SPACE, Searc
 from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUniform, Quantized, Uniform
 from ray.tune.search.variant_generator import assign_value, parse_spec_vars
 
-from methods import space as spaces
-from search.searchers.base import check_same
-from search.searchers.bayesian import Proposer
-from search.searchers.cube import Array, Axis, Config, Cube, Scale
+from bo_distill.methods import space as spaces
+from bo_distill.search.searchers.base import check_same
+from bo_distill.search.searchers.bayesian import Proposer
+from bo_distill.search.searchers.cube import Array, Axis, Config, Cube, Scale
 
 __all__ = ["BayesSearch"]
 

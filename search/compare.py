@@ -25,20 +25,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distributed.storage import Storage
-from methods.errors import UsageError
-from search.command.interruption import interruption
-from search.command.options import make_task, study_options
-from search.command.shell import FAILED, INTERRUPTED, OK, Parser, carry_out, positive
-from search.execution.comparison import Budget, check_question, run_all
-from search.execution.place import check_place
-from search.rows.provenance import provenance
-from search.searchers.registry import entry_of, make_searcher, names_of
-from search.study.kept import check_name, packed
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.interruption import interruption
+from bo_distill.search.command.options import make_task, study_options
+from bo_distill.search.command.shell import FAILED, INTERRUPTED, OK, Parser, carry_out, positive
+from bo_distill.search.execution.comparison import Budget, check_question, run_all
+from bo_distill.search.execution.place import check_place
+from bo_distill.search.rows.provenance import provenance
+from bo_distill.search.searchers.registry import entry_of, make_searcher, names_of
+from bo_distill.search.study.kept import check_name, packed
 
 if TYPE_CHECKING:
-    from search.evidence.statistics import Course
-    from search.study.records import Plan
+    from bo_distill.search.evidence.statistics import Course
+    from bo_distill.search.study.records import Plan
 
 
 def parser() -> Parser:
@@ -82,9 +82,9 @@ def compare(args: argparse.Namespace) -> int:
     names = names_of(args.searchers)
     budget = budget_of(args, names)
 
-    from methods.data import load
-    from search.study.ledger import WRITTEN
-    from search.study.records import Plan
+    from bo_distill.methods.data import load
+    from bo_distill.search.study.ledger import WRITTEN
+    from bo_distill.search.study.records import Plan
 
     if args.name is not None:
         check_name("--name", args.name)
@@ -146,9 +146,9 @@ def conclude(
     as_json: bool,
 ) -> None:
     """Analyse what ran; keep it as compare.json and as a page, and print it."""
-    from search.evidence.statistics import analyse
-    from search.pages.comparison import comparison_page
-    from search.pages.study import keep
+    from bo_distill.search.evidence.statistics import analyse
+    from bo_distill.search.pages.comparison import comparison_page
+    from bo_distill.search.pages.study import keep
 
     summary = {
         **asked,

@@ -18,9 +18,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from methods.errors import UsageError
-from search.command.data import add_data_options, data_of
-from search.command.shell import OK, Parser, carry_out
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.data import add_data_options, data_of
+from bo_distill.search.command.shell import OK, Parser, carry_out
 
 
 def parser() -> Parser:
@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
     if out and not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no such folder; make it or give another")
 
-    from methods.data import load
-    from methods.data_spec import DataSpec
+    from bo_distill.methods.data import load
+    from bo_distill.methods.data_spec import DataSpec
 
     data = load(data_of(args, DataSpec(args.data)))
     info = data.info
@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
         seen = {"name": info.name, "kind": info.kind, "shape": info.shape, "fingerprint": info.fingerprint}
         print(json.dumps({**seen, "tasks": info.tasks, **dataclasses.asdict(info.account)}, indent=1))
     else:
-        from search.command.reading import reading_rows
-        from search.command.terminal import print_table
-        from search.rows.export import printable
+        from bo_distill.search.command.reading import reading_rows
+        from bo_distill.search.command.terminal import print_table
+        from bo_distill.search.rows.export import printable
 
         print(
             f"{printable(info.name)}: {info.kind}, {' x '.join(map(str, info.shape))}, fingerprint {info.fingerprint}"
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         for line in info.account.lines() or ["nothing was left out"]:
             print(printable(line))
     if out:
-        from search.pages.reading import contact_sheet, dataset_page
+        from bo_distill.search.pages.reading import contact_sheet, dataset_page
 
         content = contact_sheet(data) if out.suffix.lower() == ".png" else dataset_page(data).encode()
         try:

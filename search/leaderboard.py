@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distributed.storage import Storage
-from methods.errors import UsageError
-from search.command.shell import FAILED, OK, Parser, carry_out, trust_option
-from search.command.terminal import print_table
-from search.rows import compaction, sql
-from search.rows.export import exported, flat, markdown, plain, printable
-from search.rows.optuna import to_optuna
-from search.rows.row import LEADERBOARD, from_table, schema
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, trust_option
+from bo_distill.search.command.terminal import print_table
+from bo_distill.search.rows import compaction, sql
+from bo_distill.search.rows.export import exported, flat, markdown, plain, printable
+from bo_distill.search.rows.optuna import to_optuna
+from bo_distill.search.rows.row import LEADERBOARD, from_table, schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -164,7 +164,7 @@ def query(storage: Storage, arguments: argparse.Namespace) -> int:
 
 def reproduce(storage: Storage, arguments: argparse.Namespace) -> int:
     """Train a row again and say whether its accuracy comes back; 1 where it does not."""
-    from search.execution.rerun import rerun
+    from bo_distill.search.execution.rerun import rerun
 
     found = from_table(_trial(storage, arguments.id))
     if not found:

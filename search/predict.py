@@ -22,13 +22,13 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from methods.errors import UsageError
-from search.command.shell import FAILED, OK, SOME_FAILED, Parser, carry_out, trust_option
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.shell import FAILED, OK, SOME_FAILED, Parser, carry_out, trust_option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from search.study.winner import Deployed
+    from bo_distill.search.study.winner import Deployed
 
 ROWS = 256  # that are held and answered at once
 TOLERANCE = 1e-4  # of an exported network's logits, times the largest of them where that is above 1
@@ -53,9 +53,9 @@ def open_model(name: str, storage_uri: str) -> Deployed:
     Raises:
         UsageError: there is none.
     """
-    from distributed.storage import Storage
-    from search.study.kept import check_name
-    from search.study.winner import load_model
+    from bo_distill.distributed.storage import Storage
+    from bo_distill.search.study.kept import check_name
+    from bo_distill.search.study.winner import load_model
 
     here = Storage(name) if "://" in name or os.path.isdir(os.path.expanduser(name)) else None
     if here and here.exists("model.json"):
@@ -92,7 +92,7 @@ def rows_of(inputs: Sequence[str], deployed: Deployed, bad: list[str]) -> Iterat
 def _images(path: Path, deployed: Deployed, bad: list[str]) -> Iterator[tuple[list[str], Tensor]]:
     import torch
 
-    from methods.data.images.pixels import SUFFIXES, Pixels, Unreadable, own_limit, read
+    from bo_distill.methods.data.images.pixels import SUFFIXES, Pixels, Unreadable, own_limit, read
 
     files = [path]
     if path.is_dir():
@@ -118,10 +118,10 @@ def _images(path: Path, deployed: Deployed, bad: list[str]) -> Iterator[tuple[li
 
 
 def _sentences(path: Path, deployed: Deployed, bad: list[str]) -> Iterator[tuple[list[str], Tensor]]:
-    from methods.data.characters import encode
-    from methods.data.texts.encodings import utf8
-    from methods.data.texts.sentences import tidy
-    from methods.data.texts.tables import Layout, columns, kind_of
+    from bo_distill.methods.data.characters import encode
+    from bo_distill.methods.data.texts.encodings import utf8
+    from bo_distill.methods.data.texts.sentences import tidy
+    from bo_distill.methods.data.texts.tables import Layout, columns, kind_of
 
     reading = dict(deployed.info.reading)
     column = reading.pop("text_column", "text")
@@ -224,7 +224,7 @@ def export(deployed: Deployed, form: str) -> tuple[bytes, float, float]:
             expected = torch.cat([deployed.net(x).float() for x in some])
             off = (torch.cat([answer(x).float() for x in some]) - expected).abs().max()
     except ModuleNotFoundError as error:
-        raise UsageError(f'--export {form}: {error.name} is missing; pip install "bo-distill-search[export]"') from None
+        raise UsageError(f'--export {form}: {error.name} is missing; pip install "bo-distill[export]"') from None
     except Exception as error:  # the exporters raise many kinds
         reason = " ".join(str(error).split())[:120]
         raise UsageError(

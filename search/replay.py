@@ -18,11 +18,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distributed.storage import Storage
-from methods.errors import UsageError
-from search.command.shell import FAILED, OK, Parser, carry_out, positive
-from search.searchers.registry import SEARCHERS, names_of
-from search.simulation import FUNCTIONS
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, positive
+from bo_distill.search.searchers.registry import SEARCHERS, names_of
+from bo_distill.search.simulation import FUNCTIONS
 
 
 def parser() -> Parser:
@@ -73,10 +73,10 @@ def run(args: argparse.Namespace) -> int:
     if args.problem is None:
         raise UsageError(f"which table? give a Parquet file or one of {', '.join(FUNCTIONS)}")
     names = names_of(args.searchers)
-    from search.simulation.curse import winners_curse
-    from search.simulation.problems import function
-    from search.simulation.recorded import Table
-    from search.simulation.studies import simulated
+    from bo_distill.search.simulation.curse import winners_curse
+    from bo_distill.search.simulation.problems import function
+    from bo_distill.search.simulation.recorded import Table
+    from bo_distill.search.simulation.studies import simulated
 
     known = args.problem in FUNCTIONS
     problem: Any = function(args.problem, args.noise) if known else Table.read(args.problem, args.nearest)
@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
 
 def real(args: argparse.Namespace) -> int:
     """Compare a study's real duration with a simulated one; FAILED if they differ by more than 15 %."""
-    from search.simulation.clock import makespans
-    from search.study.ledger import Study
+    from bo_distill.search.simulation.clock import makespans
+    from bo_distill.search.study.ledger import Study
 
     simulated, measured = makespans(Study.open(Storage(args.storage), args.makespan), args.overhead)
     summary = {"study": args.makespan, "simulated": simulated, "real": measured, "error": simulated / measured - 1}

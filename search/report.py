@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distributed.storage import Storage
-from methods.errors import UsageError
-from search.command.shell import OK, Parser, carry_out, trust_option
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.shell import OK, Parser, carry_out, trust_option
 
 if TYPE_CHECKING:
-    from search.study.ledger import Study
+    from bo_distill.search.study.ledger import Study
 
 
 def parser() -> Parser:
@@ -42,7 +42,7 @@ def open_study(name: str, storage: Storage) -> Study:
     Raises:
         UsageError: there is none.
     """
-    from search.study.ledger import Study
+    from bo_distill.search.study.ledger import Study
 
     folder = _folder_of(name)
     return Study.open(Storage(folder.parent.parent), folder.name) if folder else Study.open(storage, name.strip("/"))
@@ -56,9 +56,9 @@ def _folder_of(name: str) -> Path | None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
-    from search.pages.comparison import comparison_page
-    from search.pages.study import keep, page_of
-    from search.study.kept import check_name, damaged, read
+    from bo_distill.search.pages.comparison import comparison_page
+    from bo_distill.search.pages.study import keep, page_of
+    from bo_distill.search.study.kept import check_name, damaged, read
 
     storage = Storage(args.storage)
     names = list(dict.fromkeys(args.studies))

@@ -26,10 +26,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from methods import METHODS
-from methods.errors import UsageError
-from search.command.shell import OK, SOME_FAILED, Parser, carry_out, positive
-from search.execution.processes import Pool
+from bo_distill.methods import METHODS
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.shell import OK, SOME_FAILED, Parser, carry_out, positive
+from bo_distill.search.execution.processes import Pool
 
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
@@ -78,13 +78,13 @@ def run(args: argparse.Namespace) -> int:
     positive("--processes", args.processes)
     until = begun + seconds(args.time) if args.time else math.inf
     names, out = list(METHODS) if args.method == "all" else [args.method], Path(args.out)
-    from distributed.storage import Storage
-    from search.papers import publish
-    from search.papers.lines import Reproduction
-    from search.papers.missing import missing
-    from search.papers.readme import write
-    from search.papers.training import Sitting
-    from search.study.ledger import WRITTEN
+    from bo_distill.distributed.storage import Storage
+    from bo_distill.search.papers import publish
+    from bo_distill.search.papers.lines import Reproduction
+    from bo_distill.search.papers.missing import missing
+    from bo_distill.search.papers.readme import write
+    from bo_distill.search.papers.training import Sitting
+    from bo_distill.search.study.ledger import WRITTEN
 
     if args.readme:
         write(out, Path(args.readme))

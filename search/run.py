@@ -16,18 +16,27 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from methods.errors import UsageError
-from search.command.asking import asked_for
-from search.command.config import FileParser, toml_of
-from search.command.interruption import interruption
-from search.command.options import study_options
-from search.command.reading import tell_reading
-from search.command.shell import FAILED, INTERRUPTED, OK, SOME_FAILED, Parser, carry_out, positive, trust_option
-from search.execution.place import check_place, on_ray, settled
-from search.searchers.registry import DEFAULT, SEARCHERS
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.asking import asked_for
+from bo_distill.search.command.config import FileParser, toml_of
+from bo_distill.search.command.interruption import interruption
+from bo_distill.search.command.options import study_options
+from bo_distill.search.command.reading import tell_reading
+from bo_distill.search.command.shell import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    SOME_FAILED,
+    Parser,
+    carry_out,
+    positive,
+    trust_option,
+)
+from bo_distill.search.execution.place import check_place, on_ray, settled
+from bo_distill.search.searchers.registry import DEFAULT, SEARCHERS
 
 if TYPE_CHECKING:
-    from search.study.ledger import Study
+    from bo_distill.search.study.ledger import Study
 
 
 def parser() -> Parser:
@@ -92,7 +101,7 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
     if args.fields:
-        from search.command.fields import list_fields
+        from bo_distill.search.command.fields import list_fields
 
         return list_fields(args)
     for name in ("workers", "concurrency", "patience"):
@@ -101,14 +110,14 @@ def run(args: argparse.Namespace) -> int:
     if args.confirm:
         positive("--confirm", args.confirm, 2)
 
-    from distributed.storage import Storage
+    from bo_distill.distributed.storage import Storage
 
     storage = Storage(args.storage)
     args.storage = storage.uri
     study = asked_for(args, storage)
     plan = study.plan
-    from search.study.conductor import searcher_of
-    from search.study.ledger import WRITTEN
+    from bo_distill.search.study.conductor import searcher_of
+    from bo_distill.search.study.ledger import WRITTEN
 
     searcher_of(study)  # says now what cannot be: a grid in too few trials, ranges that have changed since
     method, info = study.method, study.info
@@ -120,8 +129,8 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         from contextlib import nullcontext
 
-        from distributed.ray.cluster import connected, layout, machine
-        from search.execution.forecast import describe
+        from bo_distill.distributed.ray.cluster import connected, layout, machine
+        from bo_distill.search.execution.forecast import describe
 
         with connected(args.address, sys.stderr) if args.address else nullcontext(machine()) as nodes:
             place = layout(nodes, workers=plan.task.workers, concurrency=args.concurrency)
@@ -129,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
         return OK
     storage.check_writable(*WRITTEN, study.folder, f"{study.folder}/trials")
     for name in trackers(args):
-        from search.execution.tracking import check
+        from bo_distill.search.execution.tracking import check
 
         check(storage, name)
     return search(args, study)
@@ -154,7 +163,7 @@ def search(args: argparse.Namespace, study: Study) -> int:
         place, terminal = stack.enter_context(on_ray(args, task.workers, study.storage, f"{study.folder}/ray.log"))
         if not args.resume:  # a Ray that does not answer leaves nothing of a new study, no lock either
             stack.enter_context(study.locked())
-        from search.execution.tune import run_study
+        from bo_distill.search.execution.tune import run_study
 
         study.plan = settled(study.plan, place, args.address)
         study.save_plan()
@@ -162,12 +171,12 @@ def search(args: argparse.Namespace, study: Study) -> int:
         interruption().words = go_on
         tell_reading(study.info)
         for name in trackers(args):
-            from search.execution.tracking import track
+            from bo_distill.search.execution.tracking import track
 
             track(study, name)
         run_study(study, place, None if args.quiet else terminal)
-    from search.command.summary import print_summary
-    from search.evidence.summary import summarise
+    from bo_distill.search.command.summary import print_summary
+    from bo_distill.search.evidence.summary import summarise
 
     keep(study, args.quiet)
     summary = summarise(study, time.monotonic() - started)
@@ -187,8 +196,8 @@ def keep(study: Study, quiet: bool) -> None:
     """Write the winner's model and the page, once the study is complete. A page that fails costs the page only."""
     if not study.complete or study.best() is None:
         return
-    from search.pages.study import write
-    from search.study.winner import save_winner
+    from bo_distill.search.pages.study import write
+    from bo_distill.search.study.winner import save_winner
 
     save_winner(study)
     if not quiet:

@@ -18,11 +18,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from methods.errors import UsageError
-from search.command.shell import OK, Parser, carry_out, trust_option
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.shell import OK, Parser, carry_out, trust_option
 
 if TYPE_CHECKING:
-    from distributed.storage import Storage
+    from bo_distill.distributed.storage import Storage
 
 SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -64,9 +64,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("clean: give either --older AGE, such as 30d, or --unused for all that nobody needs")
     older = age(args.older) if args.older else 0.0
 
-    from distributed.storage import Storage
-    from search.rows.export import printable
-    from search.study.cleaning import clean
+    from bo_distill.distributed.storage import Storage
+    from bo_distill.search.rows.export import printable
+    from bo_distill.search.study.cleaning import clean
 
     storage = Storage(args.storage)
     if not storage.exists():
@@ -84,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
 
 def show(storage: Storage) -> None:
     """Sizes by study and by stage, on standard output."""
-    from search.command.terminal import print_table
-    from search.study.cleaning import needed, stages, studies
+    from bo_distill.search.command.terminal import print_table
+    from bo_distill.search.study.cleaning import needed, stages, studies
 
     needs, found = needed(storage), stages(storage)
     sizes = {stem: parts.size for stem, parts in found.items()}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
 
 torch.set_num_threads(1)
 # The same examples every time: a test that fails tells of the change. `--hypothesis-profile=default` draws new ones.

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import urlparse
 
-from distributed.ray.private import ENVIRONMENT, died_with_its_node, orphaned_groups, own_session
-from methods.errors import UsageError
+import bo_distill
+from bo_distill.distributed.ray.private import ENVIRONMENT, died_with_its_node, orphaned_groups, own_session
+from bo_distill.methods.errors import UsageError
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 NOTICED = 30.0  # seconds
@@ -188,15 +189,16 @@ def connected(address: str | None, terminal: TextIO) -> Iterator[list[Node]]:
 
     import ray
 
-    # Ray's workers look for modules where this process finds them; `distributed` is also a public package's name.
-    root = str(Path(__file__).resolve().parents[2])
-    if root not in sys.path:
-        sys.path.insert(0, root)
+    package = Path(bo_distill.__file__).resolve().parent
+    root = str(package.parent)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with contextlib.ExitStack() as stack:
         if address:
             excludes = [".git", ".venv*", "/data", "/docs", "/results", "*.parquet", "*.safetensors"]
-            options |= {"address": address, "runtime_env": {"working_dir": root, "excludes": excludes}}
+            # Of a checkout everything is sent, a person's own method too; of an installation the package alone.
+            checkout = (package.parent / "pyproject.toml").exists()
+            sent = {"working_dir": root, "excludes": excludes} if checkout else {"py_modules": [str(package)]}
+            options |= {"address": address, "runtime_env": sent}
         else:
             found = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
             options |= {"address": "local", "include_dashboard": False, "_temp_dir": stack.enter_context(_folder())}

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from methods import features, pictures
-from methods.center_loss.method import DENSE, activations, model
-from methods.data.dataset import Split
-from methods.method import Table, Trained
+from bo_distill.methods import features, pictures
+from bo_distill.methods.center_loss.method import DENSE, activations, model
+from bo_distill.methods.data.dataset import Split
+from bo_distill.methods.method import Table, Trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

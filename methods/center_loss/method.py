@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from methods import features
-from methods.center_loss.nets import Network, network
-from methods.center_loss.settings import Joint
-from methods.center_loss.stages import train
-from methods.cost import count
-from methods.data.dataset import Info
-from methods.method import Configs, Control, Method, Recipe, Stage, States, Trained
+from bo_distill.methods import features
+from bo_distill.methods.center_loss.nets import Network, network
+from bo_distill.methods.center_loss.settings import Joint
+from bo_distill.methods.center_loss.stages import train
+from bo_distill.methods.cost import count
+from bo_distill.methods.data.dataset import Info
+from bo_distill.methods.method import Configs, Control, Method, Recipe, Stage, States, Trained
 
 DENSE = "layers.dense"  # the space of the loss
 
@@ -123,6 +123,6 @@ METHOD = Method(
         "push_only": Control(changed(term="push"), tunes=("joint.weight", "joint.margin", "joint.lr")),
     },
     metrics=metrics,
-    figures="methods.center_loss.figures",
-    published="methods.center_loss.published",
+    figures="bo_distill.methods.center_loss.figures",
+    published="bo_distill.methods.center_loss.published",
 )

@@ -7,11 +7,11 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from methods.center_loss.paper import cosine_logits
-from methods.center_loss.settings import Joint
-from methods.data.dataset import Info
-from methods.errors import UsageError
-from methods.training import Batch
+from bo_distill.methods.center_loss.paper import cosine_logits
+from bo_distill.methods.center_loss.settings import Joint
+from bo_distill.methods.data.dataset import Info
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.training import Batch
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Sequential:

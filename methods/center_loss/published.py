@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from methods.center_loss.method import METHOD, STEPPED, VARIANTS
-from methods.data.dataset import DataSpec
-from methods.method import flatten
-from methods.published import Cell, Claim, PaperTable, Scale, headline, short
+from bo_distill.methods.center_loss.method import METHOD, STEPPED, VARIANTS
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.method import flatten
+from bo_distill.methods.published import Cell, Claim, PaperTable, Scale, headline, short
 
 NAMES = {
     "a": "a: plain",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
-from methods.center_loss.paper import TERMS
-from methods.errors import UsageError
-from methods.space import choice, integer, numbers, real
-from methods.training import OPTIMIZERS, SCHEDULES, Training
+from bo_distill.methods.center_loss.paper import TERMS
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.space import choice, integer, numbers, real
+from bo_distill.methods.training import OPTIMIZERS, SCHEDULES, Training
 
 
 @dataclass(frozen=True)

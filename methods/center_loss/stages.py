@@ -5,12 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.center_loss.nets import Aligned, Network, network
-from methods.center_loss.paper import centre_aligned, class_means, class_sums, kmeans_centres, moved, with_margin
-from methods.center_loss.settings import Joint
-from methods.method import State, States, Worker
-from methods.metrics import validation
-from methods.training import Batch, Player
+from bo_distill.methods.center_loss.nets import Aligned, Network, network
+from bo_distill.methods.center_loss.paper import (
+    centre_aligned,
+    class_means,
+    class_sums,
+    kmeans_centres,
+    moved,
+    with_margin,
+)
+from bo_distill.methods.center_loss.settings import Joint
+from bo_distill.methods.method import State, States, Worker
+from bo_distill.methods.metrics import validation
+from bo_distill.methods.training import Batch, Player
 
 START_ROWS = 10_000  # enough to place some centres, and K-means takes seconds
 

@@ -21,22 +21,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.data.account import Account
-from methods.data.characters import encode, vocabulary
-from methods.data.dataset import Data, DataSpec, Info, Split
-from methods.data.source import Source, subset
-from methods.errors import TestSplitLocked, UsageError
+from bo_distill.methods.data.account import Account
+from bo_distill.methods.data.characters import encode, vocabulary
+from bo_distill.methods.data.dataset import Data, DataSpec, Info, Split
+from bo_distill.methods.data.source import Source, subset
+from bo_distill.methods.errors import TestSplitLocked, UsageError
 
 __all__ = ["SETS", "Data", "DataSpec", "Info", "Split", "load", "load_test", "stage_running"]
 
 SETS = {
-    "digits": "methods.data.digits",
-    "glyphs": "methods.data.glyphs",
-    "docstrings": "methods.data.docstrings",
-    "cifar10": "methods.data.cifar",
-    "cifar100": "methods.data.cifar",
-    "imagefolder:PATH": "methods.data.images.folder",
-    "text:PATH": "methods.data.texts.file",
+    "digits": "bo_distill.methods.data.digits",
+    "glyphs": "bo_distill.methods.data.glyphs",
+    "docstrings": "bo_distill.methods.data.docstrings",
+    "cifar10": "bo_distill.methods.data.cifar",
+    "cifar100": "bo_distill.methods.data.cifar",
+    "imagefolder:PATH": "bo_distill.methods.data.images.folder",
+    "text:PATH": "bo_distill.methods.data.texts.file",
 }
 """Name on the command line -> the module whose `read(spec)` returns its `Source`."""
 

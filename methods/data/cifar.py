@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from methods.data.cache import directory as cache_directory
-from methods.data.dataset import DataSpec
-from methods.data.source import Source, divide
-from methods.errors import UsageError
+from bo_distill.methods.data.cache import directory as cache_directory
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.data.source import Source, divide
+from bo_distill.methods.errors import UsageError
 
 
 def read(spec: DataSpec) -> Source:

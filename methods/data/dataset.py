@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from methods.data.account import Account
-from methods.data_spec import DataSpec as DataSpec
+from bo_distill.methods.data.account import Account
+from bo_distill.methods.data_spec import DataSpec as DataSpec
 
 
 @dataclass(frozen=True)

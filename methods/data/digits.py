@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from methods.data.dataset import DataSpec
-from methods.data.source import Source, divide
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.data.source import Source, divide
 
 
 def read(spec: DataSpec) -> Source:

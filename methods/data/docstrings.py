@@ -18,11 +18,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from methods.data.cache import directory
-from methods.data.dataset import DataSpec
-from methods.data.source import Source
-from methods.data.texts.sentences import sentences
-from methods.errors import UsageError
+from bo_distill.methods.data.cache import directory
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.data.source import Source
+from bo_distill.methods.data.texts.sentences import sentences
+from bo_distill.methods.errors import UsageError
 
 if TYPE_CHECKING:
     import pyarrow

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from methods.data.dataset import DataSpec
-from methods.data.source import SEED, Source
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.data.source import SEED, Source
 
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase + string.punctuation + "αβλνρω"
 

@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
-from methods.errors import UsageError
+from bo_distill.methods.errors import UsageError
 
 PARTS = ("train", "val", "test")
 WORDS = {

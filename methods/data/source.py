@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from methods.data.account import LeftOut
-from methods.data.dataset import DataSpec
-from methods.errors import UsageError
+from bo_distill.methods.data.account import LeftOut
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.errors import UsageError
 
 Indices = NDArray[np.int64]
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from methods.cost import count
-from methods.fsp.method import model, networks, teacher
-from methods.fsp.nets import teacher_net
-from methods.fsp.paper import fsp_matrix, section_losses
-from methods.method import Table, Trained
-from methods.metrics import accuracy
-from methods.nets.cifar import Sectioned
+from bo_distill.methods.cost import count
+from bo_distill.methods.fsp.method import model, networks, teacher
+from bo_distill.methods.fsp.nets import teacher_net
+from bo_distill.methods.fsp.paper import fsp_matrix, section_losses
+from bo_distill.methods.method import Table, Trained
+from bo_distill.methods.metrics import accuracy
+from bo_distill.methods.nets.cifar import Sectioned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

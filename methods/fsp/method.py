@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from methods.cost import count
-from methods.data.dataset import Info
-from methods.fsp.nets import teacher_net
-from methods.fsp.settings import Finetune, Teacher, Transfer
-from methods.fsp.stages import finetune, frozen_teacher, train_teacher, transfer
-from methods.method import Configs, Control, Method, Recipe, Stage, States, Trained, stretched
-from methods.metrics import accuracy
-from methods.nets.cifar import CifarNet, Sectioned
+from bo_distill.methods.cost import count
+from bo_distill.methods.data.dataset import Info
+from bo_distill.methods.fsp.nets import teacher_net
+from bo_distill.methods.fsp.settings import Finetune, Teacher, Transfer
+from bo_distill.methods.fsp.stages import finetune, frozen_teacher, train_teacher, transfer
+from bo_distill.methods.method import Configs, Control, Method, Recipe, Stage, States, Trained, stretched
+from bo_distill.methods.metrics import accuracy
+from bo_distill.methods.nets.cifar import CifarNet, Sectioned
 
 
 def model(configs: Configs, states: States, info: Info) -> CifarNet:
@@ -132,6 +132,6 @@ METHOD = Method(
         "equal_epochs": Control(student_alone_equal_epochs, tunes=("finetune.lr",)),
     },
     metrics=metrics,
-    figures="methods.fsp.figures",
-    published="methods.fsp.published",
+    figures="bo_distill.methods.fsp.figures",
+    published="bo_distill.methods.fsp.published",
 )

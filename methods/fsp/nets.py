@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from methods.data.dataset import Info
-from methods.fsp.paper import fsp_matrix, uncertainty_weighted
-from methods.nets.cifar import CifarNet, Sectioned, Vgg16
+from bo_distill.methods.data.dataset import Info
+from bo_distill.methods.fsp.paper import fsp_matrix, uncertainty_weighted
+from bo_distill.methods.nets.cifar import CifarNet, Sectioned, Vgg16
 
 
 def teacher_net(arch: str, info: Info) -> Sectioned:

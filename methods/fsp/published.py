@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from methods.data.dataset import DataSpec
-from methods.fsp.method import METHOD, student_alone, student_alone_equal_epochs
-from methods.method import flatten, stretched
-from methods.published import Cell, Claim, PaperTable, Scale, headline, short
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.fsp.method import METHOD, student_alone, student_alone_equal_epochs
+from bo_distill.methods.method import flatten, stretched
+from bo_distill.methods.published import Cell, Claim, PaperTable, Scale, headline, short
 
 SOFT: dict[str, Any] = {"finetune.distill": 0.5}
 # Hinton et al. 2015; Zhao et al. 2022; Sun et al. 2024; learned weights Kendall et al. 2018.

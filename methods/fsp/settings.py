@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from methods.space import choice, real
-from methods.training import Training
+from bo_distill.methods.space import choice, real
+from bo_distill.methods.training import Training
 
 
 @dataclass(frozen=True)

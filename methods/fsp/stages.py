@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.fsp.nets import Projected, teacher_net
-from methods.fsp.paper import decoupled_loss, fsp_matrix, section_losses, soft_target_loss, standardised
-from methods.fsp.settings import Finetune, Teacher, Transfer
-from methods.method import State, States, Worker
-from methods.metrics import validation
-from methods.nets.cifar import CifarNet, Sectioned
-from methods.training import Batch, Player
+from bo_distill.methods.fsp.nets import Projected, teacher_net
+from bo_distill.methods.fsp.paper import decoupled_loss, fsp_matrix, section_losses, soft_target_loss, standardised
+from bo_distill.methods.fsp.settings import Finetune, Teacher, Transfer
+from bo_distill.methods.method import State, States, Worker
+from bo_distill.methods.metrics import validation
+from bo_distill.methods.nets.cifar import CifarNet, Sectioned
+from bo_distill.methods.training import Batch, Player
 
 
 def frozen_teacher(worker: Worker, state: State) -> Sectioned:

@@ -10,8 +10,8 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from methods.label_embedding.method import answers, base_macs, routing
-from methods.label_embedding.paper import (
+from bo_distill.methods.label_embedding.method import answers, base_macs, routing
+from bo_distill.methods.label_embedding.paper import (
     CLUSTERINGS,
     average_macs,
     cluster,
@@ -21,10 +21,10 @@ from methods.label_embedding.paper import (
     members,
     own_cluster,
 )
-from methods.label_embedding.settings import RULES
-from methods.label_embedding.stages import Answers
-from methods.method import Table, Trained
-from methods.metrics import accuracy
+from bo_distill.methods.label_embedding.settings import RULES
+from bo_distill.methods.label_embedding.stages import Answers
+from bo_distill.methods.method import Table, Trained
+from bo_distill.methods.metrics import accuracy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

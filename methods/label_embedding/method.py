@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from methods.cost import count
-from methods.data.dataset import Info
-from methods.label_embedding.nets import Ensemble, base_net, weights
-from methods.label_embedding.paper import average_macs, members
-from methods.label_embedding.settings import RULES, Base, Cluster, Experts, Route
-from methods.label_embedding.stages import Answers, choose_route, find_clusters, train_base, train_experts
-from methods.method import Configs, Control, Method, Recipe, Stage, States, Trained, stretched
-from methods.metrics import accuracy
-from methods.nets.wrn import WideResNet
-from methods.training import Training
+from bo_distill.methods.cost import count
+from bo_distill.methods.data.dataset import Info
+from bo_distill.methods.label_embedding.nets import Ensemble, base_net, weights
+from bo_distill.methods.label_embedding.paper import average_macs, members
+from bo_distill.methods.label_embedding.settings import RULES, Base, Cluster, Experts, Route
+from bo_distill.methods.label_embedding.stages import Answers, choose_route, find_clusters, train_base, train_experts
+from bo_distill.methods.method import Configs, Control, Method, Recipe, Stage, States, Trained, stretched
+from bo_distill.methods.metrics import accuracy
+from bo_distill.methods.nets.wrn import WideResNet
+from bo_distill.methods.training import Training
 
 
 def model(configs: Configs, states: States, info: Info) -> Ensemble:
@@ -198,6 +198,6 @@ METHOD = Method(
         "ensemble": Control(two_networks),
     },
     metrics=metrics,
-    figures="methods.label_embedding.figures",
-    published="methods.label_embedding.published",
+    figures="bo_distill.methods.label_embedding.figures",
+    published="bo_distill.methods.label_embedding.published",
 )

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from methods.label_embedding.paper import combine, dispatch, members
-from methods.label_embedding.settings import Route
-from methods.method import State
-from methods.nets.wrn import WideResNet
+from bo_distill.methods.label_embedding.paper import combine, dispatch, members
+from bo_distill.methods.label_embedding.settings import Route
+from bo_distill.methods.method import State
+from bo_distill.methods.nets.wrn import WideResNet
 
 
 def base_net(state: State, classes: int) -> WideResNet:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from sklearn.cluster import AgglomerativeClustering, KMeans, SpectralClustering
 from torch import Tensor
 
-from methods.errors import UsageError
+from bo_distill.methods.errors import UsageError
 
 LEAK = 1e-4
 """Share of their mass that hard routing leaves to the other clusters, so that a wrong route costs a finite loss."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from methods.data.dataset import DataSpec
-from methods.label_embedding.method import METHOD, base_longer, two_networks
-from methods.method import flatten
-from methods.published import Cell, Claim, PaperTable, Scale, headline, short
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.label_embedding.method import METHOD, base_longer, two_networks
+from bo_distill.methods.method import flatten
+from bo_distill.methods.published import Cell, Claim, PaperTable, Scale, headline, short
 
 BASE, LONGER = "base", "base, trained on for the experts' epochs"
 

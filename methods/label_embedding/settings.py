@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from methods.space import choice, integer, real
-from methods.training import AUGMENTATIONS, Training
+from bo_distill.methods.space import choice, integer, real
+from bo_distill.methods.training import AUGMENTATIONS, Training
 
 RULES = ("hard", "soft", "top", "average")
 

@@ -15,8 +15,8 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from methods.label_embedding.nets import sub_classifier
-from methods.label_embedding.paper import (
+from bo_distill.methods.label_embedding.nets import sub_classifier
+from bo_distill.methods.label_embedding.paper import (
     cluster,
     combine,
     confusion,
@@ -25,11 +25,11 @@ from methods.label_embedding.paper import (
     members,
     own_cluster,
 )
-from methods.label_embedding.settings import Base, Cluster, Experts, Route
-from methods.method import State, States, Worker
-from methods.metrics import accuracy, temperature, validation
-from methods.nets.wrn import WideResNet
-from methods.training import Batch, Player
+from bo_distill.methods.label_embedding.settings import Base, Cluster, Experts, Route
+from bo_distill.methods.method import State, States, Worker
+from bo_distill.methods.metrics import accuracy, temperature, validation
+from bo_distill.methods.nets.wrn import WideResNet
+from bo_distill.methods.training import Batch, Player
 
 
 def train_base(worker: Worker, config: Base, needs: States) -> State:

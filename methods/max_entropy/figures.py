@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from methods.max_entropy import paper
-from methods.max_entropy.method import final_augmenter, model
-from methods.max_entropy.nets import Augmenter
-from methods.method import Table, Trained
-from methods.metrics import accuracy
+from bo_distill.methods.max_entropy import paper
+from bo_distill.methods.max_entropy.method import final_augmenter, model
+from bo_distill.methods.max_entropy.nets import Augmenter
+from bo_distill.methods.method import Table, Trained
+from bo_distill.methods.metrics import accuracy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,12 +7,18 @@ from typing import Any
 
 from torch import nn
 
-from methods.cost import count
-from methods.data.dataset import Info
-from methods.max_entropy.nets import Augmenter, augmenter_net, classifier_net, discriminator, filled
-from methods.max_entropy.settings import Augment, Classify, Finetune
-from methods.max_entropy.stages import finetune, frozen_classifier, measure, train_augmenter, train_classifier
-from methods.method import Configs, Control, Method, Recipe, Stage, States, Trained, stretched
+from bo_distill.methods.cost import count
+from bo_distill.methods.data.dataset import Info
+from bo_distill.methods.max_entropy.nets import Augmenter, augmenter_net, classifier_net, discriminator, filled
+from bo_distill.methods.max_entropy.settings import Augment, Classify, Finetune
+from bo_distill.methods.max_entropy.stages import (
+    finetune,
+    frozen_classifier,
+    measure,
+    train_augmenter,
+    train_classifier,
+)
+from bo_distill.methods.method import Configs, Control, Method, Recipe, Stage, States, Trained, stretched
 
 
 def model(configs: Configs, states: States, info: Info) -> nn.Module:
@@ -207,6 +213,6 @@ METHOD = Method(
         "alternate": Control(alternate, tunes=("augmenter.weight", "augmenter.bound", "augmenter.lr")),
     },
     metrics=metrics,
-    figures="methods.max_entropy.figures",
-    published="methods.max_entropy.published",
+    figures="bo_distill.methods.max_entropy.figures",
+    published="bo_distill.methods.max_entropy.published",
 )

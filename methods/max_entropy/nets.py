@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from methods.data.dataset import Info
-from methods.max_entropy import paper
-from methods.max_entropy.settings import Augment
-from methods.method import State
-from methods.nets.layers import Normalize
-from methods.nets.resnet18 import resnet18
+from bo_distill.methods.data.dataset import Info
+from bo_distill.methods.max_entropy import paper
+from bo_distill.methods.max_entropy.settings import Augment
+from bo_distill.methods.method import State
+from bo_distill.methods.nets.layers import Normalize
+from bo_distill.methods.nets.resnet18 import resnet18
 
 M = TypeVar("M", bound=nn.Module)
 

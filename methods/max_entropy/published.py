@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from methods.data.dataset import DataSpec
-from methods.max_entropy.method import METHOD
-from methods.method import flatten
-from methods.published import Cell, Claim, PaperTable, Scale, headline, short
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.max_entropy.method import METHOD
+from bo_distill.methods.method import flatten
+from bo_distill.methods.published import Cell, Claim, PaperTable, Scale, headline, short
 
 NONE, PRINTED, TURNED = "no augmentation", "as printed", "the sign turned and nothing else"
 FLIPPED = "crop and flip"

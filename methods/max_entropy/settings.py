@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from methods.max_entropy import paper
-from methods.nets.resnet18 import STEMS
-from methods.space import choice, integer, real
-from methods.training import OPTIMIZERS, SCHEDULES, Training
+from bo_distill.methods.max_entropy import paper
+from bo_distill.methods.nets.resnet18 import STEMS
+from bo_distill.methods.space import choice, integer, real
+from bo_distill.methods.training import OPTIMIZERS, SCHEDULES, Training
 
 NOISES = ("none", "input", "strength")
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.data.dataset import Split
-from methods.max_entropy import paper
-from methods.max_entropy.nets import (
+from bo_distill.methods.data.dataset import Split
+from bo_distill.methods.max_entropy import paper
+from bo_distill.methods.max_entropy.nets import (
     Augmenter,
     Student,
     augmenter_net,
@@ -20,10 +20,10 @@ from methods.max_entropy.nets import (
     evaluating,
     filled,
 )
-from methods.max_entropy.settings import Augment, Classify, Finetune
-from methods.method import State, States, Worker
-from methods.metrics import validation
-from methods.training import Batch, Player
+from bo_distill.methods.max_entropy.settings import Augment, Classify, Finetune
+from bo_distill.methods.method import State, States, Worker
+from bo_distill.methods.metrics import validation
+from bo_distill.methods.training import Batch, Player
 
 DRAWS = 4
 """Noise vectors that every image is measured with; the same ones for all images, ranks and runs."""

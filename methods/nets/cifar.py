@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.data.dataset import Info
-from methods.nets.layers import Normalize
+from bo_distill.methods.data.dataset import Info
+from bo_distill.methods.nets.layers import Normalize
 
 Sections = list[tuple[Tensor, Tensor]]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from methods.nets.layers import Normalize
+from bo_distill.methods.nets.layers import Normalize
 
 STEMS = ("cifar", "imagenet")
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.errors import UsageError
-from methods.nets.layers import Normalize
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.nets.layers import Normalize
 
 
 class Block(nn.Module):

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.metrics import temperature
-from methods.res_ic.paper import length_table
-from methods.res_ic.policies import NEVER, RULES, Exits, Policy
-from methods.res_ic.risk import p_value
+from bo_distill.methods.metrics import temperature
+from bo_distill.methods.res_ic.paper import length_table
+from bo_distill.methods.res_ic.policies import NEVER, RULES, Exits, Policy
+from bo_distill.methods.res_ic.risk import p_value
 
 GOALS = ("controlled", "accurate", "cheap", "given")
 FITTED = ("length", "ensemble", "agreement")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from methods.method import Trained
-from methods.res_ic.choosing import sweep
-from methods.res_ic.paper import BUCKET, length_bucket
-from methods.res_ic.policies import oracle
-from methods.res_ic.tables import Task, bucket_name, observed, tables
+from bo_distill.methods.method import Trained
+from bo_distill.methods.res_ic.choosing import sweep
+from bo_distill.methods.res_ic.paper import BUCKET, length_bucket
+from bo_distill.methods.res_ic.policies import oracle
+from bo_distill.methods.res_ic.tables import Task, bucket_name, observed, tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from methods.data.dataset import Info
-from methods.method import Configs, Control, Method, Recipe, Stage, States, Trained
-from methods.metrics import accuracy, macro_f1
-from methods.res_ic.choosing import choose
-from methods.res_ic.nets import Networks, exit_macs, restored, task_columns
-from methods.res_ic.policies import EarlyExit, Exits, Policy, oracle
-from methods.res_ic.settings import Backbone, Stopping
-from methods.res_ic.stages import by_task, choose_exit, train_backbone
+from bo_distill.methods.data.dataset import Info
+from bo_distill.methods.method import Configs, Control, Method, Recipe, Stage, States, Trained
+from bo_distill.methods.metrics import accuracy, macro_f1
+from bo_distill.methods.res_ic.choosing import choose
+from bo_distill.methods.res_ic.nets import Networks, exit_macs, restored, task_columns
+from bo_distill.methods.res_ic.policies import EarlyExit, Exits, Policy, oracle
+from bo_distill.methods.res_ic.settings import Backbone, Stopping
+from bo_distill.methods.res_ic.stages import by_task, choose_exit, train_backbone
 
 
 def chosen(states: States) -> list[Policy]:
@@ -128,6 +128,6 @@ METHOD = Method(
         "without_internal": Control(without_internal, tunes=("backbone.lr", "backbone.depth", "backbone.dropout"))
     },
     metrics=metrics,
-    figures="methods.res_ic.figures",
-    published="methods.res_ic.published",
+    figures="bo_distill.methods.res_ic.figures",
+    published="bo_distill.methods.res_ic.published",
 )

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from methods.data.dataset import Info
-from methods.errors import UsageError
-from methods.method import State
+from bo_distill.methods.data.dataset import Info
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import State
 
 if TYPE_CHECKING:
-    from methods.res_ic.settings import Backbone
+    from bo_distill.methods.res_ic.settings import Backbone
 
 BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # 18 and 34 are Table 2
 STEM = 5  # without padding 132 characters become the 128 positions that section 4.2 gives for the first two exits

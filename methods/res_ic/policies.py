@@ -18,8 +18,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from methods.res_ic.nets import ResIC
-from methods.res_ic.paper import length_bucket, sentence_lengths
+from bo_distill.methods.res_ic.nets import ResIC
+from bo_distill.methods.res_ic.paper import length_bucket, sentence_lengths
 
 NEVER = 2.0  # a threshold above every score: no sentence leaves early
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from methods.data.dataset import DataSpec
-from methods.published import Cell, Claim, PaperTable, Scale, headline, short
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.published import Cell, Claim, PaperTable, Scale, headline, short
 
 LAST, PLAIN = "last classifier", "no internal classifiers"
 POLICIES = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from methods.res_ic.choosing import GOALS
-from methods.res_ic.nets import BLOCKS
-from methods.res_ic.paper import BALANCES, WEIGHTINGS
-from methods.res_ic.policies import RULES
-from methods.space import choice, integer, real
-from methods.training import OPTIMIZERS, Training
+from bo_distill.methods.res_ic.choosing import GOALS
+from bo_distill.methods.res_ic.nets import BLOCKS
+from bo_distill.methods.res_ic.paper import BALANCES, WEIGHTINGS
+from bo_distill.methods.res_ic.policies import RULES
+from bo_distill.methods.space import choice, integer, real
+from bo_distill.methods.training import OPTIMIZERS, Training
 
 
 @dataclass(frozen=True)

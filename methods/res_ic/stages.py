@@ -8,15 +8,22 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from methods.data.dataset import Info, Split
-from methods.method import State, States, Worker
-from methods.metrics import validation
-from methods.res_ic.choosing import choose
-from methods.res_ic.nets import Networks, ResIC, task_columns, task_sizes
-from methods.res_ic.paper import class_weights, dropout_mask, exit_losses, exit_weights, sentence_lengths, total_loss
-from methods.res_ic.policies import Exits
-from methods.res_ic.settings import Backbone, Stopping
-from methods.training import Batch, Player
+from bo_distill.methods.data.dataset import Info, Split
+from bo_distill.methods.method import State, States, Worker
+from bo_distill.methods.metrics import validation
+from bo_distill.methods.res_ic.choosing import choose
+from bo_distill.methods.res_ic.nets import Networks, ResIC, task_columns, task_sizes
+from bo_distill.methods.res_ic.paper import (
+    class_weights,
+    dropout_mask,
+    exit_losses,
+    exit_weights,
+    sentence_lengths,
+    total_loss,
+)
+from bo_distill.methods.res_ic.policies import Exits
+from bo_distill.methods.res_ic.settings import Backbone, Stopping
+from bo_distill.methods.training import Batch, Player
 
 
 def by_task(logits: Tensor, split: Split, info: Info, macs: list[tuple[int, ...]]) -> list[Exits]:

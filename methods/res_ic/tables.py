@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.data.dataset import Split
-from methods.method import Table, Trained
-from methods.metrics import macro_f1
-from methods.paired import Difference, compare, holm
-from methods.res_ic.choosing import choose, controlled
-from methods.res_ic.method import chosen, measured, model
-from methods.res_ic.paper import BUCKET, length_bucket
-from methods.res_ic.policies import RULES, EarlyExit, Exits, Policy, oracle
-from methods.res_ic.settings import Stopping
+from bo_distill.methods.data.dataset import Split
+from bo_distill.methods.method import Table, Trained
+from bo_distill.methods.metrics import macro_f1
+from bo_distill.methods.paired import Difference, compare, holm
+from bo_distill.methods.res_ic.choosing import choose, controlled
+from bo_distill.methods.res_ic.method import chosen, measured, model
+from bo_distill.methods.res_ic.paper import BUCKET, length_bucket
+from bo_distill.methods.res_ic.policies import RULES, EarlyExit, Exits, Policy, oracle
+from bo_distill.methods.res_ic.settings import Stopping
 
 
 @dataclass(frozen=True)

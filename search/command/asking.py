@@ -7,10 +7,10 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
-from methods import get
-from methods.errors import UsageError
-from search.command.data import resumed_data, same
-from search.command.options import (
+from bo_distill.methods import get
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.data import resumed_data, same
+from bo_distill.search.command.options import (
     PRECISION,
     SEED,
     assignments,
@@ -19,13 +19,13 @@ from search.command.options import (
     ranges_in,
     seconds_of,
 )
-from search.command.shell import positive
-from search.searchers.registry import DEFAULT, entry_of
+from bo_distill.search.command.shell import positive
+from bo_distill.search.searchers.registry import DEFAULT, entry_of
 
 if TYPE_CHECKING:
-    from distributed.storage import Storage
-    from search.study.ledger import Study
-    from search.study.records import Plan
+    from bo_distill.distributed.storage import Storage
+    from bo_distill.search.study.ledger import Study
+    from bo_distill.search.study.records import Plan
 
 
 def budget(text: str | None, resumed: bool) -> tuple[int | None, bool]:
@@ -49,8 +49,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
     Raises:
         UsageError: any of them cannot be.
     """
-    from search.study.ledger import new_name
-    from search.study.records import Plan
+    from bo_distill.search.study.ledger import new_name
+    from bo_distill.search.study.records import Plan
 
     task, space, ranges, method = make_task(args)
     searcher = entry_of(args.searcher or DEFAULT)
@@ -176,8 +176,8 @@ def extended(args: argparse.Namespace, old: Study) -> Study:
     Raises:
         UsageError: it does not say how many more, or changes what all trials have in common.
     """
-    from search.study.ledger import Study, new_name
-    from search.study.records import Job, Trial
+    from bo_distill.search.study.ledger import Study, new_name
+    from bo_distill.search.study.records import Job, Trial
 
     name, plan = old.plan.task.study, old.plan
     if args.trials is None:
@@ -206,7 +206,7 @@ def asked_for(args: argparse.Namespace, storage: Storage) -> Study:
     Raises:
         UsageError: it cannot be.
     """
-    from search.study.ledger import Study
+    from bo_distill.search.study.ledger import Study
 
     if args.extend:
         return extended(args, Study.open(storage, args.extend))

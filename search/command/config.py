@@ -25,13 +25,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from methods.errors import UsageError
-from search.command.data import data_options
-from search.command.shell import Parser
-from search.searchers.registry import entry_of
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.data import data_options
+from bo_distill.search.command.shell import Parser
+from bo_distill.search.searchers.registry import entry_of
 
 if TYPE_CHECKING:
-    from search.study.records import Plan
+    from bo_distill.search.study.records import Plan
 
 ELSEWHERE = ("config", "trust", "help")  # what a file may not say: which file, whose code runs
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from methods.data_spec import DataSpec, Option
-from methods.errors import UsageError
+from bo_distill.methods.data_spec import DataSpec, Option
+from bo_distill.methods.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import argparse
 import json
 from typing import Any
 
-from methods.errors import UsageError
-from methods.space import Choice, Domain, Field, Integer, Numbers
-from search.command.shell import OK
-from search.command.terminal import print_table
-from search.evidence.words import short
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.space import Choice, Domain, Field, Integer, Numbers
+from bo_distill.search.command.shell import OK
+from bo_distill.search.command.terminal import print_table
+from bo_distill.search.evidence.words import short
 
 
 def list_fields(args: argparse.Namespace) -> int:
@@ -19,8 +19,8 @@ def list_fields(args: argparse.Namespace) -> int:
     Raises:
         UsageError: it names no method, or an unknown recipe.
     """
-    from methods import METHODS, get
-    from methods.method import flatten
+    from bo_distill.methods import METHODS, get
+    from bo_distill.methods.method import flatten
 
     if args.method is None:
         raise UsageError(f"--fields: which method? give one of {', '.join(METHODS)}")

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from search.command.shell import INTERRUPTED, OK, PROGRAM, USAGE
+from bo_distill.search.command.shell import INTERRUPTED, OK, PROGRAM, USAGE
 
 COMMANDS = {
     "run": "search a method's hyperparameters, retrain the winner, score it on test once",
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         print(f"error: {words[0]}: no such command; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return USAGE
-    code: int = importlib.import_module(f"search.{words[0]}").main(words[1:])
+    code: int = importlib.import_module(f"bo_distill.search.{words[0]}").main(words[1:])
     return code
 
 
@@ -58,12 +58,12 @@ def print_completion(words: Sequence[str]) -> int:
     try:
         import shtab
     except ModuleNotFoundError:
-        print('error: completion: shtab is missing; pip install "bo-distill-search[completion]"', file=sys.stderr)
+        print('error: completion: shtab is missing; pip install "bo-distill[completion]"', file=sys.stderr)
         return USAGE
     whole = argparse.ArgumentParser(prog=PROGRAM)
     commands = whole.add_subparsers()
     for name, what in COMMANDS.items():
-        parser = importlib.import_module(f"search.{name}").parser()
+        parser = importlib.import_module(f"bo_distill.search.{name}").parser()
         commands.add_parser(name, parents=[parser], add_help=False, help=what)
     print(shtab.complete(whole, words[0]))
     return OK

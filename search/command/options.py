@@ -7,14 +7,14 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from methods import METHODS
-from methods.errors import UsageError
-from search.command.data import add_data_options, data_of
-from search.command.shell import Parser, positive
+from bo_distill.methods import METHODS
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.data import add_data_options, data_of
+from bo_distill.search.command.shell import Parser, positive
 
 if TYPE_CHECKING:
-    from methods.method import Method
-    from search.study.records import Task
+    from bo_distill.methods.method import Method
+    from bo_distill.search.study.records import Task
 
 
 SEED, PRECISION = 0, "auto"  # where a command names none
@@ -103,8 +103,8 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], dict[str
     Raises:
         UsageError: any of them cannot be.
     """
-    from methods import get
-    from search.study.records import Task
+    from bo_distill.methods import get
+    from bo_distill.search.study.records import Task
 
     for name in ("workers", "concurrency"):
         positive(f"--{name}", getattr(args, name, None))

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from search.rows.export import printable
+from bo_distill.search.rows.export import printable
 
 if TYPE_CHECKING:
-    from methods.data.dataset import Info
+    from bo_distill.methods.data.dataset import Info
 
 CLASSES = 12  # shown one by one; of more, the smallest and the largest
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from methods.errors import UsageError
-from methods.outside import trust
-from search.command.interruption import Interruption
-from search.command.terminal import outlive_reader
-from search.rows.export import printable
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.outside import trust
+from bo_distill.search.command.interruption import Interruption
+from bo_distill.search.command.terminal import outlive_reader
+from bo_distill.search.rows.export import printable
 
 OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 

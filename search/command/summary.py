@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from search.command.terminal import print_table
-from search.evidence.words import duration, percent, short, span
-from search.rows.export import printable
+from bo_distill.search.command.terminal import print_table
+from bo_distill.search.evidence.words import duration, percent, short, span
+from bo_distill.search.rows.export import printable
 
 
 def print_summary(found: Mapping[str, Any]) -> None:

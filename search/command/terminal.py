@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from search.rows.export import printable
+from bo_distill.search.rows.export import printable
 
 
 def print_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> None:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from methods.paired import holm
-from search.evidence.words import points, span
-from search.searchers.registry import SEARCHERS
+from bo_distill.methods.paired import holm
+from bo_distill.search.evidence.words import points, span
+from bo_distill.search.searchers.registry import SEARCHERS
 
 Array = NDArray[np.floating[Any]]
 

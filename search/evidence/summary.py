@@ -7,13 +7,13 @@ import statistics
 from collections.abc import Collection
 from typing import Any
 
-from methods.cost import count
-from methods.method import flatten
-from methods.space import Choice
-from search.evidence.statistics import Paired, student
-from search.evidence.words import duration, short
-from search.study.ledger import Study
-from search.study.records import Trial
+from bo_distill.methods.cost import count
+from bo_distill.methods.method import flatten
+from bo_distill.methods.space import Choice
+from bo_distill.search.evidence.statistics import Paired, student
+from bo_distill.search.evidence.words import duration, short
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Trial
 
 EDGE = 0.02  # of a range's width on its own scale: a value so near its end lies at it
 

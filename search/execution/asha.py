@@ -6,8 +6,8 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler
 
-from search.execution.trial import stop_sign
-from search.study.ledger import Study
+from bo_distill.search.execution.trial import stop_sign
+from bo_distill.search.study.ledger import Study
 
 
 def halving(epochs: int) -> dict[str, Any]:

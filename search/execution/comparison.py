@@ -9,17 +9,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from methods.errors import UsageError
-from search.execution.place import on_ray, settled
-from search.searchers.registry import entry_of
-from search.study.kept import packed, read
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.execution.place import on_ray, settled
+from bo_distill.search.searchers.registry import entry_of
+from bo_distill.search.study.kept import packed, read
 
 if TYPE_CHECKING:
-    from distributed.ray.cluster import Layout
-    from distributed.storage import Storage
-    from search.evidence.statistics import Course
-    from search.study.ledger import Study
-    from search.study.records import Plan
+    from bo_distill.distributed.ray.cluster import Layout
+    from bo_distill.distributed.storage import Storage
+    from bo_distill.search.evidence.statistics import Course
+    from bo_distill.search.study.ledger import Study
+    from bo_distill.search.study.records import Plan
 
 QUESTION = "question.json"
 FIRST = 3  # trials of a study whose budget is time or work, before it is known what a trial costs
@@ -48,7 +48,7 @@ def course(study: Study) -> Course:
     The seconds are those that its epochs took when they were trained, found or not. A trial that failed is charged
     what it took from start to finish, or the shared stages of the others where that is more.
     """
-    from search.evidence.statistics import Course
+    from bo_distill.search.evidence.statistics import Course
 
     ended = [(trial, study.outcome(trial.job.number)) for trial in study.of_phase("search") if trial.finished]
     ended.sort(key=lambda pair: pair[1].started + pair[1].seconds)
@@ -73,7 +73,7 @@ def opened(storage: Storage, plan: Plan) -> Study:
     Raises:
         UsageError: the study was begun by another plan.
     """
-    from search.study.ledger import Study
+    from bo_distill.search.study.ledger import Study
 
     if not storage.exists(f"studies/{plan.task.study}/study.json"):
         return Study(storage, plan)
@@ -106,7 +106,7 @@ def spend(
         trials: to begin with.
         address: of the Ray that they run on, if not this machine's.
     """
-    from search.execution.tune import run_study
+    from bo_distill.search.execution.tune import run_study
 
     sized = entry_of(study.plan.searcher).sized
     # A grid's points hang on their number, so a grid that was begun keeps its own.

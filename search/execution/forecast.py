@@ -14,23 +14,23 @@ from typing import Any
 
 import torch
 
-from distributed.cache import StageCache
-from distributed.pipeline import stage_keys, unmade
-from distributed.ray.cluster import Layout
-from distributed.seeds import seed_of
-from distributed.worker import LocalWorker, best_runtime
-from methods import get
-from methods.data import load, stage_running
-from methods.data.dataset import Data, Split
-from methods.data.source import sample
-from methods.method import State, flatten
-from methods.outside import trust
-from methods.training import Training
-from search.evidence.words import duration
-from search.execution.trial import peak_memory
-from search.searchers.registry import foreseen
-from search.study.ledger import Study
-from search.study.records import Task
+from bo_distill.distributed.cache import StageCache
+from bo_distill.distributed.pipeline import stage_keys, unmade
+from bo_distill.distributed.ray.cluster import Layout
+from bo_distill.distributed.seeds import seed_of
+from bo_distill.distributed.worker import LocalWorker, best_runtime
+from bo_distill.methods import get
+from bo_distill.methods.data import load, stage_running
+from bo_distill.methods.data.dataset import Data, Split
+from bo_distill.methods.data.source import sample
+from bo_distill.methods.method import State, flatten
+from bo_distill.methods.outside import trust
+from bo_distill.methods.training import Training
+from bo_distill.search.evidence.words import duration
+from bo_distill.search.execution.trial import peak_memory
+from bo_distill.search.searchers.registry import foreseen
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Task
 
 # Seconds on two cores; see docs/LOG.md.
 RAY = 6.0  # to bring Ray up and down

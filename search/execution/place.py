@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from methods.errors import UsageError
+from bo_distill.methods.errors import UsageError
 
 if TYPE_CHECKING:
-    from distributed.ray.cluster import Layout
-    from distributed.storage import Storage
-    from methods.data.dataset import Info
-    from search.study.records import Plan, Task
+    from bo_distill.distributed.ray.cluster import Layout
+    from bo_distill.distributed.storage import Storage
+    from bo_distill.methods.data.dataset import Info
+    from bo_distill.search.study.records import Plan, Task
 
 
 def check_place(args: argparse.Namespace, task: Task, info: Info) -> None:
@@ -26,7 +26,7 @@ def check_place(args: argparse.Namespace, task: Task, info: Info) -> None:
         UsageError: so many workers do not fit on this machine or cannot share a stage's batches, or nothing answers at
             --address. Whether they fit on the Ray there is known once it is connected.
     """
-    from distributed.ray.cluster import check_address, layout, machine
+    from bo_distill.distributed.ray.cluster import check_address, layout, machine
 
     if not args.address:
         layout(machine(), workers=task.workers, concurrency=args.concurrency)
@@ -37,10 +37,10 @@ def check_place(args: argparse.Namespace, task: Task, info: Info) -> None:
 
 
 def _check_shares(task: Task, info: Info) -> None:
-    from distributed.norm import has_batch_norm
-    from distributed.ranks import Ranks, share_of
-    from methods import get
-    from methods.training import Training
+    from bo_distill.distributed.norm import has_batch_norm
+    from bo_distill.distributed.ranks import Ranks, share_of
+    from bo_distill.methods import get
+    from bo_distill.methods.training import Training
 
     method = get(task.method)
     configs = method.configure(task.recipe, task.settings)
@@ -70,7 +70,7 @@ def settled(plan: Plan, place: Layout, address: str | None) -> Plan:
 
 
 def _usual_precision(place: Layout, address: str | None) -> str:
-    from distributed.worker import best_runtime
+    from bo_distill.distributed.worker import best_runtime
 
     if not address:
         return best_runtime().precision
@@ -90,7 +90,7 @@ def on_ray(args: argparse.Namespace, workers: int, storage: Storage, log: str) -
     Raises:
         UsageError: no Ray answers, or the trials do not fit on it. Nothing is kept then.
     """
-    from distributed.ray.cluster import chatter_to, connected, layout
+    from bo_distill.distributed.ray.cluster import chatter_to, connected, layout
 
     with tempfile.TemporaryDirectory() as folder:
         said, fits = Path(folder) / "ray.log", False

@@ -13,12 +13,12 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from search.study.records import Job, Outcome, Task
+    from bo_distill.search.study.records import Job, Outcome, Task
 
 
 def quiet_trial(task: Task, job: Job, until: float | None) -> Outcome:
     """What a process of the pool does; its epochs are in the outcome."""
-    from search.execution.trial import attempt
+    from bo_distill.search.execution.trial import attempt
 
     return attempt(task, job, lambda row: None, until)
 

@@ -9,10 +9,10 @@ from typing import Any, TextIO
 
 from ray.tune import Callback
 
-from search.evidence.words import duration
-from search.rows.export import printable
-from search.study.ledger import Study
-from search.study.records import Outcome, Trial
+from bo_distill.search.evidence.words import duration
+from bo_distill.search.rows.export import printable
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Outcome, Trial
 
 
 class ProgressLines(Callback):

@@ -14,16 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distributed.storage import Storage
-from methods import get
-from methods.data import DataSpec, load
-from methods.errors import UsageError
-from methods.records import Malformed, decoded
-from search.execution.trial import perform
-from search.rows.provenance import provenance
-from search.rows.row import Row
-from search.rows.sql import query
-from search.study.records import Job, Outcome, Task
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods import get
+from bo_distill.methods.data import DataSpec, load
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.records import Malformed, decoded
+from bo_distill.search.execution.trial import perform
+from bo_distill.search.rows.provenance import provenance
+from bo_distill.search.rows.row import Row
+from bo_distill.search.rows.sql import query
+from bo_distill.search.study.records import Job, Outcome, Task
 
 CONFIDENCE = 0.95
 

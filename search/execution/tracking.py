@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from distributed.storage import Storage
-from methods.errors import UsageError
-from methods.method import flatten
-from search.study.ledger import Study
-from search.study.records import Outcome, Trial
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import flatten
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Outcome, Trial
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow"}
 

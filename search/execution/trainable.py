@@ -16,11 +16,11 @@ from typing import Any
 import ray
 from ray import tune
 
-from distributed.ranks import Ranks
-from distributed.ray.cluster import NodeLost, alive, await_loss, dead_actors
-from methods.records import decoded
-from search.execution.trial import attempt, perform
-from search.study.records import Job, Outcome, Task
+from bo_distill.distributed.ranks import Ranks
+from bo_distill.distributed.ray.cluster import NodeLost, alive, await_loss, dead_actors
+from bo_distill.methods.records import decoded
+from bo_distill.search.execution.trial import attempt, perform
+from bo_distill.search.study.records import Job, Outcome, Task
 
 
 def in_process(config: dict[str, Any], task: Task) -> None:

@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 
-from distributed.cache import StageCache
-from distributed.loop import Stopped
-from distributed.pipeline import Run, run_stages
-from distributed.storage import Storage
-from distributed.worker import LocalWorker, best_runtime
-from methods import get
-from methods.data import load, load_test
-from methods.errors import UsageError
-from methods.method import EpochRow, Method, Trained
-from methods.metrics import classification
-from methods.outside import trust
-from search.study.records import Job, Outcome, Task, failed, on_validation
+from bo_distill.distributed.cache import StageCache
+from bo_distill.distributed.loop import Stopped
+from bo_distill.distributed.pipeline import Run, run_stages
+from bo_distill.distributed.storage import Storage
+from bo_distill.distributed.worker import LocalWorker, best_runtime
+from bo_distill.methods import get
+from bo_distill.methods.data import load, load_test
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import EpochRow, Method, Trained
+from bo_distill.methods.metrics import classification
+from bo_distill.methods.outside import trust
+from bo_distill.search.study.records import Job, Outcome, Task, failed, on_validation
 
 
 def stop_sign(task: Task, number: int) -> str:

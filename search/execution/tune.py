@@ -13,16 +13,16 @@ from ray import cloudpickle, get_runtime_context, tune
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.search import Searcher
 
-from distributed.ray.cluster import Layout, alive, free_orphans, node_lost
-from methods.errors import UsageError
-from methods.records import decoded
-from search.command.interruption import interruption
-from search.execution.asha import GracefulStop, halving
-from search.execution.progress import ProgressLines
-from search.execution.trainable import in_process, on_workers
-from search.study.conductor import Conductor, Finished
-from search.study.ledger import Study
-from search.study.records import Outcome, Task, Trial
+from bo_distill.distributed.ray.cluster import Layout, alive, free_orphans, node_lost
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.records import decoded
+from bo_distill.search.command.interruption import interruption
+from bo_distill.search.execution.asha import GracefulStop, halving
+from bo_distill.search.execution.progress import ProgressLines
+from bo_distill.search.execution.trainable import in_process, on_workers
+from bo_distill.search.study.conductor import Conductor, Finished
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Outcome, Task, Trial
 
 
 class StudySearch(Searcher):

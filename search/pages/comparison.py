@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from search.evidence.statistics import Course, student
-from search.evidence.words import NONE, duration, percent, points
-from search.pages.charts import look
-from search.pages.charts.scores import anytime, differences, scores
-from search.pages.page import Page
+from bo_distill.search.evidence.statistics import Course, student
+from bo_distill.search.evidence.words import NONE, duration, percent, points
+from bo_distill.search.pages.charts import look
+from bo_distill.search.pages.charts.scores import anytime, differences, scores
+from bo_distill.search.pages.page import Page
 
 UNITS = {"trials": "trials", "seconds": "seconds of training", "macs": "MACs of training"}
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.evidence.words import percent, short
-from search.pages.findings import Findings
-from search.study.records import Trial
+from bo_distill.search.evidence.words import percent, short
+from bo_distill.search.pages.findings import Findings
+from bo_distill.search.study.records import Trial
 
 CURVES = {"val_accuracy": "validation accuracy", "val_loss": "validation loss", "loss": "training loss"}
 POINTS = 80  # of a curve

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from methods.space import Choice, Searched
-from search.rows.files import of_study
-from search.study.ledger import Study
-from search.study.records import Outcome, Trial
+from bo_distill.methods.space import Choice, Searched
+from bo_distill.search.rows.files import of_study
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Outcome, Trial
 
 
 @dataclass

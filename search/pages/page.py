@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from search.evidence.words import short
-from search.pages.charts import look
+from bo_distill.search.evidence.words import short
+from bo_distill.search.pages.charts import look
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,7 +139,7 @@ class Page:
 def _environment() -> Environment:
     """Templates, style sheet and scripts; `source` puts one of the latter two into a page as it is."""
 
-    loader = PackageLoader("search.pages", "template")
+    loader = PackageLoader("bo_distill.search.pages", "template")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from distributed.worker import LocalWorker, best_runtime
-from methods.data import load, stage_running
-from methods.errors import UsageError
-from methods.method import Trained
-from search.pages.findings import Findings
-from search.pages.page import Page
-from search.study.ledger import Study
-from search.study.records import Trial
-from search.study.winner import stored_states, winner
+from bo_distill.distributed.worker import LocalWorker, best_runtime
+from bo_distill.methods.data import load, stage_running
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import Trained
+from bo_distill.search.pages.findings import Findings
+from bo_distill.search.pages.page import Page
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Trial
+from bo_distill.search.study.winner import stored_states, winner
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,18 +9,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from methods import pictures
-from methods.data import stage_running
-from methods.data.dataset import Split
-from methods.errors import UsageError
-from methods.metrics import calibration_error, reliability
-from search.evidence.words import percent
-from search.pages.charts.look import NARROW
-from search.pages.charts.predictions import diagram
-from search.pages.findings import Findings
-from search.pages.page import Cell, Page
-from search.pages.paper import rebuilt
-from search.study.winner import winner
+from bo_distill.methods import pictures
+from bo_distill.methods.data import stage_running
+from bo_distill.methods.data.dataset import Split
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.metrics import calibration_error, reliability
+from bo_distill.search.evidence.words import percent
+from bo_distill.search.pages.charts.look import NARROW
+from bo_distill.search.pages.charts.predictions import diagram
+from bo_distill.search.pages.findings import Findings
+from bo_distill.search.pages.page import Cell, Page
+from bo_distill.search.pages.paper import rebuilt
+from bo_distill.search.study.winner import winner
 
 SHOWN = 12  # errors
 CONFUSED = 8  # pairs of classes

@@ -6,11 +6,11 @@ import dataclasses
 import json
 import time
 
-from search.command.config import command
-from search.pages.findings import Findings
-from search.pages.page import Page
-from search.pages.reading import add_reading
-from search.searchers.registry import NONE
+from bo_distill.search.command.config import command
+from bo_distill.search.pages.findings import Findings
+from bo_distill.search.pages.page import Page
+from bo_distill.search.pages.reading import add_reading
+from bo_distill.search.searchers.registry import NONE
 
 
 def add_provenance(page: Page, f: Findings) -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from methods.data.account import Account
-from methods.data.dataset import Data
-from search.pages.charts import look
-from search.pages.page import Page
+from bo_distill.methods.data.account import Account
+from bo_distill.methods.data.dataset import Data
+from bo_distill.search.pages.charts import look
+from bo_distill.search.pages.page import Page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

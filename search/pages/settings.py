@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.evidence import importance
-from search.pages.charts import settings as charts
-from search.pages.findings import Findings
-from search.pages.page import Page
+from bo_distill.search.evidence import importance
+from bo_distill.search.pages.charts import settings as charts
+from bo_distill.search.pages.findings import Findings
+from bo_distill.search.pages.page import Page
 
 
 def add_settings(page: Page, f: Findings) -> None:

@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from distributed.storage import Storage
-from search.evidence.statistics import Course, student
-from search.evidence.words import duration, percent, span
-from search.pages.charts import look
-from search.pages.charts.scores import anytime
-from search.pages.details import details
-from search.pages.findings import Findings
-from search.pages.page import Page
-from search.pages.paper import add_paper
-from search.pages.predictions import add_predictions
-from search.pages.provenance import add_provenance
-from search.pages.settings import add_settings
-from search.pages.summary import add_summary
-from search.pages.training import add_training
-from search.pages.trials import add_costs, add_history
-from search.study.ledger import Study
+from bo_distill.distributed.storage import Storage
+from bo_distill.search.evidence.statistics import Course, student
+from bo_distill.search.evidence.words import duration, percent, span
+from bo_distill.search.pages.charts import look
+from bo_distill.search.pages.charts.scores import anytime
+from bo_distill.search.pages.details import details
+from bo_distill.search.pages.findings import Findings
+from bo_distill.search.pages.page import Page
+from bo_distill.search.pages.paper import add_paper
+from bo_distill.search.pages.predictions import add_predictions
+from bo_distill.search.pages.provenance import add_provenance
+from bo_distill.search.pages.settings import add_settings
+from bo_distill.search.pages.summary import add_summary
+from bo_distill.search.pages.training import add_training
+from bo_distill.search.pages.trials import add_costs, add_history
+from bo_distill.search.study.ledger import Study
 
 
 def page_of(studies: Sequence[Study], draw: bool = True) -> tuple[str, dict[str, bytes]]:

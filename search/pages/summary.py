@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from methods.space import Choice, Domain
-from search.evidence.statistics import Paired, student
-from search.evidence.words import duration, percent, points, short, span
-from search.pages.charts.scores import scores
-from search.pages.findings import Findings
-from search.pages.page import Page
-from search.searchers.registry import NONE, entry_of
-from search.study.records import Trial
+from bo_distill.methods.space import Choice, Domain
+from bo_distill.search.evidence.statistics import Paired, student
+from bo_distill.search.evidence.words import duration, percent, points, short, span
+from bo_distill.search.pages.charts.scores import scores
+from bo_distill.search.pages.findings import Findings
+from bo_distill.search.pages.page import Page
+from bo_distill.search.searchers.registry import NONE, entry_of
+from bo_distill.search.study.records import Trial
 
 
 def add_summary(page: Page, f: Findings) -> None:

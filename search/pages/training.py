@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from search.pages.charts.training import training
-from search.pages.findings import Findings
-from search.pages.page import Page
-from search.study.winner import winner
+from bo_distill.search.pages.charts.training import training
+from bo_distill.search.pages.findings import Findings
+from bo_distill.search.pages.page import Page
+from bo_distill.search.study.winner import winner
 
 
 def add_training(page: Page, f: Findings) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from search.evidence.words import percent
-from search.pages.charts import trials as charts
-from search.pages.findings import Findings
-from search.pages.page import Cell, Page
+from bo_distill.search.evidence.words import percent
+from bo_distill.search.pages.charts import trials as charts
+from bo_distill.search.pages.findings import Findings
+from bo_distill.search.pages.page import Cell, Page
 
 UNFOLDED = 25  # trials whose table is shown at once
 

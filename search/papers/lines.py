@@ -11,16 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from distributed.storage import Storage
-from methods import get
-from methods.data.dataset import DataSpec
-from methods.errors import UsageError
-from methods.method import Method
-from methods.published import Cell, PaperTable, Scale
-from search.rows.row import Row
-from search.searchers.registry import NONE, entry_of
-from search.study.ledger import Study
-from search.study.records import Job, Plan, Task, Trial
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods import get
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import Method
+from bo_distill.methods.published import Cell, PaperTable, Scale
+from bo_distill.search.rows.row import Row
+from bo_distill.search.searchers.registry import NONE, entry_of
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Job, Plan, Task, Trial
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from distributed.cache import StageCache
-from distributed.pipeline import stage_keys, unmade
-from distributed.seeds import seed_of
-from distributed.worker import Runtime, best_runtime
-from methods.cost import count
-from methods.data.dataset import Info
-from methods.method import Configs, Method
-from search.evidence.words import duration
-from search.papers.lines import text
-from search.papers.training import left_out
-from search.searchers.random import random_point
-from search.searchers.registry import NONE, foreseen
-from search.study.records import Job
+from bo_distill.distributed.cache import StageCache
+from bo_distill.distributed.pipeline import stage_keys, unmade
+from bo_distill.distributed.seeds import seed_of
+from bo_distill.distributed.worker import Runtime, best_runtime
+from bo_distill.methods.cost import count
+from bo_distill.methods.data.dataset import Info
+from bo_distill.methods.method import Configs, Method
+from bo_distill.search.evidence.words import duration
+from bo_distill.search.papers.lines import text
+from bo_distill.search.papers.training import left_out
+from bo_distill.search.searchers.random import random_point
+from bo_distill.search.searchers.registry import NONE, foreseen
+from bo_distill.search.study.records import Job
 
 if TYPE_CHECKING:
-    from distributed.storage import Storage
-    from search.papers.lines import Reproduction
-    from search.study.ledger import Study
+    from bo_distill.distributed.storage import Storage
+    from bo_distill.search.papers.lines import Reproduction
+    from bo_distill.search.study.ledger import Study
 
 
 def missing(one: Reproduction, storage: Storage, precision: str, priced: bool) -> Iterator[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from methods.method import flatten
-from methods.published import Claim, PaperTable
-from search.evidence.statistics import student
-from search.evidence.words import NONE, duration, markdown, percent, short
-from search.papers.lines import Reproduction
-from search.papers.scores import Finding, Line, corrected, findings, lines_of
-from search.rows.row import Row
+from bo_distill.methods.method import flatten
+from bo_distill.methods.published import Claim, PaperTable
+from bo_distill.search.evidence.statistics import student
+from bo_distill.search.evidence.words import NONE, duration, markdown, percent, short
+from bo_distill.search.papers.lines import Reproduction
+from bo_distill.search.papers.scores import Finding, Line, corrected, findings, lines_of
+from bo_distill.search.rows.row import Row
 
 
 def page(

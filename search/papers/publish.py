@@ -13,19 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from methods.published import Claim
-from search.pages.paper import drawn, rebuilt
-from search.papers.lines import Reproduction
-from search.papers.page import page
-from search.rows.files import of_study
-from search.rows.row import Row, from_table, record_of, schema
-from search.study.ledger import Study
-from search.study.records import Trial
+from bo_distill.methods.published import Claim
+from bo_distill.search.pages.paper import drawn, rebuilt
+from bo_distill.search.papers.lines import Reproduction
+from bo_distill.search.papers.page import page
+from bo_distill.search.rows.files import of_study
+from bo_distill.search.rows.row import Row, from_table, record_of, schema
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Trial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from distributed.storage import Storage
+    from bo_distill.distributed.storage import Storage
 
 SCALES = {"full": "README.md", "paper": "paper.md", "small": "small.md"}
 """Scale -> the file of its page, in a method's folder."""

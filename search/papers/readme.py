@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from methods import METHODS
-from methods.errors import UsageError
-from search.evidence.words import NONE, markdown
-from search.papers.lines import Reproduction
-from search.papers.page import number
-from search.papers.publish import claims_of, published, write_pages
-from search.papers.scores import findings
+from bo_distill.methods import METHODS
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.evidence.words import NONE, markdown
+from bo_distill.search.papers.lines import Reproduction
+from bo_distill.search.papers.page import number
+from bo_distill.search.papers.publish import claims_of, published, write_pages
+from bo_distill.search.papers.scores import findings
 
 MARKS = ("<!-- results: python -m search.reproduce all --readme README.md -->", "<!-- end of results -->")
 NOTHING = "No line has been trained at full size yet; [docs/results](docs/results/README.md) says how to go on.\n"

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from methods.paired import holm
-from search.evidence.statistics import student
-from search.evidence.words import NONE
+from bo_distill.methods.paired import holm
+from bo_distill.search.evidence.statistics import student
+from bo_distill.search.evidence.words import NONE
 
 if TYPE_CHECKING:
-    from methods.published import Cell, Claim, PaperTable
-    from search.papers.lines import Reproduction
-    from search.rows.row import Row
+    from bo_distill.methods.published import Cell, Claim, PaperTable
+    from bo_distill.search.papers.lines import Reproduction
+    from bo_distill.search.rows.row import Row
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,19 +10,19 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING
 
-from distributed.cache import StageCache
-from distributed.pipeline import stage_keys, unmade
-from distributed.worker import best_runtime
-from search.execution.processes import Pool
-from search.searchers.registry import NONE, entry_of
-from search.study.conductor import Conductor, Finished
-from search.study.records import Job
+from bo_distill.distributed.cache import StageCache
+from bo_distill.distributed.pipeline import stage_keys, unmade
+from bo_distill.distributed.worker import best_runtime
+from bo_distill.search.execution.processes import Pool
+from bo_distill.search.searchers.registry import NONE, entry_of
+from bo_distill.search.study.conductor import Conductor, Finished
+from bo_distill.search.study.records import Job
 
 if TYPE_CHECKING:
-    from distributed.storage import Storage
-    from search.papers.lines import Reproduction
-    from search.study.ledger import Study
-    from search.study.records import Outcome, Trial
+    from bo_distill.distributed.storage import Storage
+    from bo_distill.search.papers.lines import Reproduction
+    from bo_distill.search.study.ledger import Study
+    from bo_distill.search.study.records import Outcome, Trial
 
 Order = Mapping[tuple[str, str, int], tuple[int, int, int]]
 
@@ -75,7 +75,7 @@ class Sitting:
 
     def _line(self, ranks: Order) -> tuple[Conductor, Trial] | None:
         """The training of a line that counts most, of those that need wait for no other."""
-        from search.papers.lines import text
+        from bo_distill.search.papers.lines import text
 
         waiting = []
         for conductor in self.conductors:

@@ -9,9 +9,9 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from distributed.storage import Storage
-from search.rows.files import joined, newest, parsed, readable, stored
-from search.rows.row import (
+from bo_distill.distributed.storage import Storage
+from bo_distill.search.rows.files import joined, newest, parsed, readable, stored
+from bo_distill.search.rows.row import (
     COMPACTED,
     IDENTITY,
     KEY,

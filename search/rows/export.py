@@ -9,7 +9,7 @@ import math
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
-from search.rows.row import schema
+from bo_distill.search.rows.row import schema
 
 if TYPE_CHECKING:
     import pyarrow as pa

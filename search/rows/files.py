@@ -19,9 +19,20 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from distributed.storage import Storage
-from methods.errors import UsageError
-from search.rows.row import COMPACTED, QUARANTINE, REQUIRED, ROWS, Row, digest, encoded, named, record_of, schema
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.rows.row import (
+    COMPACTED,
+    QUARANTINE,
+    REQUIRED,
+    ROWS,
+    Row,
+    digest,
+    encoded,
+    named,
+    record_of,
+    schema,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa

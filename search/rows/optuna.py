@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from methods.errors import UsageError
-from search.rows.row import Row, from_table
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.rows.row import Row, from_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +28,7 @@ def to_optuna(table: pa.Table, url: str) -> int:
     try:
         import optuna
     except ModuleNotFoundError:
-        raise UsageError("export optuna: Optuna is not installed; pip install 'bo-distill-search[optuna]'") from None
+        raise UsageError("export optuna: Optuna is not installed; pip install 'bo-distill[optuna]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     studies: dict[str, list[Row]] = {}
     for row in from_table(table):

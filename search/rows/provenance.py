@@ -18,6 +18,8 @@ def provenance() -> dict[str, Any]:
 
     def git(*words: str) -> str | None:
         """What git prints; None where there is no git or no repository."""
+        if not (ROOT / ".git").exists():  # an installation, which may lie within a repository of somebody else's
+            return None
         # A checkout of another user, as a container's mount is one, is no danger: its code runs already.
         command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *words]
         try:
@@ -39,5 +41,5 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": release("torch"),
         "ray": release("ray"),
-        "version": release("bo-distill-search"),
+        "version": release("bo-distill"),
     }

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from methods.errors import UsageError
+from bo_distill.methods.errors import UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa

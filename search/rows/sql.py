@@ -7,10 +7,10 @@ import glob
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from distributed.storage import Storage
-from methods.errors import UsageError
-from search.rows.files import joined, newest, readable, stored
-from search.rows.row import KEY, REQUIRED, digest, schema
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.rows.files import joined, newest, readable, stored
+from bo_distill.search.rows.row import KEY, REQUIRED, digest, schema
 
 if TYPE_CHECKING:
     import duckdb

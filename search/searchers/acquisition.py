@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
-from search.searchers.cube import HAIR, Array, Cube, Row
+from bo_distill.search.searchers.cube import HAIR, Array, Cube, Row
 
 # Hyperparameters are fitted to at most this many observations, because each of some thirty steps costs their number
 # cubed. The posterior is always that of all observations.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from methods.space import Searched
+from bo_distill.methods.space import Searched
 
 Space = Mapping[str, Searched]
 Settings = dict[str, Any]

@@ -27,9 +27,9 @@ from scipy.stats import qmc
 from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
 from threadpoolctl import threadpool_limits
 
-from search.searchers.acquisition import WORTH, BelieverEI, Matern52, NothingNew, fit_with_priors
-from search.searchers.base import METRIC, Estimate, Space, check_same
-from search.searchers.cube import Array, Config, Cube, Row, axes_of
+from bo_distill.search.searchers.acquisition import WORTH, BelieverEI, Matern52, NothingNew, fit_with_priors
+from bo_distill.search.searchers.base import METRIC, Estimate, Space, check_same
+from bo_distill.search.searchers.cube import Array, Config, Cube, Row, axes_of
 
 
 def make(word: str, space: Space, seed: int, trials: int | None, first: Sequence[Config]) -> Proposer:

@@ -12,7 +12,7 @@ from bayes_opt.parameter import FloatParameter
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from methods.space import Choice, Searched
+from bo_distill.methods.space import Choice, Searched
 
 Config = dict[str, Any]
 Row = tuple[float, ...]  # a point of the unit cube: one coordinate in [0, 1] per parameter

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from statistics import fmean, median
 from typing import Any
 
-from search.searchers.base import METRIC, Estimate, Searcher
+from bo_distill.search.searchers.base import METRIC, Estimate, Searcher
 
 Curve = Mapping[Any, float]
 """The metric at each point of a training, in order. The keys say which point: those of all trials of a search agree."""

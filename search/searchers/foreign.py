@@ -10,10 +10,10 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher as TuneSearcher
 
-from methods.errors import UsageError
-from methods.outside import resolve, trust
-from methods.space import Choice, Integer, Real, Searched
-from search.searchers.base import METRIC, Estimate, Settings, Space, check_same, describe
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.outside import resolve, trust
+from bo_distill.methods.space import Choice, Integer, Real, Searched
+from bo_distill.search.searchers.base import METRIC, Estimate, Settings, Space, check_same, describe
 
 WORDS = {"optuna": "ray.tune.search.optuna:OptunaSearch"}
 SEEDS = ("seed", "random_state_seed", "random_state")  # as the searchers that Ray has call it

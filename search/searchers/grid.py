@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from methods.errors import UsageError
-from methods.space import Choice, Integer, Real, Searched
-from search.searchers.base import NAMED, IndexedSearch, Settings, Space
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.space import Choice, Integer, Real, Searched
+from bo_distill.search.searchers.base import NAMED, IndexedSearch, Settings, Space
 
 GRIDS = ("grid", "grid-shuffled", "grid-offset", "grid-centred")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from search.searchers.base import NAMED, IndexedSearch, Settings, Space
+from bo_distill.search.searchers.base import NAMED, IndexedSearch, Settings, Space
 
 
 def make(word: str, space: Space, seed: int, trials: int | None, first: Sequence[Settings]) -> IndexedSearch:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from methods.errors import UsageError
+from bo_distill.methods.errors import UsageError
 
 if TYPE_CHECKING:
-    from search.searchers.base import Searcher, Settings, Space
+    from bo_distill.search.searchers.base import Searcher, Settings, Space
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,9 @@ def make_searcher(word: str, space: Space, seed: int, trials: int | None, first:
     entry = entry_of(word)
     if entry.lacking:
         raise UsageError(f"--searcher {word}: not without {entry.lacking}; install it")
-    made: Searcher = importlib.import_module(f"search.searchers.{entry.module}").make(word, space, seed, trials, first)
+    made: Searcher = importlib.import_module(f"bo_distill.search.searchers.{entry.module}").make(
+        word, space, seed, trials, first
+    )
     return made
 
 
@@ -134,7 +136,7 @@ def foreseen(word: str, space: Space, seed: int, trials: int | None) -> list[Set
     if entry_of(word).sized:
         sized = make_searcher(word, space, seed, trials)
         return list(iter(lambda: sized.suggest(""), sized.FINISHED))
-    from search.searchers.random import random_point
+    from bo_distill.search.searchers.random import random_point
 
     return [random_point(space, seed, number) for number in range(trials or 0)]
 

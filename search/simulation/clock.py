@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from methods.errors import UsageError
-from methods.space import Searched
-from search.evidence.statistics import Course
-from search.searchers.base import Estimate
-from search.searchers.curves import Curve, Reporter
-from search.simulation.problems import Array, Problem, Recorded, Settings
-from search.study.records import ATTEMPTS
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.space import Searched
+from bo_distill.search.evidence.statistics import Course
+from bo_distill.search.searchers.base import Estimate
+from bo_distill.search.searchers.curves import Curve, Reporter
+from bo_distill.search.simulation.problems import Array, Problem, Recorded, Settings
+from bo_distill.search.study.records import ATTEMPTS
 
 if TYPE_CHECKING:
-    from search.study.ledger import Study
+    from bo_distill.search.study.ledger import Study
 
 SLOWNESS = 5.0  # of a straggler
 
@@ -82,7 +82,7 @@ class EventQueue:
         epochs = len(prospect.curve)
         if self.asha and not prospect.fails:
             if self._scheduler is None:
-                from search.execution.asha import asha_scheduler
+                from bo_distill.search.execution.asha import asha_scheduler
 
                 self._scheduler = asha_scheduler("value", epochs)
             self._scheduler.on_trial_add(None, SimpleNamespace(trial_id=str(number)))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from search.searchers.registry import make_searcher
-from search.simulation.clock import Simulated, chosen, simulate, stream
-from search.simulation.problems import Problem
+from bo_distill.search.searchers.registry import make_searcher
+from bo_distill.search.simulation.clock import Simulated, chosen, simulate, stream
+from bo_distill.search.simulation.problems import Problem
 
 
 def confirmed(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.space import Real, Searched
+from bo_distill.methods.space import Real, Searched
 
 Array = NDArray[np.floating[Any]]
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from methods import METHODS, get
-from methods.errors import UsageError
-from methods.method import flatten
-from methods.space import Choice, Integer, Real, Searched
-from search.simulation import FUNCTIONS
-from search.simulation.problems import Array, Recorded, Settings
+from bo_distill.methods import METHODS, get
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import flatten
+from bo_distill.methods.space import Choice, Integer, Real, Searched
+from bo_distill.search.simulation import FUNCTIONS
+from bo_distill.search.simulation.problems import Array, Recorded, Settings
 
 MISSHAPEN = (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 """What reading a table raises that another program wrote, or that was cut."""

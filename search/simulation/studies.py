@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from search.evidence.statistics import Course, analyse
-from search.searchers.registry import beginning, make_searcher
-from search.simulation.clock import chosen, course, makespan, simulate
-from search.simulation.problems import Problem
+from bo_distill.search.evidence.statistics import Course, analyse
+from bo_distill.search.searchers.registry import beginning, make_searcher
+from bo_distill.search.simulation.clock import chosen, course, makespan, simulate
+from bo_distill.search.simulation.problems import Problem
 
 
 def one_study(problem: Problem, options: Mapping[str, Any], job: tuple[str, int]) -> tuple[Course, float, float]:

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from distributed.locks import Taken, locked
-from distributed.pipeline import stage_keys
-from distributed.storage import Entry, Storage
-from distributed.worker import PRECISIONS, Runtime
-from methods.errors import UsageError
-from search.study.ledger import Study
+from bo_distill.distributed.locks import Taken, locked
+from bo_distill.distributed.pipeline import stage_keys
+from bo_distill.distributed.storage import Entry, Storage
+from bo_distill.distributed.worker import PRECISIONS, Runtime
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.study.ledger import Study
 
 FRESH = 3600.0  # seconds within which whoever writes a checkpoint or a file aside may be at work on it
 AT_ONCE = 64  # stages that are locked together: what is needed is asked once for them all

@@ -9,18 +9,18 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
-from methods.cost import Cost, count
-from methods.errors import UsageError
-from methods.method import flatten
-from methods.space import Real
-from search.rows.files import write_row
-from search.rows.provenance import provenance
-from search.rows.row import Row
-from search.searchers.base import Searcher
-from search.searchers.curves import Curve, Reporter
-from search.searchers.registry import beginning, entry_of, make_searcher
-from search.study.ledger import Study
-from search.study.records import ATTEMPTS, Job, Outcome, Phase, Trial, failed
+from bo_distill.methods.cost import Cost, count
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import flatten
+from bo_distill.methods.space import Real
+from bo_distill.search.rows.files import write_row
+from bo_distill.search.rows.provenance import provenance
+from bo_distill.search.rows.row import Row
+from bo_distill.search.searchers.base import Searcher
+from bo_distill.search.searchers.curves import Curve, Reporter
+from bo_distill.search.searchers.registry import beginning, entry_of, make_searcher
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import ATTEMPTS, Job, Outcome, Phase, Trial, failed
 
 
 class Finished(Exception):

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from distributed.storage import Storage
-from methods.errors import UsageError
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.errors import UsageError
 
 FORMAT = 2
 """Of what this version writes. Format 1 is version 0.1's, whose files bear no number; only a model's do."""

@@ -27,19 +27,19 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, Literal, TypeVar
 
-from distributed.locks import Lock, LockLost, Taken, locked
-from distributed.storage import Conflict, Storage
-from methods import get
-from methods.data import load
-from methods.data.account import Account
-from methods.data.dataset import Info
-from methods.errors import UsageError
-from methods.method import Method
-from methods.records import Malformed, decoded
-from methods.space import Searched
-from search.rows.row import ROWS
-from search.study.kept import FORMAT, Damaged, check_name, damaged, packed, read, sealed
-from search.study.records import Outcome, Plan, Trial, on_validation
+from bo_distill.distributed.locks import Lock, LockLost, Taken, locked
+from bo_distill.distributed.storage import Conflict, Storage
+from bo_distill.methods import get
+from bo_distill.methods.data import load
+from bo_distill.methods.data.account import Account
+from bo_distill.methods.data.dataset import Info
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import Method
+from bo_distill.methods.records import Malformed, decoded
+from bo_distill.methods.space import Searched
+from bo_distill.search.rows.row import ROWS
+from bo_distill.search.study.kept import FORMAT, Damaged, check_name, damaged, packed, read, sealed
+from bo_distill.search.study.records import Outcome, Plan, Trial, on_validation
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from methods.data.dataset import DataSpec
-from methods.errors import UsageError
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.errors import UsageError
 
 Phase = Literal["search", "confirm", "final", "control"]
 

@@ -16,16 +16,16 @@ from typing import Any
 
 from torch import nn
 
-from distributed.cache import StageCache, decode
-from distributed.storage import Storage
-from methods import get
-from methods.data import Info
-from methods.errors import UsageError
-from methods.method import Configs, State, flatten
-from methods.records import Malformed, decoded
-from search.study.kept import damaged, packed, read_bytes, unpacked
-from search.study.ledger import Study
-from search.study.records import Trial
+from bo_distill.distributed.cache import StageCache, decode
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods import get
+from bo_distill.methods.data import Info
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import Configs, State, flatten
+from bo_distill.methods.records import Malformed, decoded
+from bo_distill.search.study.kept import damaged, packed, read_bytes, unpacked
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Trial
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 import torch
 
-from distributed import cache as cache_module
-from distributed.cache import StageCache, code_digest, decode, encode, stage_key
-from distributed.pipeline import run_stages
-from distributed.storage import Storage
-from distributed.worker import LocalWorker
+from bo_distill.distributed import cache as cache_module
+from bo_distill.distributed.cache import StageCache, code_digest, decode, encode, stage_key
+from bo_distill.distributed.pipeline import run_stages
+from bo_distill.distributed.storage import Storage
+from bo_distill.distributed.worker import LocalWorker
+from bo_distill.methods import get
+from bo_distill.methods.method import State
 from helpers.tiny import tiny_images
-from methods import get
-from methods.method import State
 
 KEY: dict[str, Any] = {
     "stage": "fsp.teacher",
-    "module": "methods.fsp.stages",
+    "module": "bo_distill.methods.fsp.stages",
     "config": {"lr": 0.1},
     "upstream": {"before": "abc"},
     "data": "fingerprint",
@@ -37,7 +37,7 @@ KEY: dict[str, Any] = {
 
 @pytest.mark.parametrize(
     "change",
-    [{"stage": "fsp.transfer"}, {"module": "methods.nets.cifar"}, {"config": {"lr": 0.2}},
+    [{"stage": "fsp.transfer"}, {"module": "bo_distill.methods.nets.cifar"}, {"config": {"lr": 0.2}},
      {"upstream": {"before": "abd"}}, {"data": "other"}, {"seed": 1}, {"device": "cuda"}, {"precision": "bfloat16"}],
 )  # fmt: skip
 def test_a_key_changes_with_everything_that_a_result_follows_from(change: dict[str, Any]) -> None:
@@ -90,12 +90,12 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
         shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
 
     def source(name: str) -> str | None:
-        path = tmp_path.joinpath(*name.split("."))
+        path = tmp_path.joinpath(*name.removeprefix("bo_distill.").split("."))
         file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         return file.read_text() if file.exists() else None
 
     monkeypatch.setattr(cache_module, "_source", source)
-    return Tree(tmp_path, "methods.fsp.stages", {})
+    return Tree(tmp_path, "bo_distill.methods.fsp.stages", {})
 
 
 REMAKES_NOTHING = {

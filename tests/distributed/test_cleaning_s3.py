@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from distributed import locks
-from distributed.cache import StageCache, encode
-from distributed.storage import Storage
-from methods.method import State
-from search.study import cleaning
+from bo_distill.distributed import locks
+from bo_distill.distributed.cache import StageCache, encode
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.method import State
+from bo_distill.search.study import cleaning
 
 
 def test_a_bucket_is_cleaned(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

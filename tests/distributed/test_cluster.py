@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 import yaml
 
-from distributed.ray import cluster
-from distributed.ray.cluster import layout
-from methods.errors import UsageError
-from search.run import parser
+from bo_distill.distributed.ray import cluster
+from bo_distill.distributed.ray.cluster import layout
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.run import parser
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -234,9 +234,13 @@ def test_the_searches_in_the_words_of_the_docs_can_be_understood() -> None:
 
 def test_a_ray_that_does_not_start_is_one_line(tmp_path: Path) -> None:
     """Something listens at the address and never answers."""
-    script = (
-        "import distributed.ray.cluster as c, search.run as r, sys; c.START_SECONDS = 3; sys.exit(r.main(sys.argv[1:]))"
-    )
+    script = """
+import sys
+from bo_distill.distributed.ray import cluster
+from bo_distill.search import run
+cluster.START_SECONDS = 3
+sys.exit(run.main(sys.argv[1:]))
+"""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         words = [sys.executable, "-c", script, "fsp", f"--address={address}", f"--storage={tmp_path / 'results'}"]

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from distributed import locks
-from distributed.locks import Taken, locked
-from distributed.storage import Conflict, Storage
+from bo_distill.distributed import locks
+from bo_distill.distributed.locks import Taken, locked
+from bo_distill.distributed.storage import Conflict, Storage
 
 ROOT = Path(__file__).resolve().parents[2]
 BEAT = 0.3
 HOLDER = f"""
 import sys
 import threading
-from distributed import locks
-from distributed.storage import Storage
+from bo_distill.distributed import locks
+from bo_distill.distributed.storage import Storage
 locks.HEARTBEAT = {BEAT}
 try:
     with locks.locked(Storage(sys.argv[1]), ".lock") as lock:

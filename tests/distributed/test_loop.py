@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distributed.worker import LocalWorker
+from bo_distill.distributed.worker import LocalWorker
+from bo_distill.methods.training import Batch, Player, Training
 from helpers.tiny import tiny_images
-from methods.training import Batch, Player, Training
 
 
 def sgd(**changed: float) -> Training:

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from distributed.norm import BatchNorm, arrange, merged, running_statistics
-from distributed.ranks import Ranks, Reducer
+from bo_distill.distributed.norm import BatchNorm, arrange, merged, running_statistics
+from bo_distill.distributed.ranks import Ranks, Reducer
 
 ROWS = (5, 3)  # the ranks' shares need not be equal
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from distributed.optimizers import make_optimizer, orthogonalised
-from methods.training import OPTIMIZERS, Training
+from bo_distill.distributed.optimizers import make_optimizer, orthogonalised
+from bo_distill.methods.training import OPTIMIZERS, Training
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4), (6, 6)])

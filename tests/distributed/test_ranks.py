@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import distributed.ranks
-from distributed.ranks import Ranks, Reducer, dealt, share_of
-from methods.errors import UsageError
-from methods.training import Training
+from bo_distill.distributed import ranks as buckets
+from bo_distill.distributed.ranks import Ranks, Reducer, dealt, share_of
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.training import Training
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ ROWS = (5, 3)
 
 
 def _rank(rank: int, folder: str, bucket: int) -> None:
-    distributed.ranks.BUCKET = bucket
+    buckets.BUCKET = bucket
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     net = Branches()
     reducer = Reducer(list(net.parameters()), [net.seen], Ranks(rank, 2), ROWS[rank] / sum(ROWS))

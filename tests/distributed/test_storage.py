@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from distributed.storage import Storage
-from methods.errors import UsageError
-from search.run import main
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.run import main
 
 
 def test_a_folder_of_another_person_is_named() -> None:

@@ -13,22 +13,22 @@ from typing import Any
 import pytest
 import torch
 
-from distributed.cache import StageCache, encode
-from distributed.loop import Stopped
-from distributed.pipeline import run_stages
-from distributed.storage import Storage
-from distributed.worker import LocalWorker
+from bo_distill.distributed.cache import StageCache, encode
+from bo_distill.distributed.loop import Stopped
+from bo_distill.distributed.pipeline import run_stages
+from bo_distill.distributed.storage import Storage
+from bo_distill.distributed.worker import LocalWorker
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import State
+from bo_distill.search.rows.compaction import compact, verify
+from bo_distill.search.rows.files import write_row
+from bo_distill.search.rows.row import Row, from_table
+from bo_distill.search.rows.sql import read
+from bo_distill.search.run import main
+from bo_distill.search.study.ledger import Study
 from helpers.made_up import made_up
 from helpers.tiny import tiny_images
 from helpers.trivial import METHOD, accuracy
-from methods.errors import UsageError
-from methods.method import State
-from search.rows.compaction import compact, verify
-from search.rows.files import write_row
-from search.rows.row import Row, from_table
-from search.rows.sql import read
-from search.run import main
-from search.study.ledger import Study
 
 ROOT = Path(__file__).resolve().parents[2]
 

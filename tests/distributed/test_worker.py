@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from distributed.worker import LocalWorker, Runtime, best_runtime, multiplies_bf16
+from bo_distill.distributed.worker import LocalWorker, Runtime, best_runtime, multiplies_bf16
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import State, Worker
+from bo_distill.methods.training import Training
 from helpers.tiny import tiny_images
-from methods.errors import UsageError
-from methods.method import State, Worker
-from methods.training import Training
 
 
 def item(worker: Worker, number: int) -> State:

@@ -12,8 +12,8 @@ from helpers.running import ROOT
 
 def copy_to(folder: Path) -> Path:
     """The packages and the tests, without what was made by running them."""
-    for part in ("methods", "distributed", "search", "tests"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("bo_distill", "methods", "distributed", "search", "tests"):
+        shutil.copytree(ROOT / part, folder / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from methods.data import DataSpec, load
-from methods.errors import UsageError
+from bo_distill.methods.data import DataSpec, load
+from bo_distill.methods.errors import UsageError
 
 
 def refusal(spec: DataSpec) -> str:

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-from distributed.cache import StageCache, encode
-from distributed.storage import Storage
-from methods import get
-from methods.data import load
-from methods.data.dataset import DataSpec
-from methods.fsp.method import networks
-from methods.fsp.nets import teacher_net
-from methods.method import State, flatten
-from search.rows.files import write_row
-from search.rows.row import Row
-from search.study.ledger import Study
-from search.study.records import Job, Outcome, Plan, Task, Trial
+from bo_distill.distributed.cache import StageCache, encode
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods import get
+from bo_distill.methods.data import load
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.fsp.method import networks
+from bo_distill.methods.fsp.nets import teacher_net
+from bo_distill.methods.method import State, flatten
+from bo_distill.search.rows.files import write_row
+from bo_distill.search.rows.row import Row
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Job, Outcome, Plan, Task, Trial
 
 SETTINGS = {"transfer.depth": 8, "teacher.arch": "resnet26"}
 

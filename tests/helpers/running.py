@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from distributed.storage import Storage
-from methods.outside import trust
-from search.rows.row import Row, from_table
-from search.rows.sql import read
-from search.study.ledger import Study
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.outside import trust
+from bo_distill.search.rows.row import Row, from_table
+from bo_distill.search.rows.sql import read
+from bo_distill.search.study.ledger import Study
 
 ROOT = Path(__file__).resolve().parents[2]
 TRIVIAL = "tests.helpers.trivial:METHOD"

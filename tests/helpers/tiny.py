@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from methods.data.dataset import Data, Info, Split
+from bo_distill.methods.data.dataset import Data, Info, Split
 
 
 def tiny_images(train: int = 96, val: int = 40) -> Data:

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.data.dataset import Info
-from methods.method import Configs, Method, Recipe, Stage, State, States, Worker
-from methods.space import choice, integer, real
-from methods.training import Batch, Player, Training
+from bo_distill.methods.data.dataset import Info
+from bo_distill.methods.method import Configs, Method, Recipe, Stage, State, States, Worker
+from bo_distill.methods.space import choice, integer, real
+from bo_distill.methods.training import Batch, Player, Training
 
 FAULTS = ("none", "nan", "inf", "memory", "error", "killed", "killed once")
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from methods.data.augment import BINS, OPERATIONS, augment, crop, flip, operate, rotation, warp
+from bo_distill.methods.data.augment import BINS, OPERATIONS, augment, crop, flip, operate, rotation, warp
 
 KINDS = (
     "none",

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from distributed.worker import LocalWorker
-from methods.center_loss import paper
-from methods.center_loss.method import METHOD, VARIANTS
-from methods.center_loss.nets import Network
-from methods.center_loss.settings import Joint
-from methods.center_loss.stages import train
-from methods.data.dataset import Data, Info, Split
-from methods.errors import UsageError
-from methods.training import Batch
+from bo_distill.distributed.worker import LocalWorker
+from bo_distill.methods.center_loss import paper
+from bo_distill.methods.center_loss.method import METHOD, VARIANTS
+from bo_distill.methods.center_loss.nets import Network
+from bo_distill.methods.center_loss.settings import Joint
+from bo_distill.methods.center_loss.stages import train
+from bo_distill.methods.data.dataset import Data, Info, Split
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.training import Batch
 
 CIFAR = Info("cifar10", "image", tuple("0123456789"), (3, 32, 32), "", 45000, 5000, 10000)
 
@@ -326,8 +326,8 @@ def test_two_ranks_move_weights_and_centres_as_one_does() -> None:
 
 @pytest.mark.skipif("DATA_DIR" not in os.environ, reason="DATA_DIR does not name a folder with the CIFAR sets")
 def test_the_network_learns_real_images() -> None:
-    from methods.data import load
-    from methods.data.dataset import DataSpec
+    from bo_distill.methods.data import load
+    from bo_distill.methods.data.dataset import DataSpec
 
     data = load(DataSpec("cifar10", directory=os.environ["DATA_DIR"], train_size=500))
     torch.manual_seed(0)

@@ -15,10 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bo_distill.methods.data import DataSpec, cache, docstrings, glyphs, load, load_test, stage_running
+from bo_distill.methods.data.source import quota, sample
+from bo_distill.methods.errors import TestSplitLocked
 from helpers.data_files import refusal
-from methods.data import DataSpec, cache, docstrings, glyphs, load, load_test, stage_running
-from methods.data.source import quota, sample
-from methods.errors import TestSplitLocked
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -134,7 +134,7 @@ def test_train_size_out_of_range(size: int) -> None:
 def test_another_process_imports_little_and_finds_the_same_fingerprint() -> None:
     heavy = ("torchvision", "sklearn", "pandas", "matplotlib", "pyarrow", "PIL", "ray")
     code = f"""
-import sys, methods.data as data
+import sys, bo_distill.methods.data as data
 print(*(name for name in {heavy} if name in sys.modules))
 print(data.load(data.DataSpec("digits", train_size=50)).info.fingerprint)
 """

@@ -10,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distributed.worker import LocalWorker
-from helpers.tiny import tiny_images
-from methods.cost import count
-from methods.data.dataset import Info
-from methods.fsp.figures import tables, verdict
-from methods.fsp.method import METHOD
-from methods.fsp.nets import Projected
-from methods.fsp.paper import (
+from bo_distill.distributed.worker import LocalWorker
+from bo_distill.methods.cost import count
+from bo_distill.methods.data.dataset import Info
+from bo_distill.methods.fsp.figures import tables, verdict
+from bo_distill.methods.fsp.method import METHOD
+from bo_distill.methods.fsp.nets import Projected
+from bo_distill.methods.fsp.paper import (
     decoupled_loss,
     fsp_matrix,
     section_losses,
@@ -25,10 +24,11 @@ from methods.fsp.paper import (
     standardised,
     uncertainty_weighted,
 )
-from methods.fsp.settings import Finetune, Teacher, Transfer
-from methods.fsp.stages import finetune, train_teacher, transfer
-from methods.method import State, Trained, flatten
-from methods.nets.cifar import CifarNet, Vgg16
+from bo_distill.methods.fsp.settings import Finetune, Teacher, Transfer
+from bo_distill.methods.fsp.stages import finetune, train_teacher, transfer
+from bo_distill.methods.method import State, Trained, flatten
+from bo_distill.methods.nets.cifar import CifarNet, Vgg16
+from helpers.tiny import tiny_images
 
 CIFAR = Info("cifar10", "image", tuple("0123456789"), (3, 32, 32), "", 45000, 5000, 10000, (0.5,) * 3, (0.25,) * 3)
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from bo_distill.methods import data as data_sets
+from bo_distill.methods.data import DataSpec, load, load_test
+from bo_distill.methods.data.images import rows
 from helpers.data_files import folder, image, refusal
-from methods import data as data_sets
-from methods.data import DataSpec, load, load_test
-from methods.data.images import rows
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -13,21 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distributed.cache import StageCache
-from distributed.pipeline import Run, run_stages
-from distributed.storage import Storage
-from distributed.worker import LocalWorker
-from methods.cost import count
-from methods.data.dataset import Data, Info, Split
-from methods.errors import UsageError
-from methods.label_embedding import figures as drawing
-from methods.label_embedding import paper
-from methods.label_embedding.method import METHOD, answers, model, networks, two_networks
-from methods.label_embedding.nets import sub_classifier
-from methods.label_embedding.stages import Answers
-from methods.method import Trained, flatten
-from methods.metrics import accuracy, temperature
-from methods.nets.wrn import WideResNet
+from bo_distill.distributed.cache import StageCache
+from bo_distill.distributed.pipeline import Run, run_stages
+from bo_distill.distributed.storage import Storage
+from bo_distill.distributed.worker import LocalWorker
+from bo_distill.methods.cost import count
+from bo_distill.methods.data.dataset import Data, Info, Split
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.label_embedding import figures as drawing
+from bo_distill.methods.label_embedding import paper
+from bo_distill.methods.label_embedding.method import METHOD, answers, model, networks, two_networks
+from bo_distill.methods.label_embedding.nets import sub_classifier
+from bo_distill.methods.label_embedding.stages import Answers
+from bo_distill.methods.method import Trained, flatten
+from bo_distill.methods.metrics import accuracy, temperature
+from bo_distill.methods.nets.wrn import WideResNet
 
 CLASSES = 12
 

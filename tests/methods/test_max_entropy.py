@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from distributed.worker import LocalWorker
-from methods.data.dataset import Data, Info, Split
-from methods.max_entropy import paper
-from methods.max_entropy.method import METHOD
-from methods.max_entropy.nets import Augmenter, Student, discriminator, evaluating
-from methods.max_entropy.published import SCALES, tables
-from methods.max_entropy.settings import NOISES
-from methods.max_entropy.stages import adversaries
-from methods.method import State, Trained, flatten
-from methods.nets.resnet18 import resnet18
-from methods.training import Batch
+from bo_distill.distributed.worker import LocalWorker
+from bo_distill.methods.data.dataset import Data, Info, Split
+from bo_distill.methods.max_entropy import paper
+from bo_distill.methods.max_entropy.method import METHOD
+from bo_distill.methods.max_entropy.nets import Augmenter, Student, discriminator, evaluating
+from bo_distill.methods.max_entropy.published import SCALES, tables
+from bo_distill.methods.max_entropy.settings import NOISES
+from bo_distill.methods.max_entropy.stages import adversaries
+from bo_distill.methods.method import State, Trained, flatten
+from bo_distill.methods.nets.resnet18 import resnet18
+from bo_distill.methods.training import Batch
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.2, 0.25)
 

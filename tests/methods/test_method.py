@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from methods import METHODS, get
-from methods.data import DataSpec, load
-from methods.method import flatten
+from bo_distill.methods import METHODS, get
+from bo_distill.methods.data import DataSpec, load
+from bo_distill.methods.method import flatten
 
 
 @pytest.mark.parametrize("name", METHODS)

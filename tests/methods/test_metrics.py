@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from methods.metrics import macro_f1, temperature
+from bo_distill.methods.metrics import macro_f1, temperature
 
 
 @given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 8))

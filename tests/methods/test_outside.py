@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods import get, outside
+from bo_distill.methods.errors import UsageError
+from bo_distill.search import leaderboard, predict, report, run
+from bo_distill.search.rows.files import write_row
+from bo_distill.search.rows.row import Row, from_table
+from bo_distill.search.rows.sql import read
+from bo_distill.search.study.winner import save_winner
 from helpers.made_up import changed, made_up
-from methods import get, outside
-from methods.errors import UsageError
-from search import leaderboard, predict, report, run
-from search.rows.files import write_row
-from search.rows.row import Row, from_table
-from search.rows.sql import read
-from search.study.winner import save_winner
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from methods.data import DataSpec
-from methods.data.labels import alike, alike_notes, in_order, normal
-from methods.data.parts import WORDS, column_parts, column_words, named_parts, part_of, parts_in
-from methods.data.source import once
-from methods.errors import UsageError
+from bo_distill.methods.data import DataSpec
+from bo_distill.methods.data.labels import alike, alike_notes, in_order, normal
+from bo_distill.methods.data.parts import WORDS, column_parts, column_words, named_parts, part_of, parts_in
+from bo_distill.methods.data.source import once
+from bo_distill.methods.errors import UsageError
 
 
 @pytest.mark.parametrize("word", list(WORDS))

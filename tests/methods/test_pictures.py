@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from methods import features, pictures
+from bo_distill.methods import features, pictures
 
 
 def drawn(figure: Figure) -> bytes:

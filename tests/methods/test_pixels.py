@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from methods.data.images.pixels import Pixels, Unreadable, own_limit, read
-from methods.errors import UsageError
+from bo_distill.methods.data.images.pixels import Pixels, Unreadable, own_limit, read
+from bo_distill.methods.errors import UsageError
 
 RAMP = np.linspace(0, 65535, 64 * 64).reshape(64, 64)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from methods.records import Malformed, decoded
+from bo_distill.methods.records import Malformed, decoded
 
 
 @dataclass(frozen=True)

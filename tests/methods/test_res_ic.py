@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from distributed.worker import LocalWorker
-from methods.cost import count
-from methods.data.dataset import Data, Info, Split
-from methods.errors import UsageError
-from methods.method import State, Trained
-from methods.res_ic import figures
-from methods.res_ic.method import METHOD, measured
-from methods.res_ic.nets import CBAM, ChannelAttention, Networks, ResIC, SpatialAttention, exit_macs
-from methods.res_ic.paper import (
+from bo_distill.distributed.worker import LocalWorker
+from bo_distill.methods.cost import count
+from bo_distill.methods.data.dataset import Data, Info, Split
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import State, Trained
+from bo_distill.methods.res_ic import figures
+from bo_distill.methods.res_ic.method import METHOD, measured
+from bo_distill.methods.res_ic.nets import CBAM, ChannelAttention, Networks, ResIC, SpatialAttention, exit_macs
+from bo_distill.methods.res_ic.paper import (
     class_weights,
     dropout_mask,
     exit_losses,
@@ -25,7 +25,7 @@ from methods.res_ic.paper import (
     sentence_lengths,
     total_loss,
 )
-from methods.training import Batch
+from bo_distill.methods.training import Batch
 
 # The paper's equations.
 

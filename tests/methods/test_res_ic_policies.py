@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from methods.paired import compare, holm
-from methods.res_ic import choosing
-from methods.res_ic.choosing import GRID, choose, controlled, fitted, sweep, thresholds
-from methods.res_ic.nets import ResIC, exit_macs
-from methods.res_ic.paper import length_table, sentence_lengths
-from methods.res_ic.policies import NEVER, RULES, EarlyExit, Exits, Policy, first, oracle
-from methods.res_ic.risk import BEYOND, p_value, score
+from bo_distill.methods.paired import compare, holm
+from bo_distill.methods.res_ic import choosing
+from bo_distill.methods.res_ic.choosing import GRID, choose, controlled, fitted, sweep, thresholds
+from bo_distill.methods.res_ic.nets import ResIC, exit_macs
+from bo_distill.methods.res_ic.paper import length_table, sentence_lengths
+from bo_distill.methods.res_ic.policies import NEVER, RULES, EarlyExit, Exits, Policy, first, oracle
+from bo_distill.methods.res_ic.risk import BEYOND, p_value, score
 
 
 def stacked(seed: int, n: int = 60, e: int = 5, k: int = 4) -> Exits:

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bo_distill.methods.data import DataSpec, load, load_test
+from bo_distill.methods.data.characters import FIRST, PAD, UNKNOWN, encode, vocabulary
+from bo_distill.methods.errors import UsageError
 from helpers.data_files import ROWS, refusal, table
-from methods.data import DataSpec, load, load_test
-from methods.data.characters import FIRST, PAD, UNKNOWN, encode, vocabulary
-from methods.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -99,7 +99,7 @@ def test_a_missing_part_of_a_text_is_drawn_and_noted(tmp_path: Path) -> None:
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6), min_size=1, max_size=60))
 def test_no_sentence_is_in_two_parts(texts: list[str]) -> None:
-    from methods.data.texts.sentences import sentences
+    from bo_distill.methods.data.texts.sentences import sentences
 
     texts = texts + [f"fill {index}" for index in range(20)]
     labels = ["ab"[index % 2] for index in range(len(texts))]

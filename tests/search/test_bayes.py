@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from ray import tune
 from ray.tune.search import Searcher
 
-from search.bayes import BayesSearch, _TuneCube
-from search.searchers.acquisition import Matern52
+from bo_distill.search.bayes import BayesSearch, _TuneCube
+from bo_distill.search.searchers.acquisition import Matern52
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANE = {"x": tune.uniform(0, 1), "y": tune.uniform(0, 1)}
@@ -209,7 +209,7 @@ def test_proposals_repeat_by_seed_also_in_another_process() -> None:
     code = """
 import json
 from ray import tune
-from search.bayes import BayesSearch
+from bo_distill.search.bayes import BayesSearch
 search = BayesSearch("score", "max", space={"x": tune.uniform(0, 1), "y": tune.uniform(0, 1)}, seed=5)
 configs = []
 for number in range(10):

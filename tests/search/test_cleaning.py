@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from distributed.cache import StageCache, encode
-from distributed.locks import locked
-from distributed.pipeline import stage_keys
-from distributed.storage import Storage
-from distributed.worker import Runtime
+from bo_distill.distributed.cache import StageCache, encode
+from bo_distill.distributed.locks import locked
+from bo_distill.distributed.pipeline import stage_keys
+from bo_distill.distributed.storage import Storage
+from bo_distill.distributed.worker import Runtime
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import State
+from bo_distill.search.storage import main
+from bo_distill.search.study.cleaning import clean
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.winner import stored_states
 from helpers.made_up import made_up
-from methods.errors import UsageError
-from methods.method import State
-from search.storage import main
-from search.study.cleaning import clean
-from search.study.ledger import Study
-from search.study.winner import stored_states
 
 DAY = 86_400
 
@@ -123,7 +123,7 @@ def test_a_trial_that_begins_meanwhile_keeps_what_it_finds(study: Study) -> None
         return locked(*_, **__)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.study.cleaning.locked", begins)
+        patch.setattr("bo_distill.search.study.cleaning.locked", begins)
         list(cleaning)
     assert storage.exists(result)
 

@@ -15,16 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distributed.ray.cluster import Layout
-from distributed.storage import Storage
-from helpers.tiny import tiny_images
-from methods.data.dataset import DataSpec
-from methods.errors import UsageError
-from methods.method import Method, Recipe, Stage, State
-from methods.space import Real, real
-from methods.training import Training
-from search.compare import main
-from search.evidence.statistics import (
+from bo_distill.distributed.ray.cluster import Layout
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import Method, Recipe, Stage, State
+from bo_distill.methods.space import Real, real
+from bo_distill.methods.training import Training
+from bo_distill.search.compare import main
+from bo_distill.search.evidence.statistics import (
     ALPHA,
     Course,
     analyse,
@@ -36,11 +35,12 @@ from search.evidence.statistics import (
     repeats_needed,
     smallest_p,
 )
-from search.execution.comparison import Budget, check_question, course, opened, spend
-from search.pages.charts.scores import anytime
-from search.searchers.registry import make_searcher
-from search.study.ledger import Study
-from search.study.records import Job, Outcome, Plan, Task, Trial
+from bo_distill.search.execution.comparison import Budget, check_question, course, opened, spend
+from bo_distill.search.pages.charts.scores import anytime
+from bo_distill.search.searchers.registry import make_searcher
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Job, Outcome, Plan, Task, Trial
+from helpers.tiny import tiny_images
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -221,7 +221,7 @@ def test_a_budget_is_spent_and_not_overdrawn(
         study.searcher_state = searcher.save_state()
         study.save()
 
-    monkeypatch.setattr("search.execution.tune.run_study", run_study)
+    monkeypatch.setattr("bo_distill.search.execution.tune.run_study", run_study)
     task = Task("cmp", "two", "quick", DataSpec("digits"), {}, storage.uri, 0)
     plan = Plan(task, name, ("head.weight",), None, seeds=0, controls=False)
     place = Layout(1, 1, 0.0, 1)
@@ -247,7 +247,7 @@ def test_a_budget_of_time_ends_where_every_trial_fails(storage: Storage, monkeyp
             study.save_outcome(number, Outcome(status="failed", started=number, seconds=0.001))
         study.save()
 
-    monkeypatch.setattr("search.execution.tune.run_study", run_study)
+    monkeypatch.setattr("bo_distill.search.execution.tune.run_study", run_study)
     task = Task("cmp", "two", "quick", DataSpec("digits"), {}, storage.uri, 0)
     study = opened(storage, Plan(task, "random", ("head.weight",), None, seeds=0, controls=False))
     study.method, study.info = TWO, tiny_images().info

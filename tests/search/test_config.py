@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from methods import outside
-from search import run
-from search.command.asking import make_plan
-from search.command.config import command, toml_of
-from search.command.main import COMMANDS, main
-from search.study.records import Plan
+from bo_distill.methods import outside
+from bo_distill.search import run
+from bo_distill.search.command.asking import make_plan
+from bo_distill.search.command.config import command, toml_of
+from bo_distill.search.command.main import COMMANDS, main
+from bo_distill.search.study.records import Plan
 
 WORDS = [
     "fsp", "--random", "--data=digits", "--label-column=a", "--label-column=b", "--recipe=quick", "--trials=7",
@@ -96,7 +96,7 @@ def test_one_command_has_every_other(capsys: pytest.CaptureFixture[str]) -> None
     assert all(f"  {name} " in told for name in COMMANDS)
     here = Path(run.__file__).parent
     assert set(COMMANDS) == {file.stem for file in here.glob("*.py")} - {"__init__", "bayes"}
-    assert all(callable(importlib.import_module(f"search.{name}").main) for name in COMMANDS)
+    assert all(callable(importlib.import_module(f"bo_distill.search.{name}").main) for name in COMMANDS)
     assert main(["run", "fsp", "--fields"]) == 0
     assert "transfer.weight" in capsys.readouterr().out
     assert main(["runn", "fsp"]) == 2
@@ -126,5 +126,10 @@ def test_a_shell_completes_commands_verbs_and_options(capsys: pytest.CaptureFixt
 
 def test_help_is_quick_to_load() -> None:
     """What takes long to import is imported once the command line is known to be right."""
-    look = "import sys, search.run; search.run.parser().format_help(); assert not {'numpy', 'torch'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", look], check=True, cwd=Path(run.__file__).parents[1])
+    look = """
+import sys
+from bo_distill.search import run
+run.parser().format_help()
+assert not {'numpy', 'torch'} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", look], check=True, cwd=Path(run.__file__).resolve().parents[1])

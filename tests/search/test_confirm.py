@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import pytest
 from torch import nn
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.method import Method, Recipe, Stage, State
+from bo_distill.methods.space import real
+from bo_distill.methods.training import Training
+from bo_distill.search.run import main
+from bo_distill.search.searchers.grid import GRIDS, arranged
+from bo_distill.search.study.conductor import Conductor, Finished
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Job, Outcome, Plan, Task
 from helpers.tiny import tiny_images
-from methods.data.dataset import DataSpec
-from methods.method import Method, Recipe, Stage, State
-from methods.space import real
-from methods.training import Training
-from search.run import main
-from search.searchers.grid import GRIDS, arranged
-from search.study.conductor import Conductor, Finished
-from search.study.ledger import Study
-from search.study.records import Job, Outcome, Plan, Task
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def test_the_winner_is_chosen_by_its_mean_within_the_budget(
 
 
 def test_the_forms_of_a_grid() -> None:
-    from methods.space import Choice, Integer, Real
+    from bo_distill.methods.space import Choice, Integer, Real
 
     space = {"a": Real(0.0, 1.0), "b": Choice(("x", "y")), "c": Integer(1, 9)}
     plain, shuffled, offset, centred = (arranged(form, space, 18, 4) for form in GRIDS)

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.space import Real
+from bo_distill.search.searchers.acquisition import BelieverEI
+from bo_distill.search.searchers.base import Estimate
+from bo_distill.search.searchers.bayesian import Proposer
+from bo_distill.search.searchers.cube import Cube, axes_of
+from bo_distill.search.searchers.curves import Reporter
+from bo_distill.search.searchers.random import make, random_point
+from bo_distill.search.searchers.registry import beginning, make_searcher
+from bo_distill.search.simulation.clock import simulate
+from bo_distill.search.simulation.problems import Recorded, function
+from bo_distill.search.study.conductor import Conductor, Finished, curve_of
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Outcome, Plan, Task, Trial
 from helpers.running import TRIVIAL
 from helpers.trivial import METHOD
-from methods.data.dataset import DataSpec
-from methods.space import Real
-from search.searchers.acquisition import BelieverEI
-from search.searchers.base import Estimate
-from search.searchers.bayesian import Proposer
-from search.searchers.cube import Cube, axes_of
-from search.searchers.curves import Reporter
-from search.searchers.random import make, random_point
-from search.searchers.registry import beginning, make_searcher
-from search.simulation.clock import simulate
-from search.simulation.problems import Recorded, function
-from search.study.conductor import Conductor, Finished, curve_of
-from search.study.ledger import Study
-from search.study.records import Outcome, Plan, Task, Trial
 
 SPACE = {"x": Real(0, 1)}
 

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from distributed.cache import Progress, StageCache, decode, encode
-from distributed.locks import LockLost
-from distributed.storage import Storage
+from bo_distill.distributed.cache import Progress, StageCache, decode, encode
+from bo_distill.distributed.locks import LockLost
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import State
+from bo_distill.search.study.kept import packed, unpacked
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Outcome
+from bo_distill.search.study.winner import load_model, save_winner
 from helpers.made_up import made_up
-from methods.errors import UsageError
-from methods.method import State
-from search.study.kept import packed, unpacked
-from search.study.ledger import Study
-from search.study.records import Outcome
-from search.study.winner import load_model, save_winner
 
 
 def flipped(content: bytes, count: int = 1000) -> list[bytes]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bo_distill.search import data
 from helpers.data_files import ROWS, folder, table
-from search import data
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

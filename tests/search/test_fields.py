@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from methods import METHODS, get
-from methods.errors import UsageError
-from methods.space import Choice, Integer, Real, ranged
-from search.run import main
+from bo_distill.methods import METHODS, get
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.space import Choice, Integer, Real, ranged
+from bo_distill.search.run import main
 
 FSP = get("fsp")
 

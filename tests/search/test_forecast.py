@@ -7,16 +7,27 @@ import dataclasses
 import pytest
 import torch
 
-from distributed.ray.cluster import Layout
-from distributed.storage import Storage
+from bo_distill.distributed.ray.cluster import Layout
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods import METHODS, get
+from bo_distill.methods.data import load
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.search.execution import forecast as planning
+from bo_distill.search.execution.forecast import (
+    PAGE,
+    RAY,
+    TRIAL,
+    Rehearsal,
+    Speed,
+    describe,
+    few,
+    forecast,
+    makespan,
+    rehearse,
+)
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Job, Plan, Task, Trial
 from helpers.tiny import TINY_SETTINGS
-from methods import METHODS, get
-from methods.data import load
-from methods.data.dataset import DataSpec
-from search.execution import forecast as planning
-from search.execution.forecast import PAGE, RAY, TRIAL, Rehearsal, Speed, describe, few, forecast, makespan, rehearse
-from search.study.ledger import Study
-from search.study.records import Job, Plan, Task, Trial
 
 ALONE = Layout(workers=1, cpus=1, gpus=0.0, concurrency=1)
 SPEEDS = {"teacher": Speed(1.0, 1e-9), "transfer": Speed(2.0, 0.5e-9), "finetune": Speed(0.5, 0.25e-9)}

@@ -9,21 +9,21 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.outside import trust
+from bo_distill.methods.space import Choice, Integer, Real
+from bo_distill.search.replay import main as replay
+from bo_distill.search.searchers.registry import SEARCHERS, entry_of, make_searcher
+from bo_distill.search.study.conductor import Conductor, Finished
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Outcome, Plan, Task
 from helpers.running import TRIVIAL
 from helpers.trivial import METHOD, accuracy
-from methods.data.dataset import DataSpec
-from methods.errors import UsageError
-from methods.outside import trust
-from methods.space import Choice, Integer, Real
-from search.replay import main as replay
-from search.searchers.registry import SEARCHERS, entry_of, make_searcher
-from search.study.conductor import Conductor, Finished
-from search.study.ledger import Study
-from search.study.records import Outcome, Plan, Task
 
 MIXED = {"lr": Real(1e-4, 1e-1, True), "width": Real(-1.0, 1.0), "n": Integer(1, 30, True), "act": Choice(("a", "b"))}
-OURS = "search.bayes:BayesSearch"
+OURS = "bo_distill.search.bayes:BayesSearch"
 trust(OURS)
 trust(__name__)
 
@@ -77,7 +77,7 @@ def test_what_a_foreign_searcher_cannot_do_is_refused_in_one_line() -> None:
     other.suggest("0")
     with pytest.raises(ValueError, match="another space"):
         make_searcher(OURS, {**MIXED, "n": Integer(1, 9)}, 0, 3).restore_state(other.save_state())
-    for word in ("nonsense", "json:JSONDecoder", "no.such.module:Thing", "search.bayes:Nothing"):
+    for word in ("nonsense", "json:JSONDecoder", "no.such.module:Thing", "bo_distill.search.bayes:Nothing"):
         with pytest.raises(UsageError, match=word):
             make_searcher(word, MIXED, 0, 3)
 

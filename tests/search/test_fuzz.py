@@ -16,17 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.errors import UsageError
+from bo_distill.search import compare, predict, report, run
+from bo_distill.search.evidence.statistics import Course, analyse
+from bo_distill.search.execution.comparison import check_question
+from bo_distill.search.pages.page import Page
+from bo_distill.search.simulation.recorded import Table
+from bo_distill.search.study.kept import packed
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.winner import load_model, save_winner
 from helpers.made_up import changed, made_up
-from methods.errors import UsageError
-from search import compare, predict, report, run
-from search.evidence.statistics import Course, analyse
-from search.execution.comparison import check_question
-from search.pages.page import Page
-from search.simulation.recorded import Table
-from search.study.kept import packed
-from search.study.ledger import Study
-from search.study.winner import load_model, save_winner
 
 QUESTION = {"method": "fsp", "space": ["transfer.lr"], "budget": {"trials": 3}}
 COMPARISON = "comparisons/c/compare.json"

@@ -7,13 +7,13 @@ import json
 
 import pytest
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.run import main
+from bo_distill.search.study.kept import FORMAT
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.winner import load_model, save_winner
 from helpers.made_up import changed, made_up
-from methods.errors import UsageError
-from search.run import main
-from search.study.kept import FORMAT
-from search.study.ledger import Study
-from search.study.winner import load_model, save_winner
 
 FILES = ("study.json", "ledger.json", "trials/0.json", "model/model.json")
 

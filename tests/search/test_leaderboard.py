@@ -21,16 +21,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.errors import UsageError
+from bo_distill.search import leaderboard
+from bo_distill.search.rows import export
+from bo_distill.search.rows.compaction import compact, verify
+from bo_distill.search.rows.files import of_study, parquet_files, write_row
+from bo_distill.search.rows.row import COMPACTED, QUARANTINE, ROWS, Row, config_hash, from_table, named, schema
+from bo_distill.search.rows.sql import read
 from helpers.made_up import START
 from helpers.made_up import row as make
-from methods.errors import UsageError
-from search import leaderboard
-from search.rows import export
-from search.rows.compaction import compact, verify
-from search.rows.files import of_study, parquet_files, write_row
-from search.rows.row import COMPACTED, QUARANTINE, ROWS, Row, config_hash, from_table, named, schema
-from search.rows.sql import read
 
 
 @pytest.fixture
@@ -401,7 +401,7 @@ def test_verify_finds_what_is_wrong(storage: Storage) -> None:
 def test_writers_compactions_and_readers_lose_nothing(storage: Storage) -> None:
     written = [make(trial) for trial in range(200)]
     context = multiprocessing.get_context("forkserver")  # a fork of this process would inherit Arrow's threads
-    context.set_forkserver_preload(["search.rows.sql", "pyarrow.parquet", "duckdb"])
+    context.set_forkserver_preload(["bo_distill.search.rows.sql", "pyarrow.parquet", "duckdb"])
     with context.Pool(8) as writers, context.Pool(2) as compactors:
         writing = writers.starmap_async(write_row, [(storage, row) for row in written], chunksize=1)
         seen = 0
@@ -435,17 +435,17 @@ def test_a_compaction_between_listing_and_reading_hides_nothing(
         calls += 1
         if calls == moment:
             with monkeypatch.context() as patch:
-                patch.setattr("search.rows.files.parquet_files", parquet_files)
+                patch.setattr("bo_distill.search.rows.files.parquet_files", parquet_files)
                 compact(storage)
         return names
 
-    monkeypatch.setattr("search.rows.files.parquet_files", then_compact)
+    monkeypatch.setattr("bo_distill.search.rows.files.parquet_files", then_compact)
     assert read(storage)["trial"].to_pylist() == list(range(6))
     assert len(storage.list("leaderboard")) == 1  # it did run
 
 
 def test_compacted_files_are_sorted_and_bounded(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.rows.compaction.ROWS_PER_FILE", 10)
+    monkeypatch.setattr("bo_distill.search.rows.compaction.ROWS_PER_FILE", 10)
     for trial in range(24):
         write_row(storage, make(trial))
     compact(storage)
@@ -613,7 +613,7 @@ def test_compact_and_verify(filled: Storage, capsys: pytest.CaptureFixture[str])
 
 def test_help_loads_nothing_heavy() -> None:
     code = """import sys
-from search.leaderboard import main
+from bo_distill.search.leaderboard import main
 try:
     main(["--help"])
 finally:

@@ -15,15 +15,15 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
+from bo_distill.search import leaderboard
+from bo_distill.search.rows.compaction import compact, verify
+from bo_distill.search.rows.export import printable
+from bo_distill.search.rows.files import of_study, parsed, write_row
+from bo_distill.search.rows.row import COMPACTED, ROWS, named, record_of, schema
+from bo_distill.search.rows.sql import read
 from helpers.made_up import START
 from helpers.made_up import row as make
-from search import leaderboard
-from search.rows.compaction import compact, verify
-from search.rows.export import printable
-from search.rows.files import of_study, parsed, write_row
-from search.rows.row import COMPACTED, ROWS, named, record_of, schema
-from search.rows.sql import read
 
 
 def command(storage: Storage, *words: str) -> int:
@@ -151,7 +151,7 @@ def test_an_export_that_fails_keeps_the_older_file(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("distributed.storage.os.fsync", full)
+    monkeypatch.setattr("bo_distill.distributed.storage.os.fsync", full)
     assert command(filled, "export", "csv", "--out", str(out)) == 2
     assert (
         "No space left" in capsys.readouterr().err and out.read_text() == "older" and len(list(tmp_path.iterdir())) == 2

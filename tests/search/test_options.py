@@ -11,14 +11,14 @@ FIELD = '    folds: int = option("parts of the data that take turns", 5, metavar
 LOOK = """
 import dataclasses, json
 import pytest
-from methods.data_spec import DataSpec
-from methods.errors import UsageError
-from methods.records import decoded
-from search.command.config import command
-from search.command.asking import make_plan, resumed
-from search.run import parser
-from search.study.ledger import Study
-from search.study.records import Plan
+from bo_distill.methods.data_spec import DataSpec
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.records import decoded
+from bo_distill.search.command.config import command
+from bo_distill.search.command.asking import make_plan, resumed
+from bo_distill.search.run import parser
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Plan
 
 words = " ".join(parser().format_help().split())
 assert "--folds N parts of the data that take turns (default 5)" in words, words
@@ -47,8 +47,8 @@ def test_a_data_option_is_one_field(tmp_path: Path) -> None:
 
 
 def test_a_data_option_that_was_added_later_has_its_default_in_an_older_study() -> None:
-    from methods.data_spec import DataSpec
-    from methods.records import decoded
+    from bo_distill.methods.data_spec import DataSpec
+    from bo_distill.methods.records import decoded
 
     assert decoded(DataSpec, {"name": "digits"}) == DataSpec("digits")
 
@@ -56,8 +56,8 @@ def test_a_data_option_that_was_added_later_has_its_default_in_an_older_study() 
 def test_a_list_of_numbers_can_be_fixed_but_not_searched() -> None:
     import pytest
 
-    from methods import get
-    from methods.errors import UsageError
+    from bo_distill.methods import get
+    from bo_distill.methods.errors import UsageError
 
     assert get("fsp").check({"teacher.milestones": "1,2"}) == {"teacher.milestones": (1.0, 2.0)}
     with pytest.raises(UsageError, match="cannot be searched"):
@@ -65,6 +65,6 @@ def test_a_list_of_numbers_can_be_fixed_but_not_searched() -> None:
 
 
 def test_what_is_known_of_data_is_a_key_of_what_is_counted_once() -> None:
-    from methods.data import DataSpec, load
+    from bo_distill.methods.data import DataSpec, load
 
     assert hash(load(DataSpec("digits")).info) == hash(load(DataSpec("digits")).info)

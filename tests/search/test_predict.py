@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods import get
+from bo_distill.methods.data import load
+from bo_distill.methods.errors import UsageError
+from bo_distill.search import predict
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.winner import Deployed, load_model, save_winner, stored_states, winner
 from helpers.made_up import made_up
 from helpers.tiny import tiny_sentences
-from methods import get
-from methods.data import load
-from methods.errors import UsageError
-from search import predict
-from search.study.ledger import Study
-from search.study.winner import Deployed, load_model, save_winner, stored_states, winner
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +174,12 @@ def test_a_study_without_a_winner(study: Study, tmp_path: Path) -> None:
 
 def test_no_ray() -> None:
     """A machine that only answers needs no Ray."""
-    script = (
-        "import sys, search.predict, search.study.winner; assert not any(m.split('.')[0] == 'ray' for m in sys.modules)"
-    )
+    script = """
+import sys
+import bo_distill.search.predict
+import bo_distill.search.study.winner
+assert not any(name.split(".")[0] == "ray" for name in sys.modules)
+"""
     done: Any = subprocess.run(
         [sys.executable, "-c", script], cwd=Path(__file__).resolve().parents[2], capture_output=True
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from search.rows import provenance
+from bo_distill.search.rows import provenance
 
 
 def test_a_checkout_of_another_user_has_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

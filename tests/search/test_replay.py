@@ -16,18 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from distributed.storage import Storage
-from methods.data.dataset import DataSpec
-from methods.space import Choice, Integer, Real
-from search.replay import main
-from search.searchers.grid import axis
-from search.searchers.registry import SEARCHERS, make_searcher
-from search.simulation.clock import Replayed, chosen, course, makespan, makespans, simulate
-from search.simulation.curse import winners_curse
-from search.simulation.problems import function
-from search.simulation.recorded import Table, domain_of
-from search.study.ledger import Study
-from search.study.records import Job, Outcome, Plan, Task, Trial
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.space import Choice, Integer, Real
+from bo_distill.search.replay import main
+from bo_distill.search.searchers.grid import axis
+from bo_distill.search.searchers.registry import SEARCHERS, make_searcher
+from bo_distill.search.simulation.clock import Replayed, chosen, course, makespan, makespans, simulate
+from bo_distill.search.simulation.curse import winners_curse
+from bo_distill.search.simulation.problems import function
+from bo_distill.search.simulation.recorded import Table, domain_of
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Job, Outcome, Plan, Task, Trial
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = {"lr": Real(1e-3, 1e-1, True), "weight": Real(0.0, 1.0)}

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 import torch
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.data.dataset import Split
+from bo_distill.methods.errors import TestSplitLocked
+from bo_distill.search import report
+from bo_distill.search.evidence import importance
+from bo_distill.search.evidence.statistics import Course, Paired, analyse, student
+from bo_distill.search.pages.page import Page
+from bo_distill.search.pages.paper import drawn
+from bo_distill.search.pages.predictions import add_errors
+from bo_distill.search.pages.study import page_of, write
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Job, Outcome, Trial
 from helpers.made_up import made_up
-from methods.data.dataset import Split
-from methods.errors import TestSplitLocked
-from search import report
-from search.evidence import importance
-from search.evidence.statistics import Course, Paired, analyse, student
-from search.pages.page import Page
-from search.pages.paper import drawn
-from search.pages.predictions import add_errors
-from search.pages.study import page_of, write
-from search.study.ledger import Study
-from search.study.records import Job, Outcome, Trial
 
 VOID = {"meta", "link", "img", "br", "input", "path", "use"}
 
@@ -97,10 +97,10 @@ def test_page_is_whole_and_needs_nothing_else(page: str) -> None:
 
 
 def test_a_wheel_holds_template_style_and_scripts() -> None:
-    root = Path(report.__file__).parents[1]
+    root = Path(report.__file__).resolve().parents[1]
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     pages = root / "search" / "pages"
-    packed = {path for pattern in patterns["search.pages"] for path in pages.glob(pattern)}
+    packed = {path for pattern in patterns["bo_distill.search.pages"] for path in pages.glob(pattern)}
     kept = {path for path in pages.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert kept and packed == kept
 
@@ -134,8 +134,8 @@ def test_charts_follow_the_theme_and_have_pngs(page: str, study: Study) -> None:
 
 
 def test_drawing_cannot_read_the_test_split(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    from methods.data import load_test
-    from methods.fsp import figures
+    from bo_distill.methods.data import load_test
+    from bo_distill.methods.fsp import figures
 
     monkeypatch.setattr(figures, "figures", lambda trained: load_test(study.plan.task.data))
     trial = study.best()
@@ -145,7 +145,7 @@ def test_drawing_cannot_read_the_test_split(study: Study, monkeypatch: pytest.Mo
 
 
 def test_points_can_be_turned(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    from methods.fsp import figures
+    from bo_distill.methods.fsp import figures
 
     points = {"points": [[0, 0, 1]], "labels": [0], "classes": ["</script><i>"]}
     monkeypatch.setattr(figures, "figures", lambda trained: {})
@@ -298,7 +298,7 @@ def test_a_tree_s_shares_are_sums_over_its_boxes() -> None:
 
 
 def test_front_keeps_what_nothing_beats() -> None:
-    from search.pages.charts.trials import front
+    from bo_distill.search.pages.charts.trials import front
 
     assert front([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.8), (4, 0.9), (3, 0.85)]) == [(1, 0.5), (2, 0.8), (3, 0.9)]
 

@@ -17,25 +17,25 @@ import pytest
 from pyarrow import parquet
 from scipy import stats
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods import METHODS, get
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.fsp import published
+from bo_distill.methods.published import Cell, Claim, PaperTable, Scale
+from bo_distill.search import reproduce
+from bo_distill.search.command.shell import SOME_FAILED
+from bo_distill.search.execution.processes import Pool
+from bo_distill.search.execution.trial import attempt
+from bo_distill.search.papers import publish as results
+from bo_distill.search.papers.lines import Reproduction
+from bo_distill.search.papers.scores import Line, corrected, judged
+from bo_distill.search.papers.training import lacking
+from bo_distill.search.rows.files import write_row
+from bo_distill.search.rows.row import from_table
+from bo_distill.search.rows.sql import read
+from bo_distill.search.study.conductor import Conductor
+from bo_distill.search.study.records import Job, Outcome, Task, Trial
 from helpers.made_up import row as make
-from methods import METHODS, get
-from methods.data.dataset import DataSpec
-from methods.fsp import published
-from methods.published import Cell, Claim, PaperTable, Scale
-from search import reproduce
-from search.command.shell import SOME_FAILED
-from search.execution.processes import Pool
-from search.execution.trial import attempt
-from search.papers import publish as results
-from search.papers.lines import Reproduction
-from search.papers.scores import Line, corrected, judged
-from search.papers.training import lacking
-from search.rows.files import write_row
-from search.rows.row import from_table
-from search.rows.sql import read
-from search.study.conductor import Conductor
-from search.study.records import Job, Outcome, Task, Trial
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = {"transfer.epochs": 0}
@@ -274,7 +274,7 @@ def test_a_killed_process_costs_no_more_than_its_own_training(
     tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(published, "tables", lambda scale: (PaperTable("Table 1", TABLES[0].cells[:2]),))
-    monkeypatch.setattr("search.execution.processes.quiet_trial", deadly)
+    monkeypatch.setattr("bo_distill.search.execution.processes.quiet_trial", deadly)
     assert command(tmp_path) == SOME_FAILED
     rows = {(row.control, row.seed): row for row in from_table(read(Storage(str(tmp_path / "storage"))))}
     assert len(rows) == 4 and [key for key, row in rows.items() if row.status != "done"] == [("taught", 2)]
@@ -319,7 +319,7 @@ def test_what_a_storage_does_not_hold_stays_published(tiny: None, tmp_path: Path
 
 KILLED = """
 import concurrent.futures, multiprocessing, os, signal
-from search.execution.processes import end_with_parent
+from bo_distill.search.execution.processes import end_with_parent
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(1, context, end_with_parent)

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from distributed.cache import StageCache, encode
-from distributed.storage import Storage
-from methods import get
-from methods.data import load
-from methods.data.dataset import DataSpec
-from methods.method import State
-from search import leaderboard
-from search.execution import trial
-from search.execution.rerun import judge
-from search.execution.trial import perform
-from search.rows.files import write_row
-from search.rows.row import Row, from_table
-from search.rows.sql import read
-from search.study.conductor import Conductor
-from search.study.ledger import Study
-from search.study.records import Plan, Task
+from bo_distill.distributed.cache import StageCache, encode
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods import get
+from bo_distill.methods.data import load
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.method import State
+from bo_distill.search import leaderboard
+from bo_distill.search.execution import trial
+from bo_distill.search.execution.rerun import judge
+from bo_distill.search.execution.trial import perform
+from bo_distill.search.rows.files import write_row
+from bo_distill.search.rows.row import Row, from_table
+from bo_distill.search.rows.sql import read
+from bo_distill.search.study.conductor import Conductor
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Plan, Task
 
 SMALL = {"joint.epochs": 3, "joint.width": 8, "joint.batch_size": 32, "joint.term": "none", "joint.lr": 0.01}
 

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, qmc
 
-from methods.errors import UsageError
-from methods.space import Choice, Domain, Integer, Numbers, Real, Searched, checked
-from search.searchers.cube import Cube, axes_of
-from search.searchers.grid import axis, grid
-from search.searchers.random import random_point
-from search.searchers.registry import make_searcher
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.space import Choice, Domain, Integer, Numbers, Real, Searched, checked
+from bo_distill.search.searchers.cube import Cube, axes_of
+from bo_distill.search.searchers.grid import axis, grid
+from bo_distill.search.searchers.random import random_point
+from bo_distill.search.searchers.registry import make_searcher
 
 FSP = {"transfer.lr": Real(1e-3, 0.3, True), "transfer.weight": Real(1e-2, 10.0, True)}
 

@@ -11,28 +11,28 @@ from typing import Any
 
 import pytest
 
-from distributed.ray.cluster import Layout
-from distributed.storage import Storage
-from distributed.worker import Runtime
+from bo_distill.distributed.ray.cluster import Layout
+from bo_distill.distributed.storage import Storage
+from bo_distill.distributed.worker import Runtime
+from bo_distill.methods import data as data_sets
+from bo_distill.methods.data import load
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.space import Choice, Real
+from bo_distill.search.command.asking import asked_for, make_plan, resumed
+from bo_distill.search.command.config import command
+from bo_distill.search.command.summary import print_summary
+from bo_distill.search.evidence.summary import advice, ended, summarise
+from bo_distill.search.execution.comparison import opened
+from bo_distill.search.execution.place import settled
+from bo_distill.search.run import main, parser
+from bo_distill.search.searchers.random import random_point
+from bo_distill.search.study.conductor import Conductor, Finished, searcher_of
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Outcome, Plan, Task
 from helpers.data_files import folder, image
 from helpers.running import TRIVIAL
 from helpers.trivial import METHOD, accuracy
-from methods import data as data_sets
-from methods.data import load
-from methods.data.dataset import DataSpec
-from methods.errors import UsageError
-from methods.space import Choice, Real
-from search.command.asking import asked_for, make_plan, resumed
-from search.command.config import command
-from search.command.summary import print_summary
-from search.evidence.summary import advice, ended, summarise
-from search.execution.comparison import opened
-from search.execution.place import settled
-from search.run import main, parser
-from search.searchers.random import random_point
-from search.study.conductor import Conductor, Finished, searcher_of
-from search.study.ledger import Study
-from search.study.records import Outcome, Plan, Task
 
 SPACE = METHOD.space(("only.x", "only.y"))
 
@@ -249,11 +249,11 @@ def test_the_precision_is_decided_once(storage: Storage, monkeypatch: pytest.Mon
     study = begin(storage, "random", 6)
     asked = dataclasses.replace(study.plan, task=dataclasses.replace(study.plan.task, precision="auto"))
     first, second = Runtime("cpu", "bfloat16"), Runtime("cpu", "float32")
-    monkeypatch.setattr("distributed.worker.best_runtime", lambda precision="auto": first)
+    monkeypatch.setattr("bo_distill.distributed.worker.best_runtime", lambda precision="auto": first)
     study.plan = settled(asked, place, None)
     study.save_plan()
     assert (study.plan.task.precision, study.plan.task.cpus) == ("bfloat16", 3)
-    monkeypatch.setattr("distributed.worker.best_runtime", lambda precision="auto": second)
+    monkeypatch.setattr("bo_distill.distributed.worker.best_runtime", lambda precision="auto": second)
     assert settled(resume(storage).plan, place, None).task.precision == "bfloat16"
     assert opened(storage, asked).plan.task.precision == "bfloat16", "a comparison's study too"
 
@@ -302,7 +302,7 @@ def test_data_that_the_networks_cannot_take_is_refused_before_ray_starts(
 def test_bad_usage_that_a_trial_finds_ends_the_search_with_its_line(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.execution import tune as execution
+    from bo_distill.search.execution import tune as execution
 
     search = execution.StudySearch(Conductor(begin(storage, "random", 3)))
     assert search.suggest("t") is not None

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
+from bo_distill.search import run
+from bo_distill.search.command.summary import print_summary
+from bo_distill.search.evidence.summary import advice, summarise
+from bo_distill.search.execution.progress import ProgressLines
+from bo_distill.search.pages.study import write
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Outcome
 from helpers.made_up import made_up
-from search import run
-from search.command.summary import print_summary
-from search.evidence.summary import advice, summarise
-from search.execution.progress import ProgressLines
-from search.pages.study import write
-from search.study.ledger import Study
-from search.study.records import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_a_page_that_fails_costs_the_page_only(
         raise RuntimeError("no font")
 
     study = made_up(Storage(tmp_path))
-    monkeypatch.setattr("search.pages.study.write", fails)
+    monkeypatch.setattr("bo_distill.search.pages.study.write", fails)
     run.keep(study, quiet=False)
     assert study.storage.exists(f"{study.folder}/model/model.json")
     assert "the page was not drawn: no font; python -m search.report" in capsys.readouterr().err

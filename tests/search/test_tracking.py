@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.execution.tracking import check, track
+from bo_distill.search.run import main
+from bo_distill.search.study.conductor import Conductor
+from bo_distill.search.study.ledger import Study
 from helpers.made_up import made_up
-from methods.errors import UsageError
-from search.execution.tracking import check, track
-from search.run import main
-from search.study.conductor import Conductor
-from search.study.ledger import Study
 
 
 def again(study: Study, name: str) -> Study:
@@ -80,7 +80,7 @@ def test_mlflow_reads_a_run_for_each_trial(storage: Storage) -> None:
 def test_what_cannot_be_tracked_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("search.execution.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("bo_distill.search.execution.tracking.find_spec", lambda name: None)
     for name in ("tensorboard", "mlflow"):
         assert main(["fsp", f"--{name}", f"--storage={tmp_path / 'results'}"]) == 2
         assert "pip install -e '.[track]'" in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -17,25 +17,25 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from distributed.cache import StageCache
-from distributed.pipeline import Run, run_stages
-from distributed.ray.cluster import Layout, connected
-from distributed.storage import Storage
-from distributed.worker import LocalWorker, Runtime, best_runtime
+from bo_distill.distributed.cache import StageCache
+from bo_distill.distributed.pipeline import Run, run_stages
+from bo_distill.distributed.ray.cluster import Layout, connected
+from bo_distill.distributed.storage import Storage
+from bo_distill.distributed.worker import LocalWorker, Runtime, best_runtime
+from bo_distill.methods import METHODS, get
+from bo_distill.methods.cost import count, example
+from bo_distill.methods.data import DataSpec, load_test
+from bo_distill.methods.errors import TestSplitLocked
+from bo_distill.methods.method import Stage, State, Trained, flatten
+from bo_distill.methods.space import Choice
+from bo_distill.methods.training import Training
+from bo_distill.search.execution.tune import run_study
+from bo_distill.search.rows.row import from_table
+from bo_distill.search.rows.sql import read
+from bo_distill.search.searchers.grid import axis
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Job, Plan, Task, Trial
 from helpers.tiny import TINY, TINY_SETTINGS
-from methods import METHODS, get
-from methods.cost import count, example
-from methods.data import DataSpec, load_test
-from methods.errors import TestSplitLocked
-from methods.method import Stage, State, Trained, flatten
-from methods.space import Choice
-from methods.training import Training
-from search.execution.tune import run_study
-from search.rows.row import from_table
-from search.rows.sql import read
-from search.searchers.grid import axis
-from search.study.ledger import Study
-from search.study.records import Job, Plan, Task, Trial
 
 # Two epochs wherever a stage trains, and no draw that depends on the number of ranks, such as dropout.
 

@@ -26,7 +26,11 @@ def test_a_method_joins_by_its_folder_and_two_lines(tmp_path: Path) -> None:
     assert asked - {"search.reproduce"} == {file.name for file in mine.iterdir()}
     for file in mine.glob("*.py"):
         file.write_text(file.read_text().replace("center_loss", "mine"))
-    insert(copy / "methods" / "__init__.py", '    "fsp": "methods.fsp', '    "mine": "methods.mine.method",\n')
+    insert(
+        copy / "methods" / "__init__.py",
+        '    "fsp": "bo_distill.methods.fsp',
+        '    "mine": "bo_distill.methods.mine.method",\n',
+    )
     tiny = '    "mine": {"joint.epochs": 2, "joint.batch_size": 32, "joint.lr": 0.01, "joint.begin": 1},\n'
     insert(copy / "tests" / "helpers" / "tiny.py", '    "fsp": {\n', tiny)
     assert "mine" in run_in(copy, "-m", "search.run", "--help")
@@ -40,7 +44,7 @@ def test_a_method_joins_by_its_folder_and_two_lines(tmp_path: Path) -> None:
 def test_a_searcher_joins_by_its_file_and_a_line(tmp_path: Path) -> None:
     copy = copy_to(tmp_path)
     (copy / "search" / "searchers" / "corner.py").write_text(
-        "from search.searchers.base import IndexedSearch\n\n\n"
+        "from bo_distill.search.searchers.base import IndexedSearch\n\n\n"
         "def make(word, space, seed, trials, first=()):\n"
         "    lowest = {name: domain.from_unit(0.0) for name, domain in space.items()}\n"
         "    return IndexedSearch(space, lambda number: dict(lowest))\n"
@@ -48,11 +52,11 @@ def test_a_searcher_joins_by_its_file_and_a_line(tmp_path: Path) -> None:
     registry = copy / "search" / "searchers" / "registry.py"
     insert(registry, '        Entry("random", ', '        Entry("corner", "The lowest corner", "corner"),\n')
     look = """
-from search.command.asking import make_plan
-from search.run import parser
-from search.study.ledger import Study
-from search.study.conductor import Conductor
-from distributed.storage import Storage
+from bo_distill.search.command.asking import make_plan
+from bo_distill.search.run import parser
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.conductor import Conductor
+from bo_distill.distributed.storage import Storage
 plan = make_plan(parser().parse_args(["center_loss", "--searcher", "corner", "--data", "digits"]))
 assert plan.searcher == "corner"
 study = Study(Storage("kept"), plan)

@@ -16,22 +16,22 @@ import pytest
 import torch
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from distributed.cache import StageCache
-from distributed.loop import Stopped
-from distributed.pipeline import run_stages
-from distributed.storage import Storage
-from distributed.worker import LocalWorker
+from bo_distill.distributed.cache import StageCache
+from bo_distill.distributed.loop import Stopped
+from bo_distill.distributed.pipeline import run_stages
+from bo_distill.distributed.storage import Storage
+from bo_distill.distributed.worker import LocalWorker
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.execution.tune import LostTrials, StudySearch
+from bo_distill.search.rows.compaction import verify
+from bo_distill.search.run import main
+from bo_distill.search.study.conductor import Conductor, Finished
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import ATTEMPTS, Outcome, Plan, Task
 from helpers.running import TRIVIAL, named, rows_of, run, start, study_of, until
 from helpers.tiny import tiny_images
 from helpers.trivial import METHOD, accuracy
-from methods.data.dataset import DataSpec
-from methods.errors import UsageError
-from search.execution.tune import LostTrials, StudySearch
-from search.rows.compaction import verify
-from search.run import main
-from search.study.conductor import Conductor, Finished
-from search.study.ledger import Study
-from search.study.records import ATTEMPTS, Outcome, Plan, Task
 
 
 class Killed(BaseException):
@@ -183,7 +183,7 @@ def test_a_second_driver_is_refused(storage: Storage, capfd: pytest.CaptureFixtu
 
 def test_a_node_that_is_lost_uses_up_no_retry(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     lost_nodes = [True, True, False, True, True, False, True, False]
-    monkeypatch.setattr("search.execution.tune.node_lost", lambda error: lost_nodes.pop(0))
+    monkeypatch.setattr("bo_distill.search.execution.tune.node_lost", lambda error: lost_nodes.pop(0))
     search = StudySearch(Conductor(begin(storage, "random", 1)))
     deaths = []
     while lost_nodes:
@@ -225,11 +225,11 @@ def test_a_search_whose_node_is_gone_ends(
     """Ray mostly ends the search itself. Where it does not, Tune would wait for ever for a place for the next trial."""
     search = StudySearch(Conductor(begin(storage, "random", 2)))
     freed: list[int] = []
-    monkeypatch.setattr("search.execution.tune.free_orphans", lambda: freed.append(1))
-    monkeypatch.setattr("search.execution.tune.alive", lambda: {"here": {}})
+    monkeypatch.setattr("bo_distill.search.execution.tune.free_orphans", lambda: freed.append(1))
+    monkeypatch.setattr("bo_distill.search.execution.tune.alive", lambda: {"here": {}})
     LostTrials(search, "here").on_step_begin(0, [])
     assert freed == [1]
-    monkeypatch.setattr("search.execution.tune.alive", lambda: {"elsewhere": {}})
+    monkeypatch.setattr("bo_distill.search.execution.tune.alive", lambda: {"elsewhere": {}})
     with pytest.raises(SystemExit, match="is gone; go on with --resume s --storage"):
         LostTrials(search, "here").on_step_begin(0, [])
 
@@ -262,7 +262,7 @@ def dying(source, target):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(source, target)
 os.replace = dying
-from search.run import main
+from bo_distill.search.run import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -276,7 +276,7 @@ def check_resumed(storage: Path, trials: int, before: Study) -> None:
     for earlier in before.trials:
         if earlier.finished:
             assert study.trials[earlier.job.number] == earlier
-    from search.searchers.random import random_point
+    from bo_distill.search.searchers.random import random_point
 
     fields = METHOD.fields()
     space = {name: fields[name].domain for name in study.plan.space}

@@ -29,7 +29,7 @@ def strangers(methods: Path) -> list[str]:
         for file in sorted(methods.rglob("*.py"))
         for name in imported(file)
         for folder in folders - {file.relative_to(methods).parts[0]}
-        if f"{name}.".startswith(f"methods.{folder}.")
+        if f"{name}.".startswith(f"bo_distill.methods.{folder}.")
     ]
 
 
@@ -41,7 +41,12 @@ def test_a_method_that_borrows_from_another_is_found(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "paper.py").write_text("")
-    (tmp_path / "one" / "nets.py").write_text("from methods.nets import cifar\nfrom methods.one import paper\n")
-    (tmp_path / "two" / "nets.py").write_text("def f():\n    from methods import one\n")
-    (tmp_path / "shared.py").write_text("import methods.two.paper\n")
-    assert strangers(tmp_path) == ["shared.py imports methods.two.paper", "two/nets.py imports methods.one"]
+    (tmp_path / "one" / "nets.py").write_text(
+        "from bo_distill.methods.nets import cifar\nfrom bo_distill.methods.one import paper\n"
+    )
+    (tmp_path / "two" / "nets.py").write_text("def f():\n    from bo_distill.methods import one\n")
+    (tmp_path / "shared.py").write_text("import bo_distill.methods.two.paper\n")
+    assert strangers(tmp_path) == [
+        "shared.py imports bo_distill.methods.two.paper",
+        "two/nets.py imports bo_distill.methods.one",
+    ]

@@ -20,10 +20,10 @@ Made = tuple[Path, str, str]  # the pages; what was said, and what on a machine 
 GIVEN = ("torch", "torchvision", "numpy", "scikit-learn", "scipy", "pyarrow")
 REPRODUCE = """
 import importlib, importlib.util, json, sys
-from methods import get
-from methods.data.dataset import DataSpec
-from methods.published import Cell, PaperTable, Scale
-from search import reproduce
+from bo_distill.methods import get
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.published import Cell, PaperTable, Scale
+from bo_distill.search import reproduce
 
 if __name__ == "__main__":
     for name in ("ray", "fvcore", "duckdb", "matplotlib", "safetensors", "rich"):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
 from helpers.running import TRIVIAL, family, rows_of, start, study_of, until
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head that offers no core, as in cluster.yaml, and two nodes of one core each."""
-    from distributed.ray.private import ENVIRONMENT
+    from bo_distill.distributed.ray.private import ENVIRONMENT
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from distributed.storage import Storage
+from bo_distill.distributed.storage import Storage
+from bo_distill.search.rows.row import from_table
+from bo_distill.search.rows.sql import read
+from bo_distill.search.run import main
+from bo_distill.search.study.ledger import Study
 from helpers.running import TRIVIAL, start
-from search.rows.row import from_table
-from search.rows.sql import read
-from search.run import main
-from search.study.ledger import Study
 
 ROOT = Path(__file__).resolve().parents[2]
 # A teacher, a transfer and a fine-tuning of one epoch each: seconds, not accuracy.
@@ -104,8 +104,8 @@ def test_an_interrupted_search_resumes_with_no_trial_lost_or_doubled(sign: signa
         assert after.trials[number] == trial, "what was finished is not run again"
     assert sorted(row.trial for row in rows_of(tmp_path)) == list(range(5))
     # The suggestions are those of a search that was never interrupted.
-    from methods import get
-    from search.searchers.random import random_point
+    from bo_distill.methods import get
+    from bo_distill.search.searchers.random import random_point
 
     fields = get("fsp").fields()
     space = {field: fields[field].domain for field in after.plan.space}
@@ -210,14 +210,12 @@ def test_a_storage_that_cannot_be_written_is_refused(tmp_path: Path, capfd: pyte
 
 def test_help_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'ray', 'pyarrow', 'numpy'}"
-    code = f"import sys, search.run; search.run.parser().format_help(); print({heavy} & set(sys.modules))"
+    code = f"import sys, bo_distill.search.run as run; run.parser().format_help(); print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_the_packages_are_ours() -> None:
-    import distributed
-    import methods
-    import search
+    from bo_distill import distributed, methods, search
 
     for package in (distributed, methods, search):
-        assert Path(package.__file__ or "").parent.parent == ROOT
+        assert Path(package.__file__ or "").resolve().parent.parent == ROOT

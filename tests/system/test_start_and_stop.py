@@ -19,7 +19,7 @@ from helpers.running import ROOT, TRIVIAL, family, rows_of, start, study_of, unt
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STUCK = """
 import sys, time
-from search.command import interruption as module
+from bo_distill.search.command import interruption as module
 module.PATIENCE, module.TOGETHER = float(sys.argv[1]), 0.2
 it = module.Interruption()
 with it.heeded(130):
@@ -148,7 +148,7 @@ def test_a_search_ends_when_it_is_told_to(
 STRANGE = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from search.run import main
+from bo_distill.search.run import main
 with ThreadPoolExecutor(1) as threads:
     sys.exit(threads.submit(main, sys.argv[1:]).result())
 """

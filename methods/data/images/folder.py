@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from methods.data.account import LeftOut, some
-from methods.data.dataset import DataSpec
-from methods.data.images.pixels import SUFFIXES, Pixels
-from methods.data.images.rows import decode, identical
-from methods.data.labels import alike_notes, in_order, normal
-from methods.data.parts import named_parts, part_of
-from methods.data.source import Indices, Source, divide, once
-from methods.errors import UsageError
+from bo_distill.methods.data.account import LeftOut, some
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.data.images.pixels import SUFFIXES, Pixels
+from bo_distill.methods.data.images.rows import decode, identical
+from bo_distill.methods.data.labels import alike_notes, in_order, normal
+from bo_distill.methods.data.parts import named_parts, part_of
+from bo_distill.methods.data.source import Indices, Source, divide, once
+from bo_distill.methods.errors import UsageError
 
 
 def read(spec: DataSpec) -> Source:

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from methods.data.account import LeftOut
-from methods.data.dataset import DataSpec
-from methods.data.images.pixels import Pixels, Unreadable, own_limit, read
-from methods.data.images.store import Kept, Rows, alone, decoded, load_kept, place_of
-from methods.data.source import Source, once
-from methods.errors import UsageError
+from bo_distill.methods.data.account import LeftOut
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.data.images.pixels import Pixels, Unreadable, own_limit, read
+from bo_distill.methods.data.images.store import Kept, Rows, alone, decoded, load_kept, place_of
+from bo_distill.methods.data.source import Source, once
+from bo_distill.methods.errors import UsageError
 
 VERSION = 1  # of the files and of the pixels in them
 ENDS = 4096  # bytes at both ends of a file that are compared before all of it is

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.data.account import LeftOut
-from methods.data.cache import directory
+from bo_distill.methods.data.account import LeftOut
+from bo_distill.methods.data.cache import directory
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import gzip
 import re
 from pathlib import Path
 
-from methods.errors import UsageError
+from bo_distill.methods.errors import UsageError
 
 GZIP = b"\x1f\x8b"
 MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))

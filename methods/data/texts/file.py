@@ -7,13 +7,13 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from methods.data.account import LeftOut, some
-from methods.data.dataset import DataSpec
-from methods.data.parts import column_parts, column_words, named_parts
-from methods.data.source import Source
-from methods.data.texts.sentences import sentences
-from methods.data.texts.tables import SUFFIXES, Layout, columns, kind_of
-from methods.errors import UsageError
+from bo_distill.methods.data.account import LeftOut, some
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.data.parts import column_parts, column_words, named_parts
+from bo_distill.methods.data.source import Source
+from bo_distill.methods.data.texts.sentences import sentences
+from bo_distill.methods.data.texts.tables import SUFFIXES, Layout, columns, kind_of
+from bo_distill.methods.errors import UsageError
 
 BAND = re.compile(r"([^=,]+)=(-?\d+)-(-?\d+)")
 """A class of a column of numbers, both ends included."""

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from methods.data.account import LeftOut, some
-from methods.data.dataset import DataSpec
-from methods.data.labels import alike_notes, in_order, normal
-from methods.data.source import Indices, Source, divide, once
-from methods.errors import UsageError
+from bo_distill.methods.data.account import LeftOut, some
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.data.labels import alike_notes, in_order, normal
+from bo_distill.methods.data.source import Indices, Source, divide, once
+from bo_distill.methods.errors import UsageError
 
 
 def tidy(text: str) -> str:

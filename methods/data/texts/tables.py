@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from methods.data.texts.encodings import not_utf8, utf8
-from methods.errors import UsageError
+from bo_distill.methods.data.texts.encodings import not_utf8, utf8
+from bo_distill.methods.errors import UsageError
 
 if TYPE_CHECKING:
     import pyarrow

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from search.pages.charts.look import C1, C2, MUTED, NARROW, blank
+from bo_distill.search.pages.charts.look import C1, C2, MUTED, NARROW, blank
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from methods.metrics import Reliability
+    from bo_distill.methods.metrics import Reliability
 
 
 def diagram(bins: Reliability, narrow: bool = False) -> Figure:

@@ -10,12 +10,12 @@ import numpy as np
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
-from search.pages.charts.look import C1, INK, LINES, MUTED, NARROW, PAPER, WIDE, blank
+from bo_distill.search.pages.charts.look import C1, INK, LINES, MUTED, NARROW, PAPER, WIDE, blank
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from search.evidence.statistics import Course
+    from bo_distill.search.evidence.statistics import Course
 
 Array = NDArray[np.float64]
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from methods.space import Choice, Domain, Integer, Real
-from search.evidence.importance import Anova
-from search.pages.charts.look import C1, C2, FAINT, INK, MUTED, NARROW, PAPER, WIDE, blank, mark
+from bo_distill.methods.space import Choice, Domain, Integer, Real
+from bo_distill.search.evidence.importance import Anova
+from bo_distill.search.pages.charts.look import C1, C2, FAINT, INK, MUTED, NARROW, PAPER, WIDE, blank, mark
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

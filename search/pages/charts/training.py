@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from search.pages.charts.look import C1, FAINT, MUTED, NARROW, WIDE, blank
+from bo_distill.search.pages.charts.look import C1, FAINT, MUTED, NARROW, WIDE, blank
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

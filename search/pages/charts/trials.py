@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from matplotlib.ticker import EngFormatter
 
-from search.pages.charts.look import C1, C2, INK, LINES, MUTED, NARROW, STATUS, WIDE, blank, mark
+from bo_distill.search.pages.charts.look import C1, C2, INK, LINES, MUTED, NARROW, STATUS, WIDE, blank, mark
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
