@@ -1,0 +1,119 @@
+"""A search from its options to its result, whoever gave them: the command line, a script or a notebook.
+
+Nothing heavy is imported before the options are understood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.asking import asked_for
+from bo_distill.search.command.config import toml_of
+from bo_distill.search.command.interruption import interruption
+from bo_distill.search.command.reading import tell_reading
+from bo_distill.search.command.shell import positive
+from bo_distill.search.execution.place import check_place, on_ray, settled
+
+if TYPE_CHECKING:
+    from bo_distill.search.study.ledger import Study
+
+
+def begun(args: argparse.Namespace) -> Study:
+    """The study that the options ask for, with its data read and all that can be seen before it runs looked at; nothing
+    is written yet.
+
+    Args:
+        args: the options of `search.command.run_options`; `storage` becomes absolute.
+
+    Raises:
+        UsageError: it cannot be.
+    """
+    for name in ("workers", "concurrency", "patience"):
+        positive(f"--{name}", getattr(args, name))
+    positive("--seeds", args.seeds, 0)
+    if args.confirm:
+        positive("--confirm", args.confirm, 2)
+
+    from bo_distill.distributed.storage import Storage
+    from bo_distill.search.study.conductor import searcher_of
+
+    storage = Storage(args.storage)
+    args.storage = storage.uri
+    study = asked_for(args, storage)
+    task = study.plan.task
+    searcher_of(study)  # says now what cannot be: a grid in too few trials, ranges that have changed since
+    method, info = study.method, study.info
+    if info.kind != method.kind:
+        raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")
+    study.know_data()
+    method.costs(method.configure(task.recipe, task.settings), info)  # refuses what networks cannot take
+    check_place(args, study.plan.task, info)
+    return study
+
+
+def trackers(args: argparse.Namespace) -> list[str]:
+    """Who else is told of each trial."""
+    return [name for name in ("tensorboard", "mlflow") if getattr(args, name)]
+
+
+def search(args: argparse.Namespace, study: Study) -> float:
+    """Run a study on Ray, and keep its winner's model and its page; returns the seconds that it took.
+
+    A search that was interrupted returns, too: its study is not complete.
+
+    Raises:
+        UsageError: the storage cannot be written, another process runs the study, no Ray answers.
+        KeyboardInterrupt: it was interrupted before its trials ran.
+    """
+    from bo_distill.search.study.ledger import WRITTEN
+
+    started, task = time.monotonic(), study.plan.task
+    study.storage.check_writable(*WRITTEN, study.folder, f"{study.folder}/trials")
+    for name in trackers(args):
+        from bo_distill.search.execution.tracking import check
+
+        check(study.storage, name)
+    go_on = f"interrupted; go on with {study.resume_words}"
+    with ExitStack() as stack:
+        if args.resume:
+            stack.enter_context(study.locked())
+            interruption().words = go_on
+        place, terminal = stack.enter_context(on_ray(args, task.workers, study.storage, f"{study.folder}/ray.log"))
+        if not args.resume:  # a Ray that does not answer leaves nothing of a new study, no lock either
+            stack.enter_context(study.locked())
+        from bo_distill.search.execution.tune import run_study
+
+        study.plan = settled(study.plan, place, args.address)
+        study.save_plan()
+        study.storage.write_bytes(f"{study.folder}/config.toml", toml_of(study.plan).encode())
+        interruption().words = go_on
+        tell_reading(study.info)
+        for name in trackers(args):
+            from bo_distill.search.execution.tracking import track
+
+            track(study, name)
+        run_study(study, place, None if args.quiet else terminal)
+    _keep(study, args.quiet)
+    return time.monotonic() - started
+
+
+def _keep(study: Study, quiet: bool) -> None:
+    """Write the winner's model and the page, once the study is complete. A page that fails costs the page only."""
+    if not study.complete or study.best() is None:
+        return
+    from bo_distill.search.pages.study import write
+    from bo_distill.search.study.winner import save_winner
+
+    save_winner(study)
+    if not quiet:
+        print("drawing the page", file=sys.stderr)
+    try:
+        write(study)
+    except Exception as error:  # what draws is a dozen libraries
+        name = study.plan.task.study
+        print(f"the page was not drawn: {error}; python -m search.report {name} tries again", file=sys.stderr)

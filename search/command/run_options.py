@@ -1,0 +1,68 @@
+"""The options of a search: what `search.run` takes as words and `bo_distill.run` as keyword arguments."""
+
+from __future__ import annotations
+
+from bo_distill.search.command.config import FileParser
+from bo_distill.search.command.options import study_options
+from bo_distill.search.command.shell import trust_option
+from bo_distill.search.searchers.registry import DEFAULT, SEARCHERS
+
+
+def parser() -> FileParser:
+    """Every option, under headings."""
+    p = FileParser(
+        prog="python -m search.run",
+        usage="%(prog)s METHOD [options]",
+        description="Search a method's hyperparameters on Ray, retrain the winner, score it on test once.",
+        allow_abbrev=False,
+    )
+    for title in ("data", "what is searched", "searcher", "budget", "going on", "place", "output"):
+        p.group(title)
+    study_options(p)
+    how = p.group("searcher").add_mutually_exclusive_group()
+    for entry in SEARCHERS.values():
+        if entry.flag:
+            words = entry.title + " (default)" * (entry.word == DEFAULT)
+            how.add_argument(f"--{entry.word}", dest="searcher", action="store_const", const=entry.word, help=words)
+    how.add_argument("--searcher", metavar="WORD", help=f"{', '.join(SEARCHERS)}, or MODULE:CLASS, a Tune searcher")
+    spent = p.group("budget")
+    spent.add_argument(
+        "--trials",
+        metavar="N",
+        help="trials (default 12; a grid's natural size; no limit with --time); +N with --resume",
+    )
+    spent.add_argument(
+        "--time",
+        metavar="T",
+        help="propose no trial after 90s, 30m or 2h; those under way end, and winner and controls are retrained as "
+        "usual, which takes longer than T; --resume begins T anew",
+    )
+    spent.add_argument("--patience", type=int, metavar="N", help="stop after N trials without a better accuracy")
+    spent.add_argument("--asha", action="store_true", help="stop trials that fall behind")
+    spent.add_argument("--confirm", type=int, default=0, metavar="K", help="run the K best again over 3 fresh seeds")
+    spent.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="retrainings of the winner, scored on test (default 3); 0 leaves the test split unread, so that --resume "
+        "STUDY can extend the search, and give --seeds at its end",
+    )
+    spent.add_argument("--no-controls", action="store_true", help="do not run the method's controls beside the winner")
+    going_on = p.group("going on").add_mutually_exclusive_group()
+    going_on.add_argument(
+        "--resume", metavar="STUDY", help="go on with a study, maybe by another searcher; --trials +N extends it"
+    )
+    going_on.add_argument(
+        "--extend",
+        metavar="STUDY",
+        help="begin a new study that inherits the trials of a finished one, for --trials +N more; the test split is "
+        "read again, which the new study notes",
+    )
+    told = p.group("output")
+    told.add_argument("--quiet", action="store_true", help="say nothing while the search runs")
+    told.add_argument("--dry-run", action="store_true", help="say what would run, and run nothing")
+    told.add_argument("--fields", action="store_true", help="list the method's hyperparameters, and run nothing")
+    told.add_argument("--tensorboard", action="store_true", help="also write each trial for TensorBoard")
+    told.add_argument("--mlflow", action="store_true", help="also write each trial to a file store of MLflow")
+    trust_option(p)
+    return p
