@@ -98,11 +98,11 @@ def search(args: argparse.Namespace, study: Study) -> float:
 
             track(study, name)
         run_study(study, place, None if args.quiet else terminal)
-    _keep(study, args.quiet)
+    keep(study, args.quiet)
     return time.monotonic() - started
 
 
-def _keep(study: Study, quiet: bool) -> None:
+def keep(study: Study, quiet: bool) -> None:
     """Write the winner's model and the page, once the study is complete. A page that fails costs the page only."""
     if not study.complete or study.best() is None:
         return

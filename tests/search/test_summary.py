@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bo_distill.distributed.storage import Storage
-from bo_distill.search import run
+from bo_distill.search.api.searching import keep
 from bo_distill.search.command.summary import print_summary
 from bo_distill.search.evidence.summary import advice, summarise
 from bo_distill.search.execution.progress import ProgressLines
@@ -89,7 +89,7 @@ def test_a_page_that_fails_costs_the_page_only(
 
     study = made_up(Storage(tmp_path))
     monkeypatch.setattr("bo_distill.search.pages.study.write", fails)
-    run.keep(study, quiet=False)
+    keep(study, quiet=False)
     assert study.storage.exists(f"{study.folder}/model/model.json")
     assert "the page was not drawn: no font; python -m search.report" in capsys.readouterr().err
 
