@@ -229,6 +229,7 @@ class Method:
         recipes: "quick" and "paper", maybe more.
         controls: by name, what the winner is held against.
         model: (configs, states, info) -> the deployed network: x as a `Batch` holds it -> (b, classes) logits.
+        others: the same for each further task that it answers, by the task's name, where a row carries several labels.
         costs: (configs, info) -> named networks to count: name -> module that takes one x. The deployed one is "model".
         metrics: further scalars on a split, beside accuracy, loss, top-3, macro F1 and calibration error.
         figures: module that offers `tables(trained) -> {name: Table}` and `figures(trained) -> {name: Figure}`, the
@@ -243,6 +244,7 @@ class Method:
     recipes: Mapping[str, Recipe]
     model: Callable[[Configs, States, Info], nn.Module]
     costs: Callable[[Configs, Info], Mapping[str, nn.Module]]
+    others: Callable[[Configs, States, Info], Mapping[str, nn.Module]] = lambda configs, states, info: {}
     controls: Mapping[str, Control] = field(default_factory=dict)
     metrics: Callable[[Trained], Mapping[str, float]] = lambda trained: {}
     figures: str = ""

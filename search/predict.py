@@ -3,27 +3,28 @@
     python -m search.predict results/studies/NAME picture.png folder/ --top 3
     python -m search.predict NAME sentences.txt --json
     python -m search.predict NAME --export onnx model.onnx
+    python -m search.predict model.onnx picture.png
 
-MODEL is a study (its name under --storage, or its folder) or a folder with model.json. Images are brought to the size
-that the network was trained on as an image folder's are; a text file holds one sentence a line, blank lines left out.
+MODEL is a study (its name under --storage, or its folder), a folder with model.json, or an ONNX file of --export.
+Inputs are read as training read its own: images by the same decoder and at the same size; of a table the column of
+sentences, with or without a first line of names; any other text file holds one sentence a line, blank lines left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import logging
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.data import add_data_options, given_data
 from bo_distill.search.command.shell import FAILED, OK, SOME_FAILED, Parser, carry_out, trust_option
+from bo_distill.search.rows.export import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,24 +32,44 @@ if TYPE_CHECKING:
     from bo_distill.search.study.winner import Deployed
 
 ROWS = 256  # that are held and answered at once
-TOLERANCE = 1e-4  # of an exported network's logits, times the largest of them where that is above 1
+READING = {"image": ("ground", "white", "max_megapixels"), "text": ("text_column", "delimiter", "columns", "encoding")}
+"""Kind of data -> the fields of `DataSpec` that say how a row is read (`methods.data.Info.reading`)."""
 
 
 def parser() -> Parser:
     """The command's options."""
     p = Parser(prog="python -m search.predict", description="Use a study's winner.", allow_abbrev=False)
-    p.add_argument("model", metavar="MODEL", help="a study's name or folder, or a folder with model.json")
-    p.add_argument("inputs", nargs="*", metavar="INPUT", help="images, folders of images, or text files")
+    p.add_argument("model", metavar="MODEL", help="a study's name or folder, a folder with model.json, an ONNX file")
+    p.add_argument("inputs", nargs="*", metavar="INPUT", help="images, folders of images, tables or text files")
     p.add_argument("--top", type=int, default=1, metavar="K", help="print the K most probable labels (default 1)")
     p.add_argument("--json", action="store_true", help="print one JSON list with all probabilities")
     p.add_argument("--export", nargs=2, metavar=("FORMAT", "FILE"), help="write the network as torch or onnx")
     p.add_argument("--storage", default="results", metavar="DIR", help="where studies lie (default results)")
+    reading = p.group("reading the inputs (default: as the training's)")
+    add_data_options(reading, [name for names in READING.values() for name in names])
     trust_option(p)
     return p
 
 
+def read_as(deployed: Deployed, given: Mapping[str, Any]) -> Deployed:
+    """The network with what a command says of how its inputs are read.
+
+    Args:
+        given: fields of `DataSpec`.
+
+    Raises:
+        UsageError: inputs of its kind are not read by one of them.
+    """
+    info = deployed.info
+    for name in given:
+        if name not in READING[info.kind]:
+            raise UsageError(f"--{name.replace('_', '-')}: this network reads {info.kind}s; leave it out")
+    said = {name: tuple(value.split(",")) if name == "columns" else value for name, value in given.items()}
+    return replace(deployed, info=replace(info, reading={**info.reading, **said}))
+
+
 def open_model(name: str, storage_uri: str) -> Deployed:
-    """The network of a folder, of a study's folder or of a study's name.
+    """The network of a folder, of a study's folder, of a study's name or of an ONNX file.
 
     Raises:
         UsageError: there is none.
@@ -57,6 +78,13 @@ def open_model(name: str, storage_uri: str) -> Deployed:
     from bo_distill.search.study.kept import check_name
     from bo_distill.search.study.winner import load_model
 
+    if Path(name).suffix.lower() == ".onnx" and "://" not in name:
+        from bo_distill.search.study.exported import loaded
+
+        try:
+            return loaded(name, Path(name).expanduser().read_bytes())
+        except OSError as error:
+            raise UsageError(f"{name}: {error.strerror}; give a file of --export onnx") from None
     here = Storage(name) if "://" in name or os.path.isdir(os.path.expanduser(name)) else None
     if here and here.exists("model.json"):
         return load_model(here)
@@ -73,7 +101,7 @@ def open_model(name: str, storage_uri: str) -> Deployed:
 
 
 def rows_of(inputs: Sequence[str], deployed: Deployed, bad: list[str]) -> Iterator[tuple[list[str], Tensor]]:
-    """What to answer, in parts: (name of each row, the rows as a `Split` holds them).
+    """What to answer, in parts of at most `ROWS`: (name of each row, the rows as a `Split` holds them).
 
     Args:
         bad: grows by a line for each image that cannot be read.
@@ -81,27 +109,40 @@ def rows_of(inputs: Sequence[str], deployed: Deployed, bad: list[str]) -> Iterat
     Raises:
         UsageError: an input is missing or cannot be read, or holds nothing.
     """
-    read = _images if deployed.info.kind == "image" else _sentences
-    for name in inputs:
-        path = Path(name).expanduser()
-        if not path.exists():
-            raise UsageError(f"{name}: there is no such file")
-        yield from read(path, deployed, bad)
+    image = deployed.info.kind == "image"
+    if image and deployed.info.shape[0] not in (1, 3):
+        raise UsageError(f"this network takes {deployed.info.shape[0]} channels, which no image file holds")
+    # All are found before anything is answered.
+    files = [file for name in inputs for file in (_images_in(name) if image else [_existing(name)])]
+    yield from (_images if image else _sentences)(files, deployed, bad)
 
 
-def _images(path: Path, deployed: Deployed, bad: list[str]) -> Iterator[tuple[list[str], Tensor]]:
+def _existing(name: str) -> Path:
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise UsageError(f"{name}: there is no such file")
+    return path
+
+
+def _images_in(name: str) -> list[Path]:
+    """The image files that an input names: itself, or those in a folder."""
+    from bo_distill.methods.data.images.pixels import SUFFIXES
+
+    path = _existing(name)
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UsageError(f"{path}: there is no image in this folder ({' '.join(SUFFIXES)}); give another")
+    return files
+
+
+def _images(files: Sequence[Path], deployed: Deployed, bad: list[str]) -> Iterator[tuple[list[str], Tensor]]:
     import torch
 
-    from bo_distill.methods.data.images.pixels import SUFFIXES, Pixels, Unreadable, own_limit, read
+    from bo_distill.methods.data.images.pixels import Pixels, Unreadable, own_limit, read
 
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        if not files:
-            raise UsageError(f"{path}: there is no image in this folder ({' '.join(SUFFIXES)}); give another")
     channels, height, width = deployed.info.shape
-    if channels not in (1, 3):
-        raise UsageError(f"{path}: this network takes {channels} channels, which no image file holds")
     how = Pixels(height, width, channels, **deployed.info.reading)
     for start in range(0, len(files), ROWS):
         some = files[start : start + ROWS]
@@ -117,28 +158,41 @@ def _images(path: Path, deployed: Deployed, bad: list[str]) -> Iterator[tuple[li
             yield names, torch.stack(rows)
 
 
-def _sentences(path: Path, deployed: Deployed, bad: list[str]) -> Iterator[tuple[list[str], Tensor]]:
+def _sentences(files: Sequence[Path], deployed: Deployed, bad: list[str]) -> Iterator[tuple[list[str], Tensor]]:
     from bo_distill.methods.data.characters import encode
-    from bo_distill.methods.data.texts.encodings import utf8
     from bo_distill.methods.data.texts.sentences import tidy
+
+    for path in files:
+        try:
+            lines = _lines(path, deployed.info.reading)
+        except (UsageError, OSError) as error:
+            bad.append(str(error))
+            continue
+        numbered = [(n, tidy(line)) for n, line in enumerate(lines, 1)]
+        numbered = [(n, line) for n, line in numbered if line]
+        if not numbered:
+            bad.append(f"{path}: there is no sentence in it; give a file with one a line")
+        for start in range(0, len(numbered), ROWS):
+            some = numbered[start : start + ROWS]
+            x = encode([line for _, line in some], deployed.info.vocabulary, deployed.info.shape[0])
+            yield [f"{path}:{n}" for n, _ in some], x
+
+
+def _lines(path: Path, reading: Mapping[str, Any]) -> list[str]:
+    """The sentences of a table or a text file, blank ones too.
+
+    Raises:
+        UsageError: it is not readable as one. OSError: nor as a file.
+    """
+    from bo_distill.methods.data.texts.encodings import utf8
     from bo_distill.methods.data.texts.tables import Layout, columns, kind_of
 
-    reading = dict(deployed.info.reading)
-    column = reading.pop("text_column", "text")
-    if kind_of(path):  # a table: its rows are counted without the header
-        layout = Layout(**{**reading, "columns": tuple(reading.get("columns", ()))})
-        (lines,) = columns(str(path), path, (column,), layout)
-    else:  # lines as an editor counts them: Python's splitlines breaks at more characters
-        text = utf8(str(path), path, reading.get("encoding")).decode()
-        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    numbered = [(n, tidy(line)) for n, line in enumerate(lines, 1)]
-    numbered = [(n, line) for n, line in numbered if line]
-    if not numbered:
-        raise UsageError(f"{path}: there is no sentence in it; give a file with one a line")
-    for start in range(0, len(numbered), ROWS):
-        some = numbered[start : start + ROWS]
-        x = encode([line for _, line in some], deployed.info.vocabulary, deployed.info.shape[0])
-        yield [f"{path}:{n}" for n, _ in some], x
+    if kind_of(path):  # its rows are counted without the header
+        layout = Layout(reading.get("delimiter"), tuple(reading.get("columns", ())), reading.get("encoding"))
+        return columns(str(path), path, (reading.get("text_column", "text"),), layout)[0]
+    # Lines as an editor counts them: Python's splitlines breaks at more characters.
+    text = utf8(str(path), path, reading.get("encoding")).decode()
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def ready(x: Tensor) -> Tensor:
@@ -148,90 +202,12 @@ def ready(x: Tensor) -> Tensor:
     return x.float() / 255 if x.dtype == torch.uint8 else x.long()
 
 
-def probabilities(deployed: Deployed, x: Tensor) -> Tensor:
-    """Rows x as a `Split` holds them -> (n, classes), each row's sum 1."""
+def probabilities(deployed: Deployed, x: Tensor) -> dict[str, Tensor]:
+    """Rows x as a `Split` holds them -> for each task (n, classes), each row's sum 1."""
     import torch
 
     with torch.inference_mode():
-        return torch.cat([deployed.net(ready(part)).float().softmax(1) for part in x.split(ROWS)])
-
-
-def samples(info: Any, rows: int) -> Tensor:
-    """Made-up rows as a network takes them, the same every time."""
-    import torch
-
-    generator = torch.Generator().manual_seed(rows)
-    if info.kind == "image":
-        return torch.rand(rows, *info.shape, generator=generator)
-    x = torch.randint(1, 2 + len(info.vocabulary), (rows, *info.shape), generator=generator)
-    length = torch.randint(1, info.shape[0] + 1, (rows, 1), generator=generator)
-    return x * (torch.arange(info.shape[0]) < length)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the exporters' words on their own future and the graphs that they print when they fail."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def export(deployed: Deployed, form: str) -> tuple[bytes, float, float]:
-    """The network for any number of rows as a file of torch.export or ONNX, tried on 1, 2 and 7 made-up rows.
-
-    Returns:
-        (the file's content, largest difference of its logits from the original's, the tolerance)
-
-    Raises:
-        UsageError: no such form, the network cannot be exported, or a package is missing.
-    """
-    import torch
-
-    if form not in ("torch", "onnx"):
-        raise UsageError(f"--export {form}: give torch or onnx")
-    try:
-        with quiet(), torch.no_grad():
-            rows = ({0: torch.export.Dim("rows", min=1)},)
-            program = torch.export.export(deployed.net, (samples(deployed.info, 2),), dynamic_shapes=rows)
-            if form == "torch":
-                buffer = io.BytesIO()
-                torch.export.save(program, buffer)
-                content = buffer.getvalue()
-                answer: Any = torch.export.load(io.BytesIO(content)).module()
-            else:
-                import onnxruntime
-                import onnxscript
-
-                assert onnxscript  # torch's exporter needs it
-                written = torch.onnx.export(program, dynamo=True, verbose=False)
-                assert written is not None
-                content = written.model_proto.SerializeToString()
-                session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-                (taken,) = session.get_inputs()
-
-                def ran(x: Tensor) -> Tensor:
-                    """The exported network's logits."""
-                    return torch.from_numpy(session.run(None, {taken.name: x.numpy()})[0])
-
-                answer = ran
-
-            some = [samples(deployed.info, count) for count in (1, 2, 7)]
-            expected = torch.cat([deployed.net(x).float() for x in some])
-            off = (torch.cat([answer(x).float() for x in some]) - expected).abs().max()
-    except ModuleNotFoundError as error:
-        raise UsageError(f'--export {form}: {error.name} is missing; pip install "bo-distill[export]"') from None
-    except Exception as error:  # the exporters raise many kinds
-        reason = " ".join(str(error).split())[:120]
-        raise UsageError(
-            f"--export {form}: this network of {deployed.card.method} cannot be exported "
-            f"({type(error).__name__}: {reason}); use model.safetensors"
-        ) from None
-    return content, float(off), TOLERANCE * max(1.0, float(expected.abs().max()))
+        return {task: net(ready(x)).float().softmax(1) for task, net in deployed.nets.items()}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -240,11 +216,15 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--top {args.top}: give at least 1")
     if not args.inputs and not args.export:
         raise UsageError("no INPUT; give images, a folder of images or a text file, or --export")
-    deployed = open_model(args.model, args.storage)
+    deployed = read_as(open_model(args.model, args.storage), given_data(args))
     if args.export:
         form, file = args.export
         if not Path(file).absolute().parent.is_dir():
             raise UsageError(f"--export {form} {file}: there is no such folder; make it or give another")
+        if args.model.lower().endswith(".onnx"):
+            raise UsageError(f"--export {form}: {args.model} is an export; give the study that it is of")
+        from bo_distill.search.study.exported import export
+
         content, worst, tolerance = export(deployed, form)
         words = f"logits differ from the original's by {worst:.1e} at most (tolerance {tolerance:.1e})"
         if not worst <= tolerance:
@@ -260,23 +240,52 @@ def run(args: argparse.Namespace) -> int:
 
 def answer(args: argparse.Namespace, deployed: Deployed) -> int:
     """Print an answer for each row as it is found; what cannot be read is named at the end."""
-    classes, bad, comma = deployed.info.classes, list[str](), "["
+    bad, comma = list[str](), "["
     for names, x in rows_of(args.inputs, deployed, bad):
-        for name, row in zip(names, probabilities(deployed, x), strict=True):
-            top = row.topk(min(args.top, len(classes)))
-            best = [(classes[k], p) for p, k in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
+        found = probabilities(deployed, x)
+        for row, name in enumerate(names):
+            shares = {task: every[row].tolist() for task, every in found.items()}
             if args.json:
-                each = dict(zip(classes, row.tolist(), strict=True))
-                said = {"input": name, "label": best[0][0], "probability": best[0][1], "probabilities": each}
-                print(comma + json.dumps(said), end="")
+                print(comma + json.dumps({"input": name, **as_json(deployed.tasks, shares)}), end="")
                 comma = ",\n"
             else:
-                print(name, *(f"{label} {p:.4f}" for label, p in best), sep="\t")
+                print(
+                    *(
+                        printable(word).replace("\n", "\\n")
+                        for word in (name, *in_words(deployed.tasks, shares, args.top))
+                    ),
+                    sep="\t",
+                )
     if args.json and args.inputs:
         print("]" if comma != "[" else "[]")
     for line in bad:
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {printable(line)}", file=sys.stderr)
     return SOME_FAILED if bad else OK
+
+
+Tasks = Mapping[str, Sequence[str]]
+"""Each task that is answered -> the names of its classes."""
+
+
+def as_json(tasks: Tasks, shares: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """A row's answer: that of the first task, and where there are several each under its name in "tasks"."""
+    every = {
+        task: {
+            "label": classes[own.index(max(own))],
+            "probability": max(own),
+            "probabilities": dict(zip(classes, own, strict=True)),
+        }
+        for (task, classes), own in zip(tasks.items(), shares.values(), strict=True)
+    }
+    first, *others = every.values()
+    return {**first, "tasks": every} if others else first
+
+
+def in_words(tasks: Tasks, shares: Mapping[str, Sequence[float]], most: int) -> Iterator[str]:
+    """A row's most probable labels with their probabilities, of each task; with its name where there are several."""
+    for task, own in shares.items():
+        for k in sorted(range(len(own)), key=lambda k: -own[k])[:most]:
+            yield f"{f'{task}=' if len(shares) > 1 else ''}{tasks[task][k]} {own[k]:.4f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from bo_distill.methods.data.dataset import Info
 from bo_distill.methods.method import Configs, Control, Method, Recipe, Stage, States, Trained
 from bo_distill.methods.metrics import accuracy, macro_f1
 from bo_distill.methods.res_ic.choosing import choose
-from bo_distill.methods.res_ic.nets import Networks, exit_macs, restored, task_columns
+from bo_distill.methods.res_ic.nets import Networks, exit_macs, restored, task_sizes
 from bo_distill.methods.res_ic.policies import EarlyExit, Exits, Policy, oracle
 from bo_distill.methods.res_ic.settings import Backbone, Stopping
 from bo_distill.methods.res_ic.stages import by_task, choose_exit, train_backbone
@@ -29,10 +30,27 @@ def chosen(states: States) -> list[Policy]:
     return [Policy(**tuples(words)) for words in states["policy"].spec["policies"]]
 
 
-def model(configs: Configs, states: States, info: Info) -> nn.Module:
-    """The first task's network with its policy."""
+def deployed(configs: Configs, states: States, info: Info) -> dict[str, EarlyExit]:
+    """Each task that was trained -> its network with its policy."""
     nets = restored(configs["backbone"], info, states["backbone"])
-    return EarlyExit(next(iter(nets)), chosen(states)[0], task_columns(info)[0])
+    policies, sizes = chosen(states), task_sizes(info)
+    result = {}
+    for net, group in zip(nets, nets.groups, strict=True):
+        columns = pairwise(accumulate((sizes[task] for task in group), initial=0))
+        for task, ends in zip(group, columns, strict=True):
+            result[info.tasks[task][0]] = EarlyExit(net, policies[task], slice(*ends))
+    return result
+
+
+def model(configs: Configs, states: States, info: Info) -> nn.Module:
+    """The first task's."""
+    return deployed(configs, states, info)[info.tasks[0][0]]
+
+
+def others(configs: Configs, states: States, info: Info) -> dict[str, nn.Module]:
+    """Those of the further tasks."""
+    first = info.tasks[0][0]
+    return {name: net for name, net in deployed(configs, states, info).items() if name != first}
 
 
 def networks(configs: Configs, info: Info) -> dict[str, nn.Module]:
@@ -123,6 +141,7 @@ METHOD = Method(
         ),
     },
     model=model,
+    others=others,
     costs=networks,
     controls={
         "without_internal": Control(without_internal, tunes=("backbone.lr", "backbone.depth", "backbone.dropout"))

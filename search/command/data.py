@@ -7,7 +7,7 @@ import dataclasses
 import os
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class DataFlag:
         Raises:
             UsageError: the number is too small.
         """
-        value = getattr(args, self.dest)
+        value = getattr(args, self.dest, None)
         if value is None:
             return None
         least = self.option.least
@@ -73,9 +73,11 @@ def data_flags(spec: type[DataSpec] = DataSpec) -> Iterator[DataFlag]:
         yield DataFlag(field.name, word, typing.get_args(kind)[0] if many else kind, many, default, option)
 
 
-def add_data_options(p: argparse._ActionsContainer) -> None:
-    """One flag for each field of `DataSpec`. A flag that is not given is None."""
+def add_data_options(p: argparse._ActionsContainer, only: Collection[str] = ()) -> None:
+    """One flag for each field of `DataSpec`, or for some of them. A flag that is not given is None."""
     for flag in data_flags():
+        if only and flag.field not in only:
+            continue
         option = flag.option
         plain = flag.default in (None, (), False, "")
         default = "" if plain else f" (default {' '.join(flag.default) if flag.many else flag.default})"

@@ -21,7 +21,7 @@ from bo_distill.distributed.storage import Storage
 from bo_distill.methods import get
 from bo_distill.methods.data import Info
 from bo_distill.methods.errors import UsageError
-from bo_distill.methods.method import Configs, State, flatten
+from bo_distill.methods.method import Configs, Method, State, flatten
 from bo_distill.methods.records import Malformed, decoded
 from bo_distill.search.study.kept import damaged, packed, read_bytes, unpacked
 from bo_distill.search.study.ledger import Study
@@ -68,14 +68,20 @@ class Deployed:
     """A network that is ready to answer.
 
     Attributes:
-        net: x as a `methods.training.Batch` holds it -> (b, classes) logits; in eval mode, on the CPU.
+        nets: each task that is answered, the first first -> its network: x as a `methods.training.Batch` holds it ->
+            (b, classes) logits; in eval mode, on the CPU.
         info: of the data that it was trained on.
         card: what it is.
     """
 
-    net: nn.Module
+    nets: Mapping[str, nn.Module]
     info: Info
     card: Card
+
+    @property
+    def tasks(self) -> dict[str, tuple[str, ...]]:
+        """Each task that is answered, the first first -> the names of its classes."""
+        return {name: dict(self.info.tasks).get(name, self.info.classes) for name in self.nets}
 
 
 class _Asked(Mapping[str, State]):
@@ -136,7 +142,7 @@ def save_winner(study: Study) -> str:
     method, info = study.method, study.info
     configs, states = stored_states(study, trial)
     asked = _Asked(states)
-    method.model(configs, asked, info)
+    _networks(method, configs, asked, info)
     weights = save(
         {
             f"{stage}/{name}": tensor.contiguous().clone()
@@ -163,6 +169,12 @@ def save_winner(study: Study) -> str:
     study.storage.write_bytes(f"{folder}/model.safetensors", weights)
     study.storage.write_bytes(f"{folder}/model.json", packed(dataclasses.asdict(card)))
     return folder
+
+
+def _networks(method: Method, configs: Configs, states: Mapping[str, State], info: Info) -> dict[str, nn.Module]:
+    """Each task -> its network; images have one task, without a name of its own."""
+    first = info.tasks[0][0] if info.tasks else "class"
+    return {first: method.model(configs, states, info), **method.others(configs, states, info)}
 
 
 def load_model(storage: Storage, folder: str = "") -> Deployed:
@@ -206,9 +218,9 @@ def load_model(storage: Storage, folder: str = "") -> Deployed:
     if not all(tensor.isfinite().all() for tensor in every.values() if tensor.is_floating_point()):
         raise UsageError(f"{where}/model.safetensors holds numbers that are not finite; its answers would mean nothing")
     try:
-        net = method.model(method.configure(card.recipe, card.config), states, card.info)
+        nets = _networks(method, method.configure(card.recipe, card.config), states, card.info)
     except UsageError:
         raise
     except Exception as error:  # a method's own code met a card or tensors that no training of it wrote
         raise damaged(where, f"no network of {card.method} can be made of it: {error}") from None
-    return Deployed(net.eval(), card.info, card)
+    return Deployed({name: net.eval() for name, net in nets.items()}, card.info, card)

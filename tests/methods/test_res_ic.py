@@ -177,6 +177,12 @@ def test_stages_train_and_deploy(tasks: str) -> None:
     logits = trained.worker.predict(model, val.x)
     assert logits.shape == (96, 3)
     assert float((logits.argmax(1) == val.y[:, 0]).double().mean()) == pytest.approx(last["val_accuracy"])
+    others = METHOD.others(trained.configs, trained.states, info)
+    assert list(others) == ([] if tasks == "first" else ["mood"])
+    for net in others.values():
+        answer = trained.worker.predict(net, val.x).argmax(1)
+        accuracy = float((answer == val.y[:, 1]).double().mean())
+        assert accuracy == pytest.approx(METHOD.metrics(trained)["accuracy_mood"])
     metrics = METHOD.metrics(trained)
     assert metrics["accuracy_last"] <= metrics["accuracy_oracle"] and 0 < metrics["macs_share"] <= 1
     assert metrics["overthinking"] == pytest.approx(metrics["accuracy_oracle"] - metrics["accuracy_last"])

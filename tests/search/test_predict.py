@@ -17,8 +17,9 @@ from bo_distill.methods import get
 from bo_distill.methods.data import load
 from bo_distill.methods.errors import UsageError
 from bo_distill.search import predict
+from bo_distill.search.study import exported
 from bo_distill.search.study.ledger import Study
-from bo_distill.search.study.winner import Deployed, load_model, save_winner, stored_states, winner
+from bo_distill.search.study.winner import Card, Deployed, load_model, save_winner, stored_states, winner
 from helpers.made_up import made_up
 from helpers.tiny import tiny_sentences
 
@@ -86,20 +87,14 @@ def test_words_for_a_person(study: Study, pictures: Path, capsys: pytest.Capture
 
 
 def test_sentences_are_read_as_in_training(tmp_path: Path) -> None:
-    class First(torch.nn.Module):
-        """The logits of a sentence are a function of its third character."""
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.one_hot(x[:, 2] - 2, 28)[:, :4].float() * 9
-
     data = tiny_sentences()
-    deployed = Deployed(First().eval(), data.info, {"method": "made up"})
+    deployed = Deployed({"kind": Nth(2, 2, 4).eval()}, data.info, None)  # type: ignore[arg-type]
     file = tmp_path / "some.txt"
     file.write_text("\n".join(data.val.texts[:6]) + "\n\n   \n", encoding="utf-8")
     ((names, x),) = predict.rows_of([str(file)], deployed, [])
     assert [name.rsplit(":", 1)[1] for name in names] == list("123456")
     assert torch.equal(x, data.val.x[:6])
-    assert torch.equal(predict.probabilities(deployed, x).argmax(1), data.val.y[:6, 0])
+    assert torch.equal(predict.probabilities(deployed, x)["kind"].argmax(1), data.val.y[:6, 0])
 
 
 @pytest.mark.parametrize("form", ["torch", "onnx"])
@@ -118,7 +113,7 @@ def test_exports_answer_as_the_original(
 def test_an_export_that_differs_is_refused(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(predict, "TOLERANCE", -1.0)
+    monkeypatch.setattr(exported, "TOLERANCE", -1.0)
     file = tmp_path / "model.pt2"
     assert predict.main([study.storage.path(study.folder), "--export", "torch", str(file)]) == 1
     assert not file.exists() and "nothing was written" in capsys.readouterr().err
@@ -194,9 +189,122 @@ def test_a_bad_file_does_not_end_the_answers(study: Study, pictures: Path, capsy
     assert "1.png: this is not an image" in told.err and told.err.count("\n") == 1
 
 
+class Nth(torch.nn.Module):
+    """The logits of a sentence are a function of one of its characters."""
+
+    def __init__(self, at: int, first: int, classes: int) -> None:
+        super().__init__()
+        self.at, self.first, self.classes = at, first, classes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot((x[:, self.at] - self.first).clamp(0), 30)[:, : self.classes].float() * 9
+
+
+@pytest.fixture
+def two_tasks() -> Deployed:
+    info = dataclasses.replace(tiny_sentences().info, reading={"text_column": "text"})
+    card = Card("res_ic", "none", "quick", {}, info, {}, "made-up", 0, 0, {}, {}, "")
+    return Deployed({"kind": Nth(2, 2, 4).eval(), "tone": Nth(5, 6, 2).eval()}, info, card)
+
+
+@pytest.fixture
+def sentences(tmp_path: Path) -> str:
+    file = tmp_path / "some.txt"
+    file.write_text("\n".join(tiny_sentences().val.texts[:6]), encoding="utf-8")
+    return str(file)
+
+
+def asked(*words: str) -> Any:
+    return predict.parser().parse(["MODEL", *words])
+
+
+def test_every_task_is_answered(two_tasks: Deployed, sentences: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kind, tone = tiny_sentences().val.y[:6].T.tolist()
+    assert predict.answer(asked(sentences, "--json"), two_tasks) == 0
+    for answer, a, b in zip(json.loads(capsys.readouterr().out), kind, tone, strict=True):
+        assert answer["label"] == answer["tasks"]["kind"]["label"] == "abcd"[a]
+        assert answer["tasks"]["tone"]["label"] == "xy"[b]
+        assert sum(answer["tasks"]["tone"]["probabilities"].values()) == pytest.approx(1)
+    assert predict.answer(asked(sentences, "--top", "2"), two_tasks) == 0
+    name, *said = capsys.readouterr().out.splitlines()[0].split("\t")
+    assert name == f"{sentences}:1" and [word.split()[0] for word in said[::2]] == [
+        f"kind={'abcd'[kind[0]]}",
+        f"tone={'xy'[tone[0]]}",
+    ]
+
+
+def test_an_onnx_file_carries_what_its_inputs_and_outputs_mean_and_is_run(
+    two_tasks: Deployed, sentences: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    content, off, tolerance = exported.export(two_tasks, "onnx")
+    assert off <= tolerance
+    file = tmp_path / "model.onnx"
+    file.write_bytes(content)
+    said = onnxruntime.InferenceSession(content).get_modelmeta().custom_metadata_map
+    assert json.loads(said["classes"]) == {"kind": ["a", "b", "c", "d"], "tone": ["x", "y"]}
+    assert "cut at 24 characters" in said["preprocessing"]
+    assert json.loads(said["card"])["info"]["vocabulary"] == list(two_tasks.info.vocabulary)
+    assert predict.main([str(file), sentences, "--json"]) == 0
+    of_file = json.loads(capsys.readouterr().out)
+    predict.answer(asked(sentences, "--json"), two_tasks)
+    assert of_file == json.loads(capsys.readouterr().out)
+
+    for spoilt in (content[:200], content.replace(b'"weights"', b'"Weights"'), b"no network"):
+        file.write_bytes(spoilt)
+        assert predict.main([str(file), sentences]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"error: {file}") and message.count("\n") == 1
+
+
+def test_images_of_a_study_are_answered_by_its_onnx_file(
+    study: Study, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    file = str(tmp_path / "model.onnx")
+    assert predict.main([study.storage.path(study.folder), "--export", "onnx", file]) == 0
+    assert predict.main([file, str(pictures), "--json"]) == 0
+    answers, classes = json.loads(capsys.readouterr().out), load(study.plan.task.data).info.classes
+    told = torch.tensor([[answer["probabilities"][c] for c in classes] for answer in answers])
+    torch.testing.assert_close(told, direct(study), atol=1e-5, rtol=1e-4)
+
+
+def test_a_table_with_and_without_a_line_of_names(two_tasks: Deployed, tmp_path: Path) -> None:
+    texts = tiny_sentences().val.texts[:3]
+    headerless = dataclasses.replace(
+        two_tasks,
+        info=dataclasses.replace(two_tasks.info, reading={"text_column": "text", "columns": ["label", "text"]}),
+    )
+    (tmp_path / "a.csv").write_text("".join(f"x,{text}\n" for text in texts), encoding="utf-8")
+    (tmp_path / "b.csv").write_text("text,id\n" + "".join(f"{text},7\n" for text in texts), encoding="utf-8")
+    for name in ("a.csv", "b.csv"):
+        ((names, x),) = predict.rows_of([str(tmp_path / name)], headerless, [])
+        assert len(names) == 3 and torch.equal(x, tiny_sentences().val.x[:3])
+    told = predict.read_as(two_tasks, {"columns": "label,text"})
+    ((_, x),) = predict.rows_of([str(tmp_path / "a.csv")], told, [])
+    assert torch.equal(x, tiny_sentences().val.x[:3])
+    with pytest.raises(UsageError, match="--ground: this network reads texts"):
+        predict.read_as(two_tasks, {"ground": "red"})
+
+
+def test_a_text_that_cannot_be_read_ends_nothing_and_names_are_shown(
+    two_tasks: Deployed, sentences: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "latin.txt").write_bytes("é\n".encode("latin-1"))
+    odd = tmp_path / "odd\x1b[31m\n.txt"
+    odd.write_text(tiny_sentences().val.texts[0])
+    words = [str(tmp_path / "latin.txt"), str(odd), sentences]
+    assert predict.answer(asked(*words), two_tasks) == 3
+    told = capsys.readouterr()
+    assert told.out.count("\n") == 7 and "\x1b" not in told.out
+    assert "latin.txt: not UTF-8 at byte 0" in told.err and told.err.count("\n") == 1
+
+
 def test_tables_are_read_by_column_and_lines_as_an_editor_counts_them(tmp_path: Path) -> None:
     data = tiny_sentences()
-    deployed = Deployed(torch.nn.Identity(), data.info, None)  # type: ignore[arg-type]
+    deployed = Deployed({"kind": torch.nn.Identity()}, data.info, None)  # type: ignore[arg-type]
     texts = data.val.texts[:3]
     (tmp_path / "a.csv").write_text("label,text\n" + "".join(f"x,{text}\n" for text in texts), encoding="utf-8")
     (tmp_path / "a.txt").write_text("\n".join([texts[0] + "\u2028" + texts[1], texts[2]]), encoding="utf-8")

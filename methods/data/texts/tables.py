@@ -29,7 +29,7 @@ class Layout:
 
     Attributes:
         delimiter: one character, or None to find it in the header.
-        columns: names, for files without a header.
+        columns: names, for files without a header. A file whose first line has the wanted names has one all the same.
         encoding: None is UTF-8.
     """
 
@@ -94,13 +94,13 @@ def _csv(name: str, data: bytes, wanted: Sequence[str], layout: Layout, kind: st
 
     # Tab-separated values know no quoting (IANA text/tab-separated-values): a quotation mark is a character.
     quoted = kind == ".csv"
-    header, delimiter = _header(data, wanted, layout, kind)
+    header, delimiter, named = _header(data, wanted, layout, kind)
     _check(name, wanted, header)
     table = arrow_csv.read_csv(
         pyarrow.BufferReader(data),
         read_options=arrow_csv.ReadOptions(
             block_size=min(len(data) + 1, BLOCK), column_names=[str(n) for n in range(len(header))],
-            skip_rows_after_names=0 if layout.columns else 1,
+            skip_rows_after_names=1 if named else 0,
         ),
         parse_options=arrow_csv.ParseOptions(
             delimiter=delimiter, quote_char='"' if quoted else False, double_quote=quoted, newlines_in_values=quoted
@@ -114,13 +114,11 @@ def _csv(name: str, data: bytes, wanted: Sequence[str], layout: Layout, kind: st
     return [table.column(number).to_pylist() for number in range(len(wanted))]
 
 
-def _header(data: bytes, wanted: Sequence[str], layout: Layout, kind: str) -> tuple[list[str], str]:
-    """The names of the columns and the delimiter."""
+def _header(data: bytes, wanted: Sequence[str], layout: Layout, kind: str) -> tuple[list[str], str, bool]:
+    """The names of the columns, the delimiter, and whether the first line is one of names."""
     start = io.StringIO(data[: 1 << 20].decode("utf-8", "replace"), newline="")
     first: list[str] = []
     for delimiter in layout.delimiter or DELIMITERS[kind]:
-        if layout.columns:
-            return list(layout.columns), delimiter
         start.seek(0)
         try:
             header = next(
@@ -137,8 +135,9 @@ def _header(data: bytes, wanted: Sequence[str], layout: Layout, kind: str) -> tu
             continue
         first = first or header
         if set(wanted) <= set(header):
-            return header, delimiter
-    return first, (layout.delimiter or DELIMITERS[kind])[0]
+            return header, delimiter, True
+    usual = (layout.delimiter or DELIMITERS[kind])[0]
+    return (list(layout.columns), usual, False) if layout.columns else (first, usual, True)
 
 
 def _json_lines(name: str, data: bytes, wanted: Sequence[str]) -> list[list[str]]:
