@@ -3,6 +3,7 @@
     python -m search.report NAME                 studies/NAME/report.html, pictures beside it under figures/
     python -m search.report A B --out both.html  several studies, side by side
     python -m search.report COMPARISON           comparisons/NAME/report.html: the verdict of search.compare
+    python -m search.report NAME --live          at an address of this machine, while another process runs the search
 
 Nothing here reads the test split: test scores are those that the study noted when it ended, and the method's own
 figures are drawn on validation.
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.options import live_option
 from bo_distill.search.command.shell import OK, Parser, carry_out, trust_option
+from bo_distill.search.pages.live import follow
 
 if TYPE_CHECKING:
     from bo_distill.search.study.ledger import Study
@@ -32,6 +35,7 @@ def parser() -> Parser:
     p.add_argument("--storage", default="results", metavar="DIR", help="where studies lie (default results)")
     p.add_argument("--out", metavar="FILE", help="default: report.html in the study's folder; of several, here")
     p.add_argument("--no-figures", action="store_true", help="leave out the method's own figures, which take a while")
+    live_option(p)
     trust_option(p)
     return p
 
@@ -62,6 +66,11 @@ def run(args: argparse.Namespace) -> int:
 
     storage = Storage(args.storage)
     names = list(dict.fromkeys(args.studies))
+    if args.live is not None:
+        if len(names) > 1:
+            raise UsageError(f"--live: follows one study; leave out {', '.join(names[1:])}")
+        follow(open_study(names[0], storage), args.live)
+        return OK
     summaries = []
     for name in names:
         if _folder_of(name) is None:

@@ -18,6 +18,7 @@ from bo_distill.search.command.interruption import interruption
 from bo_distill.search.command.reading import tell_reading
 from bo_distill.search.command.shell import positive
 from bo_distill.search.execution.place import check_place, on_ray, settled
+from bo_distill.search.pages.live import live
 
 if TYPE_CHECKING:
     from bo_distill.search.study.ledger import Study
@@ -79,26 +80,29 @@ def search(args: argparse.Namespace, study: Study) -> float:
 
         check(study.storage, name)
     go_on = f"interrupted; go on with {study.resume_words}"
-    with ExitStack() as stack:
-        if args.resume:
-            stack.enter_context(study.locked())
+    with live(args) as page:
+        with ExitStack() as stack:
+            if args.resume:
+                stack.enter_context(study.locked())
+                interruption().words = go_on
+            place, terminal = stack.enter_context(on_ray(args, task.workers, study.storage, f"{study.folder}/ray.log"))
+            if not args.resume:  # a Ray that does not answer leaves nothing of a new study, no lock either
+                stack.enter_context(study.locked())
+            from bo_distill.search.execution.tune import run_study
+
+            study.plan = settled(study.plan, place, args.address)
+            study.save_plan()
+            study.storage.write_bytes(f"{study.folder}/config.toml", toml_of(study.plan).encode())
             interruption().words = go_on
-        place, terminal = stack.enter_context(on_ray(args, task.workers, study.storage, f"{study.folder}/ray.log"))
-        if not args.resume:  # a Ray that does not answer leaves nothing of a new study, no lock either
-            stack.enter_context(study.locked())
-        from bo_distill.search.execution.tune import run_study
+            tell_reading(study.info)
+            for name in trackers(args):
+                from bo_distill.search.execution.tracking import track
 
-        study.plan = settled(study.plan, place, args.address)
-        study.save_plan()
-        study.storage.write_bytes(f"{study.folder}/config.toml", toml_of(study.plan).encode())
-        interruption().words = go_on
-        tell_reading(study.info)
-        for name in trackers(args):
-            from bo_distill.search.execution.tracking import track
-
-            track(study, name)
-        run_study(study, place, None if args.quiet else terminal)
-    keep(study, args.quiet)
+                track(study, name)
+            if page:
+                page.show(study, terminal)
+            run_study(study, place, None if args.quiet else terminal)
+        keep(study, args.quiet)
     return time.monotonic() - started
 
 

@@ -64,6 +64,25 @@ def study_options(p: Parser) -> None:
     p.group("output").add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def live_option(p: Parser) -> None:
+    """--live, of a command that runs or shows a study."""
+    p.group("output").add_argument(
+        "--live",
+        nargs="?",
+        type=port_in,
+        const=0,
+        metavar="PORT",
+        help="serve the study's page on 127.0.0.1 while the search runs, at a free port or this one",
+    )
+
+
+def port_in(text: str) -> int:
+    """A port as a person gives it; 0 is a free one."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text}: no port; give 1 to 65535, or --live as the last word")
+    return int(text)
+
+
 def assignments(words: Sequence[str], option: str = "--set", form: str = "FIELD=VALUE") -> dict[str, str]:
     """The values of --set as text: field -> value, or those of another option of such a form.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bo_distill.search.command.config import FileParser
-from bo_distill.search.command.options import study_options
+from bo_distill.search.command.options import live_option, study_options
 from bo_distill.search.command.shell import trust_option
 from bo_distill.search.searchers.registry import DEFAULT, SEARCHERS
 
@@ -64,5 +64,6 @@ def parser() -> FileParser:
     told.add_argument("--fields", action="store_true", help="list the method's hyperparameters, and run nothing")
     told.add_argument("--tensorboard", action="store_true", help="also write each trial for TensorBoard")
     told.add_argument("--mlflow", action="store_true", help="also write each trial to a file store of MLflow")
+    live_option(p)
     trust_option(p)
     return p

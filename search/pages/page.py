@@ -41,6 +41,19 @@ class Cell:
     value: Any
 
 
+@dataclass(frozen=True)
+class Live:
+    """Of a page that follows a search.
+
+    Attributes:
+        version: grows with each change.
+        words: where the search stands.
+    """
+
+    version: int
+    words: str
+
+
 @dataclass
 class Page:
     """The page so far.
@@ -48,12 +61,14 @@ class Page:
     Attributes:
         parts: in order.
         pictures: file name -> PNG, to lie beside the page.
+        alone: make no pictures.
         contents: (anchor, title) of the sections.
         prefix: of anchors and names; each of several studies on a page has its own.
     """
 
     parts: list[Part] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
+    alone: bool = False
     contents: list[tuple[str, str]] = field(default_factory=list)
     prefix: str = ""
 
@@ -75,7 +90,8 @@ class Page:
             draw: given whether it is for a phone's width.
         """
         name, wide = self.prefix + name, draw(False)
-        self.pictures[f"{name}.png"] = look.png(wide)
+        if not self.alone:
+            self.pictures[f"{name}.png"] = look.png(wide)
         drawn = [
             (kind, *look.svg(figure, f"{name}-{kind}")) for kind, figure in (("wide", wide), ("narrow", draw(True)))
         ]
@@ -129,10 +145,10 @@ class Page:
             inner, self.parts = self.parts, outer
         self.add(macro, parts=inner, **values)
 
-    def html(self, title: str) -> str:
-        """The whole page: one file that fetches nothing."""
+    def html(self, title: str, live: Live | None = None) -> str:
+        """The whole page: one file that fetches nothing, unless it is live."""
         template = _environment().get_template("page.html.jinja")
-        return template.render(title=title, page=self, colours=look.COLOURS)
+        return template.render(title=title, page=self, colours=look.COLOURS, live=live)
 
 
 @cache

@@ -16,7 +16,7 @@ from bo_distill.search.pages.charts import look
 from bo_distill.search.pages.charts.scores import anytime
 from bo_distill.search.pages.details import details
 from bo_distill.search.pages.findings import Findings
-from bo_distill.search.pages.page import Page
+from bo_distill.search.pages.page import Live, Page
 from bo_distill.search.pages.paper import add_paper
 from bo_distill.search.pages.predictions import add_predictions
 from bo_distill.search.pages.provenance import add_provenance
@@ -39,8 +39,7 @@ def page_of(studies: Sequence[Study], draw: bool = True) -> tuple[str, dict[str,
     with look.style():
         if len(every) == 1:
             _add_study(page, every[0], draw)
-            task = studies[0].plan.task
-            return page.html(f"{task.method} on {task.data.name}: {task.study}"), page.pictures
+            return page.html(_title(studies[0])), page.pictures
         _side_by_side(page, every)
         for number, findings in enumerate(every, 1):
             page.prefix = ""
@@ -50,6 +49,27 @@ def page_of(studies: Sequence[Study], draw: bool = True) -> tuple[str, dict[str,
             _add_study(page, findings, draw)
             page.contents = kept
     return page.html(f"{len(every)} studies"), page.pictures
+
+
+def live_page(study: Study, version: int) -> str:
+    """The page of a search that still runs, without what needs the winner's network."""
+    page = Page(alone=True)
+    with look.style():
+        _add_study(page, Findings.of(study), draw=False)
+    searched, total = study.of_phase("search"), study.plan.searched
+    ended, later = [t for t in searched if t.finished], len(study.trials) - len(searched)
+    running = [t.job.number for t in study.trials if not t.finished]
+    words = [f"Live: {len(ended)}{f' of {total}' if total else ''} trials have ended"]
+    if later:
+        words.append(f"{sum(t.finished for t in study.trials) - len(ended)} of {later} retrainings")
+    if running:
+        words.append(f"under way: {', '.join(map(str, running))}")
+    return page.html(_title(study), Live(version, "; ".join(words) + "."))
+
+
+def _title(study: Study) -> str:
+    task = study.plan.task
+    return f"{task.method} on {task.data.name}: {task.study}"
 
 
 def _add_study(page: Page, findings: Findings, draw: bool) -> None:

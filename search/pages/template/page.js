@@ -39,6 +39,7 @@ const csv = rows => rows.map(row => row.map(value => {
   return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }).join(',')).join('\r\n') + '\r\n';
 
+// A table has `state` and `restore` then: what a reader made of it.
 const enliven = (table, study) => {
   const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
   const names = heads.map(head => head.textContent.trim());
@@ -77,6 +78,20 @@ const enliven = (table, study) => {
     row.cells[0].append(number);
     row.onclick = () => show(study, row.dataset.trial);
   }
+  table.state = () => {
+    const sorted = heads.findIndex(head => (head.ariaSort ?? 'none') !== 'none');
+    return { filter: filter.value, sorted, descending: heads[sorted]?.ariaSort === 'descending',
+      focus: document.activeElement === filter && [filter.selectionStart, filter.selectionEnd] };
+  };
+  table.restore = state => {
+    filter.value = state.filter;
+    if (state.sorted >= 0 && heads[state.sorted]) sort(state.sorted, state.descending);
+    sift();
+    if (state.focus) {
+      filter.focus({ preventScroll: true });
+      filter.setSelectionRange(...state.focus);
+    }
+  };
   sift();
 };
 
@@ -158,11 +173,17 @@ const show = (study, number) => {
   if (!dialog.open) dialog.showModal();
 };
 
+// Called again for what was added to the page since.
+const studies = {}, alive = new WeakSet();
 const begin = () => {
+  const once = act => element => {
+    if (!alive.has(element)) act(element);
+    alive.add(element);
+  };
   for (const part of document.querySelectorAll('.study')) {
-    const study = { name: part.dataset.name, ...JSON.parse(part.querySelector('script.trials').textContent) };
-    for (const table of part.querySelectorAll('table.trials')) enliven(table, study);
-    for (const chart of part.querySelectorAll('.chart')) point(chart, study);
+    const study = studies[part.dataset.name] ??= { name: part.dataset.name };
+    Object.assign(study, JSON.parse(part.querySelector('script.trials').textContent));
+    part.querySelectorAll('table.trials').forEach(once(table => enliven(table, study)));
+    part.querySelectorAll('.chart').forEach(once(chart => point(chart, study)));
   }
 };
-begin();
