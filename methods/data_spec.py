@@ -47,11 +47,13 @@ def option(help: str, default: Any = MISSING, **how: Any) -> Any:
 class DataSpec:
     """Which data; small enough to travel to any worker. Each field's help says what it means."""
 
-    name: str = option("digits, glyphs, docstrings, cifar10, cifar100, imagefolder:PATH or text:PATH", flag="--data",
-                       changeable=True)  # fmt: skip
+    name: str = option(
+        "digits, glyphs, docstrings, cifar10, cifar100, imagefolder:PATH, text:PATH, or arrays:DIGEST, which "
+        "bo_distill.run makes of arrays", flag="--data", changeable=True,
+    )  # fmt: skip
     directory: str | None = option(
-        "where the CIFAR sets lie or are downloaded to", None, flag="--data-dir", metavar="DIR", path=True,
-        changeable=True,
+        "where the CIFAR sets lie or are downloaded to, or arrays are kept", None, flag="--data-dir", metavar="DIR",
+        path=True, changeable=True,
     )  # fmt: skip
     train_size: int | None = option("a stratified subset of the training rows", None, metavar="N", least=1)
     val_size: int | None = option("a stratified subset of the validation rows", None, metavar="N", least=1)

@@ -12,20 +12,16 @@ figures are drawn on validation.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
+from bo_distill.search.api.view import open_study, study_folder
 from bo_distill.search.command.options import live_option
 from bo_distill.search.command.shell import OK, Parser, carry_out, trust_option
 from bo_distill.search.pages.live import follow
-
-if TYPE_CHECKING:
-    from bo_distill.search.study.ledger import Study
 
 
 def parser() -> Parser:
@@ -38,24 +34,6 @@ def parser() -> Parser:
     live_option(p)
     trust_option(p)
     return p
-
-
-def open_study(name: str, storage: Storage) -> Study:
-    """A study by its name, or by its folder.
-
-    Raises:
-        UsageError: there is none.
-    """
-    from bo_distill.search.study.ledger import Study
-
-    folder = _folder_of(name)
-    return Study.open(Storage(folder.parent.parent), folder.name) if folder else Study.open(storage, name.strip("/"))
-
-
-def _folder_of(name: str) -> Path | None:
-    """The study's folder, where `name` is one."""
-    folder = Path(os.path.abspath(os.path.expanduser(name)))
-    return folder if folder.parent.name == "studies" and os.path.isfile(folder / "study.json") else None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         return OK
     summaries = []
     for name in names:
-        if _folder_of(name) is None:
+        if study_folder(name) is None:
             check_name("STUDY", name.strip("/"))
             summaries += [name] if storage.exists(f"comparisons/{name.strip('/')}/compare.json") else []
     if summaries and len(names) > 1:

@@ -37,6 +37,7 @@ SETS = {
     "cifar100": "bo_distill.methods.data.cifar",
     "imagefolder:PATH": "bo_distill.methods.data.images.folder",
     "text:PATH": "bo_distill.methods.data.texts.file",
+    "arrays:DIGEST": "bo_distill.methods.data.arrays",
 }
 """Name on the command line -> the module whose `read(spec)` returns its `Source`."""
 
@@ -138,8 +139,9 @@ def _known(source: Source, info: Info, splits: dict[str, Split]) -> dict[str, An
 
 def _read(spec: DataSpec) -> Source:
     """The rows of a set, from the module that knows it."""
-    name, colon, path = spec.name.partition(":")
-    module = SETS.get(f"{name}:PATH" if colon and path else name)
+    name, _, place = spec.name.partition(":")
+    own = {word.partition(":")[0]: module for word, module in SETS.items() if ":" in word}
+    module = own.get(name) if place else SETS.get(spec.name)
     if module is None:
         raise UsageError(f"--data {spec.name}: no such data set; give one of {', '.join(SETS)}")
     for word, value, known in (

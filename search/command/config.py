@@ -60,12 +60,23 @@ class FileParser(Parser):
 
     def _filed(self, file: str) -> Iterator[str]:
         """The words of a command line that says what a file says."""
-        options = {word[2:]: action for action in self._actions for word in action.option_strings}
-        for name, value in read_toml(file).items():
+        given, known = read_toml(file), {"method", *self.options} - set(ELSEWHERE)
+        for name in given:
+            if name not in known:
+                raise UsageError(f"--config {file}: {name}: no option that a file may give; see --help")
+        return self.words_for(given)
+
+    @property
+    def options(self) -> dict[str, argparse.Action]:
+        """Long names of the options, without dashes."""
+        return {word[2:]: action for action in self._actions for word in action.option_strings if word[:2] == "--"}
+
+    def words_for(self, given: Mapping[str, Any]) -> Iterator[str]:
+        """The words of a command line that says the same as these: "method" or an option's long name -> its value."""
+        options = self.options
+        for name, value in given.items():
             if name == "method":
                 yield str(value)
-            elif name not in options or name in ELSEWHERE:
-                raise UsageError(f"--config {file}: {name}: no option that a file may give; see --help")
             elif isinstance(value, bool) and not value and f"no-{name}" not in options:
                 continue
             else:

@@ -57,7 +57,8 @@ class DataFlag:
 
 
 def absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
+    """A path that means the same in every process; a URI is one already."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def data_flags(spec: type[DataSpec] = DataSpec) -> Iterator[DataFlag]:
@@ -99,7 +100,7 @@ def given_data(args: argparse.Namespace) -> dict[str, Any]:
     given = {flag.field: value for flag in data_flags() if (value := flag.given(args)) is not None}
     if "name" in given:
         kind, colon, path = given["name"].partition(":")
-        given["name"] = kind + colon + (absolute(path) if path else "")
+        given["name"] = kind + colon + (absolute(path) if path and kind != "arrays" else path)  # those go by content
     return given
 
 

@@ -19,14 +19,11 @@ def list_fields(args: argparse.Namespace) -> int:
     Raises:
         UsageError: it names no method, or an unknown recipe.
     """
-    from bo_distill.methods import METHODS, get
-    from bo_distill.methods.method import flatten
+    from bo_distill.methods import METHODS
 
     if args.method is None:
         raise UsageError(f"--fields: which method? give one of {', '.join(METHODS)}")
-    method = get(args.method)
-    defaults = flatten(method.configure(args.recipe or "quick"))
-    found = [_record(name, field, defaults[name]) for name, field in method.fields().items()]
+    found = fields(args.method, args.recipe or "quick")
     if args.json:
         print(json.dumps(found, indent=1))
         return OK
@@ -47,6 +44,28 @@ def list_fields(args: argparse.Namespace) -> int:
     )
     print("--set and --range may reach as far as the limits; where none are given, as far as the range.")
     return OK
+
+
+def fields(method: str, recipe: str = "quick") -> list[dict[str, Any]]:
+    """What can be set and searched of a method: a record for each hyperparameter.
+
+    Args:
+        method: its word, such as "fsp".
+        recipe: whose defaults are given.
+
+    Returns:
+        "field" ("stage.field"), "type", "default", "range" (as `range` takes it), "limits" (how far a range of your own
+        may reach), "searched" (whether it is searched unless told otherwise) and "help".
+
+    Raises:
+        UsageError: no such method or recipe.
+    """
+    from bo_distill.methods import get
+    from bo_distill.methods.method import flatten
+
+    found = get(method)
+    defaults = flatten(found.configure(recipe))
+    return [_record(name, field, defaults[name]) for name, field in found.fields().items()]
 
 
 def _record(name: str, field: Field, default: Any) -> dict[str, Any]:

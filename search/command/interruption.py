@@ -84,6 +84,28 @@ class Interruption:
         finally:
             _current.reset(token)
 
+    @contextlib.contextmanager
+    def noticed(self) -> Iterator[None]:
+        """Answer SIGINT within a program that goes on afterwards: it is noted or raised, and ends no process.
+
+        Nothing is answered in other threads than the main one.
+        """
+
+        def handle(number: int, frame: Any) -> None:
+            again, self.asked = self.asked, True
+            if again or not self._deferred:
+                raise KeyboardInterrupt
+
+        token = _current.set(self)
+        main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGINT, handle) if main else None
+        try:
+            yield
+        finally:
+            if main:
+                signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+            _current.reset(token)
+
     def say(self) -> None:
         """Say the line on stderr, undisturbed by further signals."""
         if threading.current_thread() is threading.main_thread():

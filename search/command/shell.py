@@ -25,9 +25,11 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
         said: what the command line itself gives, without any file.
+        more: where to read on, in what is said of a wrong word.
     """
 
     said: argparse.Namespace
+    more = "see --help"
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how)
@@ -48,7 +50,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         """Raise what is wrong, in one line."""
-        raise UsageError(f"{message}; see --help")
+        raise UsageError(f"{message}; {self.more}")
 
 
 def carry_out(parser: Parser, act: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:

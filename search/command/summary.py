@@ -5,18 +5,23 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from bo_distill.search.command.terminal import print_table
 from bo_distill.search.evidence.words import duration, percent, short, span
 from bo_distill.search.rows.export import printable
 
 
-def print_summary(found: Mapping[str, Any]) -> None:
-    """Print `search.evidence.summary.summarise` for a person. Nothing is cut, at any width; text of others is text."""
+def print_summary(found: Mapping[str, Any], file: TextIO | None = None) -> None:
+    """Print `search.evidence.summary.summarise` for a person, on standard output or into a file. Nothing is cut, at any
+    width; text of others is text."""
     searched = [trial for trial in found["trials"] if trial["phase"] == "search"]
-    print(printable(f"{found['method']} on {found['data']['name']}, {found['searcher']}: {len(searched)} trials"))
+    print(
+        printable(f"{found['method']} on {found['data']['name']}, {found['searcher']}: {len(searched)} trials"),
+        file=file,
+    )
     _table(
+        file,
         ("trial", *found["searched"], "validation %", "seconds", "status"),
         [
             (
@@ -29,8 +34,9 @@ def print_summary(found: Mapping[str, Any]) -> None:
             for trial in searched
         ],
     )
-    print("Cost of one inference:")
+    print("Cost of one inference:", file=file)
     _table(
+        file,
         ("network", "MACs", "parameters", "not counted"),
         [
             (name, f"{macs:,}", f"{found['params'][name]:,}", ", ".join(sorted(found["uncounted"][name])) or "nothing")
@@ -38,7 +44,7 @@ def print_summary(found: Mapping[str, Any]) -> None:
         ],
     )
     for line in _words(found):
-        print(printable(line))
+        print(printable(line), file=file)
 
 
 def _words(found: Mapping[str, Any]) -> Iterator[str]:
@@ -83,11 +89,12 @@ def _exact(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+def _table(file: TextIO | None, headers: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     """A table where it fits; on a narrower terminal a line for each row, which the terminal may wrap."""
     widths = [max(map(len, column)) for column in zip(headers, *lines, strict=True)]
-    if not sys.stdout.isatty() or sum(widths) + 3 * len(widths) <= shutil.get_terminal_size().columns:
-        print_table(headers, lines)
+    narrow = (file or sys.stdout).isatty() and sum(widths) + 3 * len(widths) > shutil.get_terminal_size().columns
+    if not narrow:
+        print_table(headers, lines, file)
         return
     for line in lines:
-        print(printable(", ".join(f"{name} {value}" for name, value in zip(headers, line, strict=True))))
+        print(printable(", ".join(f"{name} {value}" for name, value in zip(headers, line, strict=True))), file=file)

@@ -6,13 +6,13 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from bo_distill.search.rows.export import printable
 
 
-def print_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """A table on standard output; figures to the right. In a pipe nothing is cut off or wrapped."""
+def print_table(headers: Sequence[str], lines: Sequence[Sequence[str]], file: TextIO | None = None) -> None:
+    """A table on standard output, or in a file; figures to the right. In a pipe nothing is cut off or wrapped."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -24,7 +24,8 @@ def print_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     for line in lines:
         table.add_row(*(printable(cell) for cell in line))
     # Names are text, also where they look like markup.
-    Console(width=None if sys.stdout.isatty() else 10_000, markup=False, highlight=False, emoji=False).print(table)
+    width = None if (file or sys.stdout).isatty() else 10_000
+    Console(file=file, width=width, markup=False, highlight=False, emoji=False).print(table)
 
 
 class Output(io.RawIOBase):

@@ -140,6 +140,7 @@ def run_study(study: Study, layout: Layout, terminal: TextIO | None) -> None:
 
     Raises:
         UsageError: of a trial, which another one would raise too.
+        Exception: of a listener of the study, once the trial that it was told of is kept.
     """
     plan, task = study.plan, study.plan.task
     search = StudySearch(Conductor(study))
@@ -176,7 +177,7 @@ def run_study(study: Study, layout: Layout, terminal: TextIO | None) -> None:
         except KeyboardInterrupt:
             pass  # nothing to wait for: Ray ends the trials that run, and the ledger has those that ended
         except Exception:
-            if isinstance(search.problem, UsageError):  # Tune wraps what a callback raises
+            if search.problem:  # Tune wraps what a callback raises
                 raise search.problem from None
             raise
         finally:

@@ -17,6 +17,7 @@ from bo_distill.methods import get
 from bo_distill.methods.data import load
 from bo_distill.methods.errors import UsageError
 from bo_distill.search import predict
+from bo_distill.search.api.answers import probabilities, rows_of
 from bo_distill.search.study import exported
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.winner import Card, Deployed, load_model, save_winner, stored_states, winner
@@ -91,10 +92,10 @@ def test_sentences_are_read_as_in_training(tmp_path: Path) -> None:
     deployed = Deployed({"kind": Nth(2, 2, 4).eval()}, data.info, None)  # type: ignore[arg-type]
     file = tmp_path / "some.txt"
     file.write_text("\n".join(data.val.texts[:6]) + "\n\n   \n", encoding="utf-8")
-    ((names, x),) = predict.rows_of([str(file)], deployed, [])
+    ((names, x),) = rows_of([str(file)], deployed, [])
     assert [name.rsplit(":", 1)[1] for name in names] == list("123456")
     assert torch.equal(x, data.val.x[:6])
-    assert torch.equal(predict.probabilities(deployed, x)["kind"].argmax(1), data.val.y[:6, 0])
+    assert torch.equal(probabilities(deployed, x)["kind"].argmax(1), data.val.y[:6, 0])
 
 
 @pytest.mark.parametrize("form", ["torch", "onnx"])
@@ -280,10 +281,10 @@ def test_a_table_with_and_without_a_line_of_names(two_tasks: Deployed, tmp_path:
     (tmp_path / "a.csv").write_text("".join(f"x,{text}\n" for text in texts), encoding="utf-8")
     (tmp_path / "b.csv").write_text("text,id\n" + "".join(f"{text},7\n" for text in texts), encoding="utf-8")
     for name in ("a.csv", "b.csv"):
-        ((names, x),) = predict.rows_of([str(tmp_path / name)], headerless, [])
+        ((names, x),) = rows_of([str(tmp_path / name)], headerless, [])
         assert len(names) == 3 and torch.equal(x, tiny_sentences().val.x[:3])
     told = predict.read_as(two_tasks, {"columns": "label,text"})
-    ((_, x),) = predict.rows_of([str(tmp_path / "a.csv")], told, [])
+    ((_, x),) = rows_of([str(tmp_path / "a.csv")], told, [])
     assert torch.equal(x, tiny_sentences().val.x[:3])
     with pytest.raises(UsageError, match="--ground: this network reads texts"):
         predict.read_as(two_tasks, {"ground": "red"})
@@ -308,7 +309,7 @@ def test_tables_are_read_by_column_and_lines_as_an_editor_counts_them(tmp_path: 
     texts = data.val.texts[:3]
     (tmp_path / "a.csv").write_text("label,text\n" + "".join(f"x,{text}\n" for text in texts), encoding="utf-8")
     (tmp_path / "a.txt").write_text("\n".join([texts[0] + "\u2028" + texts[1], texts[2]]), encoding="utf-8")
-    ((names, x),) = predict.rows_of([str(tmp_path / "a.csv")], deployed, [])
+    ((names, x),) = rows_of([str(tmp_path / "a.csv")], deployed, [])
     assert len(names) == 3 and torch.equal(x, data.val.x[:3])
-    ((names, x),) = predict.rows_of([str(tmp_path / "a.txt")], deployed, [])
+    ((names, x),) = rows_of([str(tmp_path / "a.txt")], deployed, [])
     assert [name.rsplit(":", 1)[1] for name in names] == ["1", "2"] and torch.equal(x[1], data.val.x[2])
