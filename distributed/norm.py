@@ -2,7 +2,7 @@
 
     group    of fixed groups of the global batch (ghost batch norm: Hoffer, Hubara and Soudry 2017). Each rank holds
              whole groups, so nothing is exchanged.
-    global   of the whole global batch. Two small messages for every layer and step.
+    global   of the whole global batch. Two small messages for every layer and step (`distributed.board`).
     local    of each rank's rows, as DistributedDataParallel has it. Results then change with the number of ranks.
 
 Running statistics are means over groups or ranks; `distributed.ranks.Reducer` adds them up with the gradients.
@@ -13,67 +13,61 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bo_distill.distributed.ranks import Ranks
 
 
-def merged(counts: Tensor, means: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+def merged(counts: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of several samples together (Chan, Golub and LeVeque 1983).
 
     Args:
-        counts: (samples, 1) values in each.
-        means: (samples, c).
-        squares: (samples, c) sums of squared distances from the sample's own mean.
+        counts: (samples,) values in each.
+        means, variances: (samples, c), biased.
 
     Returns:
         mean, variance (c,).
     """
-    n = counts.sum(0)
-    mean = means[0] + ((means - means[0]) * (counts / n)).sum(0)
-    return mean, (squares + counts * (means - mean).square()).sum(0) / n
+    shares = counts / counts.sum()
+    mean = torch.addmv(means[0], (means - means[0]).T, shares)
+    return mean, torch.mv((means - mean).square_().add_(variances).T, shares)
 
 
 class _Global(torch.autograd.Function):
     """Normalise by the statistics of all ranks' rows: torch's fused kernels on this rank's, and two sums over ranks."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, size: int) -> Any:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, ranks: Ranks) -> Any:
+        c = x.shape[1]
         precise = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        own_mean, own_var = torch.batch_norm_update_stats(precise, None, None, 0.0)
-        count = x.numel() // x.shape[1]
-        mine = torch.cat([own_mean, own_var * count, own_mean.new_tensor([count])])
-        everyone = [torch.empty_like(mine) for _ in range(size)]
-        dist.all_gather(everyone, mine)
-        means, squares, counts = torch.stack(everyone).split([x.shape[1], x.shape[1], 1], 1)
-        mean, var = merged(counts, means, squares)
-        n = counts.sum()
-        ctx.save_for_backward(x, weight, mean, var, n)
-        ctx.eps, ctx.affine = eps, weight is not None
-        ctx.mark_non_differentiable(mean, var, n)
+        mean, var = torch.batch_norm_update_stats(precise, None, None, 0.0)
+        everyone = ranks.spread(torch.cat([mean, var, mean.new_tensor([x.numel() // c])]))
+        counts = everyone[:, -1]
+        mean, var = merged(counts, everyone[:, :c], everyone[:, c:-1])
+        n = float(counts.sum())
+        ctx.save_for_backward(x, weight, mean, var)
+        ctx.eps, ctx.n, ctx.ranks = eps, n, ranks
+        ctx.mark_non_differentiable(mean, var)
         return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, False), mean, var, n
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        x, weight, mean, var, n = ctx.saved_tensors
+        x, weight, mean, var = ctx.saved_tensors
         slope = gradients[0]
         if x.is_contiguous(memory_format=torch.channels_last):
             slope = slope.contiguous(memory_format=torch.channels_last)
-        # By the statistics as constants: what each channel's sums are made of, and the first term of x's gradient.
-        dx, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
-            slope, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+        _, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
+            slope, x, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
         )
-        sums = torch.cat([d_weight, d_bias])
-        dist.all_reduce(sums)
-        along, level = (sums / n).chunk(2)
-        # The rest: the statistics themselves move with x.
-        inverse = torch.rsqrt(var + ctx.eps)
-        scale = inverse if weight is None else inverse * weight
-        view = (1, -1) + (1,) * (x.dim() - 2)
-        centred = (x - mean.view(view)).mul_((along * inverse * scale).view(view)).add_((level * scale).view(view))
-        return dx - centred.to(dx.dtype), d_weight if ctx.affine else None, d_bias if ctx.affine else None, None, None
+        along, level = (ctx.ranks.spread(torch.cat([d_weight, d_bias])).sum(0) / ctx.n).view(2, -1)
+        # With y = (x - mean) / sd, x's gradient is weight / sd (slope - level - along y): two outputs of batch norm.
+        along = -along * torch.rsqrt(var + ctx.eps)
+        if weight is not None:
+            along *= weight
+        dx = torch.batch_norm(slope, weight, None, level, var, False, 0.0, ctx.eps, False)
+        dx += torch.batch_norm(x, along, None, mean, var, False, 0.0, ctx.eps, False)
+        return dx, d_weight if weight is not None else None, d_bias if weight is not None else None, None, None
 
 
 class BatchNorm(_BatchNorm):
@@ -125,7 +119,7 @@ class BatchNorm(_BatchNorm):
 
     def _global(self, input: Tensor) -> Tensor:
         momentum = self._momentum()
-        out, mean, var, n = _Global.apply(input, self.weight, self.bias, self.eps, self.ranks.size)
+        out, mean, var, n = _Global.apply(input, self.weight, self.bias, self.eps, self.ranks)
         if self.running_mean is not None and self.running_var is not None:
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             self.running_var.lerp_((var * (n / (n - 1))).to(self.running_var.dtype), momentum)

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bo_distill.distributed.board import Board, meet
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.training import Training
 
@@ -19,6 +20,9 @@ T = TypeVar("T")
 BUCKET = 4 * 2**20
 """Bytes of gradients that travel in one message. Smaller networks need one message; larger ones send while the
 backward pass goes on."""
+
+WORD = 2**16
+"""Bytes of a short message at most: batch statistics of some thousand channels."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,19 @@ class Ranks:
         dist.all_reduce(value)
         return value
 
+    def spread(self, value: Tensor) -> Tensor:
+        """Every rank's `value` (n,), in the order of ranks, on every rank: (ranks, n). Without gradient.
+
+        What is returned is to be used before the next call.
+        """
+        board = board_of(self) if value.device.type == "cpu" and value.nbytes <= WORD else None
+        if board:
+            board.post(value)
+            return board.read()
+        everyone = [torch.empty_like(value) for _ in range(self.size)]
+        dist.all_gather(everyone, value)
+        return torch.stack(everyone)
+
     def gathered(self, value: T) -> list[T]:
         """Every rank's value, in the order of ranks, on every rank. Values are pickled."""
         if self.size == 1:
@@ -56,6 +73,18 @@ class Ranks:
         box = [value]
         dist.broadcast_object_list(box, 0)
         return box[0]
+
+
+_met: tuple[object, Board | None] = (None, None)
+
+
+def board_of(ranks: Ranks) -> Board | None:
+    """The board for short messages of the process group that there is now. The first call of a group is collective."""
+    global _met
+    group = dist.group.WORLD
+    if _met[0] is not group:
+        _met = group, meet(ranks.rank, ranks.size, WORD)
+    return _met[1]
 
 
 @dataclass(frozen=True)
@@ -123,7 +152,7 @@ class Reducer:
             for own in dealt(list(reversed(parameters)), BUCKET):
                 same = [buffer for buffer in statistics if buffer.dtype == own[0].dtype]
                 statistics = [buffer for buffer in statistics if buffer.dtype != own[0].dtype]
-                self.buckets.append(Bucket(own, same, weight))
+                self.buckets.append(Bucket(own, same, ranks, weight))
             if statistics:
                 raise TypeError(f"running statistics of {statistics[0].dtype} have no parameters of their type")
         self.hooks = [
@@ -157,7 +186,7 @@ class Reducer:
 class Bucket:
     """Gradients that travel in one message, and the running statistics that go with them."""
 
-    def __init__(self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], weight: float) -> None:
+    def __init__(self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], ranks: Ranks, weight: float) -> None:
         self.parameters, self.buffers, self.weight = parameters, buffers, weight
         tensors = [*parameters, *buffers]
         self.flat = torch.zeros(sum(t.numel() for t in tensors), dtype=tensors[0].dtype, device=tensors[0].device)
@@ -165,11 +194,14 @@ class Bucket:
         views = [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
         self.views = dict(zip(map(id, tensors), views, strict=True))
         self.missing: set[int] = set()
+        self.sent = False
         self.work: dist.Work | None = None
+        on_host = self.flat.device.type == "cpu"
+        self.board = meet(ranks.rank, ranks.size, self.flat.nbytes) if on_host else None
 
     def begin(self) -> None:
         """Wait for all gradients of a new step."""
-        self.missing, self.work = set(map(id, self.parameters)), None
+        self.missing, self.sent = set(map(id, self.parameters)), False
 
     def arrived(self, parameter: Tensor) -> None:
         """A parameter's gradient of this rank is complete."""
@@ -183,18 +215,25 @@ class Bucket:
 
     def send(self) -> None:
         """Begin to add up over ranks, once."""
-        if self.work is None:
+        if not self.sent:
+            self.sent = True
             for parameter in self.parameters:
                 if id(parameter) in self.missing:
                     self.views[id(parameter)].zero_()
             for buffer in self.buffers:
                 torch.mul(buffer, self.weight, out=self.views[id(buffer)])
-            self.work = dist.all_reduce(self.flat, async_op=True)
+            if self.board:
+                self.board.post(self.flat)
+            else:
+                self.work = dist.all_reduce(self.flat, async_op=True)
 
     def finish(self) -> None:
         """Wait for the sum."""
-        assert self.work is not None
-        self.work.wait()
+        if self.board:
+            torch.sum(self.board.read(), 0, out=self.flat)
+        else:
+            assert self.work
+            self.work.wait()
         for buffer in self.buffers:
             buffer.copy_(self.views[id(buffer)])
 

@@ -124,10 +124,10 @@ def test_samples_are_merged_without_cancellation() -> None:
     """Mean 1000, sd 0.01 in float32: squares alone would lose all of the variance."""
     x = 1000 + 0.01 * torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     parts = x.float().split([50, 3, 11])
-    counts = torch.tensor([[50.0], [3.0], [11.0]])
+    counts = torch.tensor([50.0, 3.0, 11.0])
     means = torch.stack([part.double().mean(0).float() for part in parts])
-    squares = torch.stack([part.double().var(0, correction=0).mul(len(part)).float() for part in parts])
-    mean, var = merged(counts, means, squares)
+    variances = torch.stack([part.double().var(0, correction=0).float() for part in parts])
+    mean, var = merged(counts, means, variances)
     whole = x.float().double()
     torch.testing.assert_close(mean.double(), whole.mean(0), rtol=1e-6, atol=0)
     # A mean of float32 at 1000 is known to 6e-5, which the variance, 1e-4, cannot but feel.
