@@ -3,9 +3,10 @@
     python -m benchmarks.curves                    30 searches of each kind on each family, minutes on one core
     python -m benchmarks.curves --only unlike --seeds 10
 
-The searches are simulated (`search.simulation.clock`) on made-up learning curves, each seed on a surface of its own,
-and all have the epochs that `--trainings` whole trainings take. Printed is the true accuracy of the trial that a search
-would choose below the best that there is, in points, and the difference from whole trainings, seed by seed.
+The searches are simulated (`search.simulation.clock`) on made-up learning curves (`search.simulation.surfaces`), each
+seed on a surface of its own, and all have the epochs that `--trainings` whole trainings take. Printed is the true
+accuracy of the trial that a search would choose below the best that there is, in points, and the difference from whole
+trainings, seed by seed.
 """
 
 from __future__ import annotations
@@ -15,64 +16,18 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when numpy is imported
 
 import numpy as np
 
-from bo_distill.methods.space import Real, Searched
 from bo_distill.search.searchers.base import METRIC, Estimate
 from bo_distill.search.searchers.curves import Curve, Reporter
 from bo_distill.search.searchers.registry import make_searcher
 from bo_distill.search.simulation.clock import chosen, simulate
-from bo_distill.search.simulation.problems import Array, Recorded, Settings
-
-EPOCHS = 18
-NOISE = 0.005  # of an accuracy, constant over a training, and half as much from epoch to epoch
-FAMILIES = {"alike": (5.0, 5.0), "unlike": (2.0, 8.0)}  # a curve's pace where x is 0 and where it is 1
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Accuracies that rise, each at its pace, to the height of a smooth surface over three parameters.
-
-    Attributes:
-        pace: epochs in which a training rises by 1 - 1/e, where x is 0 and where it is 1. Where they are unlike, curves
-            cross and the first epochs mislead.
-        seed: of the surface.
-    """
-
-    pace: tuple[float, float]
-    seed: int
-    space: dict[str, Searched] = field(default_factory=lambda: {n: Real(0, 1) for n in ("x", "y", "z")})
-    shared: float = 0.0
-    unit: str = "accuracy"
-    defaults: Settings = field(default_factory=dict)
-
-    def height(self, points: Array) -> Array:
-        """(n, 3) -> (n,) accuracy after the last epoch, without noise."""
-        rng = np.random.default_rng(self.seed)
-        top, width = rng.uniform(0.15, 0.85, 3), rng.uniform(0.25, 0.6, 3)
-        bump, dent = rng.uniform(0, 1, 3), rng.uniform(0.2, 0.5)
-        near = np.exp(-(((points - top) / width) ** 2).sum(axis=1) / 2)
-        other = np.exp(-(((points - bump) / 0.25) ** 2).sum(axis=1) / 2)
-        return np.asarray(0.4 + 0.5 * near + dent * 0.5 * other * (1 - near))
-
-    def look_up(self, settings: Settings, rng: np.random.Generator) -> Recorded:
-        """A curve over all epochs; its truth is the height there."""
-        height = float(self.height(np.array([[settings[name] for name in self.space]]))[0])
-        quick, slow = self.pace
-        rise = 1 - np.exp(-np.arange(1, EPOCHS + 1) / (quick * (slow / quick) ** settings["x"]))
-        clean = 0.1 + (height - 0.1) * rise / rise[-1]
-        curve = clean + NOISE * (rng.standard_normal() + rng.standard_normal(EPOCHS) / 2)
-        return Recorded(curve, np.ones(EPOCHS), float(EPOCHS), height)
-
-    def best(self) -> float:
-        """The greatest height, on a fine grid."""
-        axis = np.linspace(0, 1, 41)
-        return float(self.height(np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3)).max())
+from bo_distill.search.simulation.problems import Array
+from bo_distill.search.simulation.surfaces import EPOCHS, Curves
 
 
 class AsFinal(Reporter):
@@ -90,6 +45,7 @@ class Certain(Reporter):
         return {trial: guess and Estimate(guess.value, 0.0) for trial, guess in super()._estimated().items()}
 
 
+FAMILIES = ("alike", "unlike")
 WAYS: Mapping[str, Callable[[Any], Reporter] | None] = {
     "whole trainings": None,
     "its last value": AsFinal,
@@ -124,7 +80,7 @@ def main() -> int:
         whole: Array | None = None
         for way in WAYS:
             begun = time.perf_counter()
-            runs = [regret(Curves(FAMILIES[family], seed), way, args.trainings) for seed in range(args.seeds)]
+            runs = [regret(Curves(family, seed), way, args.trainings) for seed in range(args.seeds)]
             found = np.array([one for one, _ in runs])
             whole = found if whole is None else whole
             gain = whole - found

@@ -22,13 +22,13 @@ from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, positive
 from bo_distill.search.searchers.registry import SEARCHERS, names_of
-from bo_distill.search.simulation import FUNCTIONS
+from bo_distill.search.simulation import FAMILIES, FUNCTIONS, MADE_UP
 
 
 def parser() -> Parser:
     """The command's options."""
     p = Parser(prog="python -m search.replay", description="Simulate studies on recorded trials.", allow_abbrev=False)
-    p.add_argument("problem", metavar="TABLE", nargs="?", help=f"a Parquet file, or {' or '.join(FUNCTIONS)}")
+    p.add_argument("problem", metavar="TABLE", nargs="?", help=f"a Parquet file, or {', '.join(MADE_UP)}")
     p.add_argument("--searchers", default="grid,random,bo", help=f"by commas: {', '.join(SEARCHERS)}, or MODULE:CLASS")
     p.add_argument("--trials", type=int, default=20, metavar="N", help="budget of a study (20)")
     p.add_argument("--studies", type=int, default=100, metavar="K", help="of each searcher (100)")
@@ -37,6 +37,12 @@ def parser() -> Parser:
     p.add_argument("--failures", type=float, default=0.0, metavar="P", help="share of attempts that die")
     p.add_argument("--overhead", type=float, default=0.0, metavar="S", help="seconds between two trials")
     p.add_argument("--asha", action="store_true", help="stop trials that fall behind")
+    p.add_argument(
+        "--against-grid",
+        type=int,
+        metavar="N",
+        help="also say how many studies reach the choice of a grid of N trainings within half a noise deviation",
+    )
     p.add_argument("--noise", type=float, default=0.0, metavar="SD", help="of a test function's values")
     p.add_argument("--nearest", action="store_true", help="the nearest recorded trial, not an interpolated one")
     p.add_argument("--confirm", type=int, metavar="K", help="also measure what running the K best again would do")
@@ -50,7 +56,7 @@ def parser() -> Parser:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what cannot be simulated."""
-    for name in ("trials", "workers", "jobs", "confirm", "confirm_seeds"):
+    for name in ("trials", "workers", "jobs", "confirm", "confirm_seeds", "against_grid"):
         positive("--" + name.replace("_", "-"), getattr(args, name))
     positive("--studies", args.studies, 2)
     for name in ("stragglers", "failures"):
@@ -71,19 +77,25 @@ def run(args: argparse.Namespace) -> int:
     if args.makespan:
         return real(args)
     if args.problem is None:
-        raise UsageError(f"which table? give a Parquet file or one of {', '.join(FUNCTIONS)}")
+        raise UsageError(f"which table? give a Parquet file or one of {', '.join(MADE_UP)}")
     names = names_of(args.searchers)
     from bo_distill.search.simulation.curse import winners_curse
     from bo_distill.search.simulation.problems import function
     from bo_distill.search.simulation.recorded import Table
     from bo_distill.search.simulation.studies import simulated
+    from bo_distill.search.simulation.surfaces import Curves
 
-    known = args.problem in FUNCTIONS
-    problem: Any = function(args.problem, args.noise) if known else Table.read(args.problem, args.nearest)
+    problem: Any
+    if args.problem in FUNCTIONS:
+        problem = function(args.problem, args.noise)
+    elif args.problem in FAMILIES:
+        problem = Curves(args.problem)
+    else:
+        problem = Table.read(args.problem, args.nearest)
     words = ("trials", "workers", "stragglers", "failures", "asha", "overhead")
     options = {name: getattr(args, name) for name in words}
     started = time.perf_counter()
-    found = simulated(problem, names, options, args.studies, args.jobs)
+    found = simulated(problem, names, options, args.studies, args.jobs, args.against_grid)
     summary = {"problem": args.problem, **options, "studies": args.studies, **found}
     summary["seconds"] = time.perf_counter() - started
     if args.confirm:
@@ -124,6 +136,8 @@ def show(summary: Mapping[str, Any], unit: str) -> None:
     table.add_column("searcher")
     for name in ("best seen", "its true value", "regret", f"as good as {summary['reference']} after", "makespan s"):
         table.add_column(name, justify="right")
+    for share in summary["reached"].get(summary["reference"], ()):
+        table.add_column(f"grid's best by {share}", justify="right")
     for name, found in summary["searchers"].items():
         reached = [trials for trials in found["to_reference"]["trials"] if trials is not None]
         share = len(reached) / summary["studies"]
@@ -134,6 +148,7 @@ def show(summary: Mapping[str, Any], unit: str) -> None:
             f"{scale * statistics.fmean(found['regret']):.3g}",
             f"{statistics.median(reached):.0f} trials in {share:.0%}" if reached else "never",
             f"{summary['makespan'][name]:.4g}",
+            *(f"{part:.1%}" for part in summary["reached"].get(name, {}).values()),
         )
     console.print(table)
     console.print(summary["verdict"], highlight=False)

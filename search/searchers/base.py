@@ -21,6 +21,27 @@ class Estimate(NamedTuple):
     deviation: float
 
 
+class Length(NamedTuple):
+    """Epochs of a training: those before its curve begins, and those of its curve, each of which has a value."""
+
+    before: int
+    curve: int
+
+
+class Step(NamedTuple):
+    """What a searcher that pauses trials wants trained.
+
+    Attributes:
+        trial_id: a paused trial's, or the id that it was asked with: then this is a new one.
+        settings: its configuration.
+        epochs: of its curve after which it pauses; all of them: it goes to its end.
+    """
+
+    trial_id: str
+    settings: Settings
+    epochs: int
+
+
 class Searcher(Protocol):
     """Proposes configurations of one space. The names are those of Ray Tune's searchers.
 
@@ -61,6 +82,18 @@ class Searcher(Protocol):
         Raises:
             ValueError: the state is of another space, or cannot be gone on from.
         """
+        ...
+
+
+class PausingSearcher(Searcher, Protocol):
+    """A searcher whose `suggest` returns a `Step` where others return a configuration."""
+
+    def on_trial_paused(self, trial_id: str, curve: Mapping[int, float]) -> None:
+        """Hear the values of a trial, by epoch of its curve, that was trained as far as was asked."""
+        ...
+
+    def estimates(self) -> Mapping[str, Estimate]:
+        """Of each trial that was begun: what another training of its configuration would reach at its end."""
         ...
 
 

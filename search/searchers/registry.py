@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bo_distill.methods.errors import UsageError
 
 if TYPE_CHECKING:
-    from bo_distill.search.searchers.base import Searcher, Settings, Space
+    from bo_distill.search.searchers.base import Length, Searcher, Settings, Space
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Entry:
         word: by which commands and studies name it.
         title: at the start of a sentence that says what was searched.
         module: of `search.searchers`; its `make(word, space, seed, trials, first)` returns a `base.Searcher`.
+        pauses: its `make` takes the `base.Length` of a training too, and returns a `base.PausingSearcher`.
         sized: it has a natural number of trials, all known from the start, and cannot be extended.
         flag: whether --WORD chooses it.
         from_defaults: its first trial is that of the recipe's own values.
@@ -34,6 +35,7 @@ class Entry:
     module: str
     sized: bool = False
     flag: bool = False
+    pauses: bool = False
     from_defaults: bool = False
     needs: tuple[str, str] | None = None
 
@@ -60,6 +62,14 @@ SEARCHERS = {
     entry.word: entry
     for entry in (
         Entry("bo", "Bayesian optimisation", "bayesian", flag=True, from_defaults=True, needs=BAYES_OPT),
+        Entry(
+            "curves",
+            "Bayesian optimisation on learning curves",
+            "freeze_thaw",
+            pauses=True,
+            from_defaults=True,
+            needs=BAYES_OPT,
+        ),
         Entry("grid", "A grid", "grid", sized=True, flag=True),
         Entry("random", "Independent draws", "random", flag=True),
         Entry("grid-shuffled", "A grid in random order", "grid", sized=True),
@@ -89,12 +99,20 @@ def entry_of(word: str, option: str = "--searcher") -> Entry:
     raise UsageError(f"{option} {word}: there are {', '.join(SEARCHERS)}, and package.module:Class of a Tune searcher")
 
 
-def make_searcher(word: str, space: Space, seed: int, trials: int | None, first: Sequence[Settings] = ()) -> Searcher:
+def make_searcher(
+    word: str,
+    space: Space,
+    seed: int,
+    trials: int | None,
+    first: Sequence[Settings] = (),
+    length: Length | None = None,
+) -> Searcher:
     """A fresh searcher.
 
     Args:
         trials: budget, which lays out a grid; None: its natural size.
         first: what is to be tried first, where the searcher learns from it.
+        length: of a training; only a searcher that pauses asks for it.
 
     Raises:
         UsageError: there is none of this name, a package is not installed, or the budget does not hold a grid.
@@ -102,9 +120,8 @@ def make_searcher(word: str, space: Space, seed: int, trials: int | None, first:
     entry = entry_of(word)
     if entry.lacking:
         raise UsageError(f"--searcher {word}: not without {entry.lacking}; install it")
-    made: Searcher = importlib.import_module(f"bo_distill.search.searchers.{entry.module}").make(
-        word, space, seed, trials, first
-    )
+    make = importlib.import_module(f"bo_distill.search.searchers.{entry.module}").make
+    made: Searcher = make(word, space, seed, trials, first, *([length] if entry.pauses else []))
     return made
 
 

@@ -37,6 +37,7 @@ class Simulated:
     value: float = math.nan
     seconds: float = 0.0
     macs: float = 0.0
+    epochs: int = 0
     curve: Curve = field(default_factory=dict)  # by the epochs that have a value, up to its end
 
 
@@ -116,7 +117,7 @@ class EventQueue:
             value = float(prospect.curve[epoch - 1])
             if epoch == len(prospect.curve) or number in self._stopping:
                 trial.status = "pruned" if epoch < len(prospect.curve) else "done"
-                trial.value, trial.macs = value, prospect.macs * epoch
+                trial.value, trial.macs, trial.epochs = value, prospect.macs * epoch, epoch
                 seen = enumerate(prospect.curve[:epoch].tolist(), 1)
                 trial.curve = {place: value for place, value in seen if not math.isnan(value)}
                 break
@@ -182,9 +183,10 @@ def simulate(
 
 
 def course(trials: Sequence[Simulated]) -> Course:
-    """What a comparison sees of a simulated study: a trial that was stopped early is not one to choose."""
+    """What a comparison sees of a simulated study: a trial that was stopped early is not one to choose, one that is
+    paused is, by what it is expected to reach."""
     return Course(
-        tuple(trial.value if trial.status == "done" else math.nan for trial in trials),
+        tuple(trial.value if trial.status in ("done", "paused") else math.nan for trial in trials),
         tuple(trial.seconds for trial in trials),
         tuple(trial.macs for trial in trials),
     )
@@ -219,6 +221,10 @@ class Replayed:
 
     def on_trial_stopped(self, trial_id: str, estimate: Estimate | None) -> None:
         """Nor does what it would have reached."""
+
+    def variant(self, study: int) -> Replayed:
+        """Itself."""
+        return self
 
     def look_up(self, settings: Settings, rng: np.random.Generator) -> Recorded:
         """A trial of one epoch that lasted as long as it did; its value does not matter."""

@@ -57,6 +57,10 @@ class Problem(Protocol):
         """The recipe's own values; empty where there is no recipe."""
         ...
 
+    def variant(self, study: int) -> Problem:
+        """The problem that this study is given; itself where all are given the same."""
+        ...
+
     def look_up(self, settings: Settings, rng: np.random.Generator) -> Recorded:
         """One trial, its noise drawn from `rng`."""
         ...
@@ -74,6 +78,10 @@ class Function:
     shared: float = 0.0
     unit: str = "value"
     defaults: Settings = field(default_factory=dict)
+
+    def variant(self, study: int) -> Function:
+        """Itself."""
+        return self
 
     def look_up(self, settings: Settings, rng: np.random.Generator) -> Recorded:
         """A curve over all epochs with one draw of noise; the truth is without noise."""

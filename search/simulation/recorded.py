@@ -16,7 +16,7 @@ from bo_distill.methods import METHODS, get
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import flatten
 from bo_distill.methods.space import Choice, Integer, Real, Searched
-from bo_distill.search.simulation import FUNCTIONS
+from bo_distill.search.simulation import MADE_UP
 from bo_distill.search.simulation.problems import Array, Recorded, Settings
 
 MISSHAPEN = (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
@@ -64,7 +64,7 @@ class Table:
         except UsageError:
             raise
         except FileNotFoundError:
-            raise UsageError(f"{path}: no such table; give a Parquet file or one of {', '.join(FUNCTIONS)}") from None
+            raise UsageError(f"{path}: no such table; give a Parquet file or one of {', '.join(MADE_UP)}") from None
         except (pa.ArrowException, *MISSHAPEN) as error:
             words = " ".join(str(error).split())[:120]
             raise UsageError(f"{path} is not a table of trials ({words}); make one by benchmarks/table.py") from None
@@ -91,6 +91,10 @@ class Table:
         table = Table(space, axes, curves, seconds, macs, float(about["shared_seconds"]), nearest, about)
         table.expected([dict(zip(space, (axis[0] for axis in axes), strict=True))])  # refuses what cannot be looked up
         return table
+
+    def variant(self, study: int) -> Table:
+        """Itself."""
+        return self
 
     @cached_property
     def defaults(self) -> Settings:
