@@ -25,7 +25,7 @@ import numpy as np
 from bo_distill.search.searchers.base import METRIC, Estimate
 from bo_distill.search.searchers.curves import Curve, Reporter
 from bo_distill.search.searchers.registry import make_searcher
-from bo_distill.search.simulation.clock import chosen, simulate
+from bo_distill.search.simulation.clock import simulate, winner_of
 from bo_distill.search.simulation.problems import Array
 from bo_distill.search.simulation.surfaces import EPOCHS, Curves
 
@@ -64,7 +64,7 @@ def regret(problem: Curves, way: str, trainings: int) -> tuple[float, int]:
     trials = simulate(problem, searcher, trials=most, workers=2, seed=problem.seed, **options)
     spent = np.cumsum([trial.macs for trial in trials])
     within = trials[: int(np.searchsorted(spent, budget, side="right"))]
-    winner = chosen(within)
+    winner = winner_of(within)
     return 100 * (problem.best() - (winner.truth if winner else 0.1)), len(within)
 
 

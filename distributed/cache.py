@@ -265,18 +265,18 @@ class StageCache:
     def put(self, stage: str, key: str, content: bytes) -> None:
         """Keep a result, and drop the progress that led to it."""
         self.storage.write_bytes(self.name(stage, key), content)
-        self.storage.delete_folder(self.progress(stage, key).folder)
+        self.storage.delete_folder(self.checkpoints(stage, key).folder)
 
-    def progress(self, stage: str, key: str) -> Progress:
+    def checkpoints(self, stage: str, key: str) -> StageCheckpoints:
         """Where a stage that is not finished keeps its checkpoints."""
-        return Progress(self.storage, f"stages/{stage}-{key}.progress")
+        return StageCheckpoints(self.storage, f"stages/{stage}-{key}.progress")
 
     def lock(self, stage: str, key: str) -> AbstractContextManager[Lock]:
         """One process computes, others wait for it."""
         return locked(self.storage, f"stages/.{stage}-{key}.lock", wait=True)
 
 
-class Progress:
+class StageCheckpoints:
     """The checkpoints of one stage under way (`distributed.worker.Checkpoints`)."""
 
     def __init__(self, storage: Storage, folder: str) -> None:

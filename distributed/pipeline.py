@@ -110,7 +110,7 @@ def run_stages(
             content = worker.ranks.from_first(cache.get(name, key) if worker.rank == 0 else None)
             if content is None:
                 alone = worker.for_stage(
-                    seed_of(seed, stage.name), listen, cache.progress(name, key), judged=not stage.shared
+                    seed_of(seed, stage.name), listen, cache.checkpoints(name, key), judged=not stage.shared
                 )
                 torch.manual_seed(alone.seed)
                 try:

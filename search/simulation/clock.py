@@ -192,7 +192,7 @@ def course(trials: Sequence[Simulated]) -> Course:
     )
 
 
-def chosen(trials: Sequence[Simulated]) -> Simulated | None:
+def winner_of(trials: Sequence[Simulated]) -> Simulated | None:
     """The trial that the study would name its winner."""
     return max((trial for trial in trials if trial.status == "done"), key=lambda trial: trial.value, default=None)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bo_distill.search.searchers.registry import make_searcher
-from bo_distill.search.simulation.clock import Simulated, chosen, simulate, stream
+from bo_distill.search.simulation.clock import Simulated, simulate, stream, winner_of
 from bo_distill.search.simulation.problems import Problem
 
 
@@ -43,7 +43,7 @@ def winners_curse(problem: Problem, *, budget: int, keep: int, seeds: int, studi
     for study in range(studies):
         searcher = make_searcher("random", problem.space, study, budget)
         trials = simulate(problem, searcher, trials=budget, seed=study)
-        winner = chosen(trials)
+        winner = winner_of(trials)
         assert winner is not None
         plain.append((winner.value, winner.truth))
         value, better = confirmed(problem, trials[: budget - keep * seeds], keep, seeds, study)

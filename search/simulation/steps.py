@@ -14,7 +14,7 @@ import numpy as np
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.searchers.base import METRIC, Length, PausingSearcher, Step
 from bo_distill.search.searchers.registry import make_searcher
-from bo_distill.search.simulation.clock import SLOWNESS, Simulated, chosen, stream
+from bo_distill.search.simulation.clock import SLOWNESS, Simulated, stream, winner_of
 from bo_distill.search.simulation.problems import Problem, Recorded
 
 
@@ -120,7 +120,7 @@ def end(searcher: PausingSearcher, name: str, trial: Simulated, value: float) ->
 def looked(trials: Sequence[Simulated], looks: Sequence[float]) -> list[float]:
     """The truth of what a study without pauses would have chosen after each of `looks` epochs."""
     spent = list(accumulate(trial.epochs for trial in trials))
-    winners = [chosen(trials[: bisect_right(spent, look)]) for look in looks]
+    winners = [winner_of(trials[: bisect_right(spent, look)]) for look in looks]
     return [winner.truth if winner else math.nan for winner in winners]
 
 

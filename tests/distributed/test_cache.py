@@ -207,7 +207,7 @@ def test_a_truncated_result_is_said_and_made_anew(
 
 
 def test_a_broken_checkpoint_only_costs_its_epochs(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
-    progress = StageCache(storage).progress("s", "key")
+    progress = StageCache(storage).checkpoints("s", "key")
     progress.save("0", b"not a checkpoint")
     worker = LocalWorker(tiny_images(), checkpoints=progress)
     assert worker.load_checkpoint("0") is None

@@ -18,7 +18,7 @@ def test_a_bucket_is_cleaned(bucket: str, monkeypatch: pytest.MonkeyPatch) -> No
     for key in ("free", "held"):
         with cache.lock("fsp.teacher", key):
             cache.put("fsp.teacher", key, encode(State({})))
-    cache.progress("fsp.teacher", "free").save("0", b"epochs")
+    cache.checkpoints("fsp.teacher", "free").save("0", b"epochs")
     assert list(cleaning.clean(storage)) and storage.exists("stages/fsp.teacher-free.pt"), "its checkpoint is fresh"
     monkeypatch.setattr(cleaning, "FRESH", 0.0)
     cache.put("fsp.teacher", "held", encode(State({})))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bo_distill.distributed.cache import Progress, StageCache, decode, encode
+from bo_distill.distributed.cache import StageCache, StageCheckpoints, decode, encode
 from bo_distill.distributed.locks import LockLost
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
@@ -47,7 +47,7 @@ def test_a_stage_state() -> None:
 def test_a_damaged_stage_is_made_anew_and_a_damaged_checkpoint_begun_again(
     storage: Storage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache, progress = StageCache(storage), Progress(storage, "stages/x.progress")
+    cache, progress = StageCache(storage), StageCheckpoints(storage, "stages/x.progress")
     cache.put("s", "key", encode(state()))
     progress.save("0", b"epochs")
     assert progress.load("0") == b"epochs"

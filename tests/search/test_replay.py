@@ -23,7 +23,7 @@ from bo_distill.methods.space import Choice, Integer, Real
 from bo_distill.search.replay import main
 from bo_distill.search.searchers.grid import axis
 from bo_distill.search.searchers.registry import SEARCHERS, make_searcher
-from bo_distill.search.simulation.clock import Replayed, chosen, course, makespan, makespans, simulate
+from bo_distill.search.simulation.clock import Replayed, course, makespan, makespans, simulate, winner_of
 from bo_distill.search.simulation.curse import winners_curse
 from bo_distill.search.simulation.problems import function
 from bo_distill.search.simulation.recorded import Table, domain_of
@@ -90,7 +90,7 @@ def test_stragglers_and_failures_take_time() -> None:
     assert plain < late and 0 < status.count("failed") < 20
     searcher = make_searcher("bo", problem.space, 0, 3)
     lost = simulate(problem, searcher, trials=3, failures=1 - 1e-12)
-    assert chosen(lost) is None and all(math.isnan(v) for v in course(lost).values)
+    assert winner_of(lost) is None and all(math.isnan(v) for v in course(lost).values)
     assert len(searcher.save_state()["observed"]) == 3, "a searcher is told of failures"
 
 
@@ -109,7 +109,7 @@ def test_asha_saves_work_and_keeps_a_good_winner() -> None:
 
     def run(asha: bool) -> tuple[float, float]:
         trials = simulate(problem, make_searcher("random", problem.space, 1, 60), trials=60, workers=4, asha=asha)
-        winner = chosen(trials)
+        winner = winner_of(trials)
         assert winner is not None and len(trials) == 60
         assert asha == ("pruned" in {t.status for t in trials})
         return sum(t.macs for t in trials), winner.truth
