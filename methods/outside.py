@@ -7,6 +7,8 @@ a module is imported only after `trust` has named it: a command does so for what
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Any
 
 from bo_distill.methods.errors import UsageError
@@ -32,6 +34,8 @@ def resolve(word: str) -> Any:
     module, _, name = word.partition(":")
     if module not in _trusted:
         raise UsageError(f"{word}: code from outside this project; if you know it, let it run by --trust {module}")
+    if os.getcwd() not in sys.path:  # `python -m` has it there; a console command and Ray's workers do not
+        sys.path.append(os.getcwd())
     try:
         return getattr(importlib.import_module(module), name)
     except (ModuleNotFoundError, AttributeError, ValueError) as error:

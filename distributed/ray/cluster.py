@@ -180,7 +180,7 @@ def connected(address: str | None, terminal: TextIO) -> Iterator[list[Node]]:
     A Ray that takes longer than `START_SECONDS` ends the process with one line on `terminal`.
 
     Raises:
-        UsageError: no Ray answers at `address`.
+        UsageError: no Ray answers at `address`, or this process is connected to one.
         SystemExit: with one line, Ray failed to start.
         KeyboardInterrupt: SIGTERM came while it started.
     """
@@ -189,6 +189,8 @@ def connected(address: str | None, terminal: TextIO) -> Iterator[list[Node]]:
 
     import ray
 
+    if ray.is_initialized():  # a notebook's own, which would be shut down with the search
+        raise UsageError("this process is connected to a Ray already; call ray.shutdown() first")
     package = Path(bo_distill.__file__).resolve().parent
     root = str(package.parent)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

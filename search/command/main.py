@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from bo_distill.search.command.shell import INTERRUPTED, OK, PROGRAM, USAGE
+from bo_distill.search.command.terminal import outlive_reader
 
 COMMANDS = {
     "run": "search a method's hyperparameters, retrain the winner, score it on test once",
@@ -28,6 +29,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Hand the words to the command that the first one names; returns its exit code."""
+    outlive_reader()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(usage())

@@ -223,7 +223,26 @@ def test_predicting_from_files(kept: Study, tmp_path: Path) -> None:
         study.predict("none.png")
 
 
-# Signals
+# Ray and signals
+
+
+def test_a_ray_that_the_program_has_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.shutdown", lambda: pytest.fail("it is not ours"))
+    with pytest.raises(bo_distill.UsageError, match=r"call ray\.shutdown\(\) first"):
+        bo_distill.run("fsp", storage=str(tmp_path))
+    assert not Storage(tmp_path).list("studies")
+
+
+def test_a_search_that_ray_does_not_carry_raises_and_exits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**options: Any) -> None:
+        raise OSError("no room\nfor sockets")
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(RuntimeError, match=r"^Ray did not start: no room for sockets$"):
+        bo_distill.run("fsp", storage=str(tmp_path))
 
 
 def test_an_interruption_of_a_program_is_raised_and_then_forgotten() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from bo_distill.search.command.asking import make_plan
 from bo_distill.search.command.config import command, toml_of
 from bo_distill.search.command.main import COMMANDS, main
 from bo_distill.search.study.records import Plan
+from helpers.running import ROOT
 
 WORDS = [
     "fsp", "--random", "--data=digits", "--label-column=a", "--label-column=b", "--recipe=quick", "--trials=7",
@@ -106,6 +108,18 @@ def test_one_command_has_every_other(capsys: pytest.CaptureFixture[str]) -> None
 def test_its_help_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/usr/bin/bo-distill", "run"])
     assert "usage: bo-distill run METHOD" in run.parser().format_help()
+
+
+@pytest.mark.parametrize("words", ["--help", "run --help", "leaderboard show --help", "storage --help", ""])
+def test_help_that_nobody_reads_to_its_end_is_no_error(words: str) -> None:
+    """As `bo-distill --help | head -1` leaves it."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    ask = "import sys; from bo_distill.search.command.main import console; sys.argv[0] = 'bo-distill'; console()"
+    command = [sys.executable, "-c", ask, *words.split()]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (0 if words else 2, "")
 
 
 def test_a_shell_completes_commands_verbs_and_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
