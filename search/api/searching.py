@@ -41,7 +41,7 @@ def begun(args: argparse.Namespace) -> Study:
         positive("--confirm", args.confirm, 2)
 
     from bo_distill.distributed.storage import Storage
-    from bo_distill.search.study.conductor import searcher_of
+    from bo_distill.search.study.searches import searcher_of
 
     storage = Storage(args.storage)
     args.storage = storage.uri

@@ -66,12 +66,15 @@ def make_plan(args: argparse.Namespace) -> Plan:
         patience=args.patience,
         seeds=3 if args.seeds is None else args.seeds,
         controls=not args.no_controls,
+        tune_controls=args.tune_controls,
         asha=args.asha,
         confirm=args.confirm,
         ranges=ranges,
         seconds=seconds,
     )
     plan.check_confirm()
+    if args.tune_controls and (args.no_controls or not plan.seeds):
+        raise UsageError("--tune-controls: the study has no controls; leave out --no-controls and --seeds 0")
     return plan
 
 
@@ -94,6 +97,8 @@ def check_same(args: argparse.Namespace, plan: Plan) -> None:
         raise UsageError("--asha: the study's trials run without a scheduler; leave it out")
     if args.no_controls and plan.controls:
         raise UsageError("--no-controls: the study has controls; leave it out")
+    if args.tune_controls and not plan.tune_controls:
+        raise UsageError("--tune-controls: the study's controls are not searched; leave it out, or start a new study")
 
 
 def check_fields(args: argparse.Namespace, plan: Plan) -> None:

@@ -117,6 +117,7 @@ def options_of(plan: Plan) -> dict[str, Any]:
         **{name: value for name, value in budget.items() if value is not None},
         **({"asha": True} if plan.asha else {}),
         **({} if plan.controls else {"no-controls": True}),
+        **({"tune-controls": True} if plan.tune_controls else {}),
         "seed": task.seed,
         "seeds": plan.seeds,
         "precision": task.precision,

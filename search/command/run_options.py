@@ -48,6 +48,11 @@ def parser() -> FileParser:
         "STUDY can extend the search, and give --seeds at its end",
     )
     spent.add_argument("--no-controls", action="store_true", help="do not run the method's controls beside the winner")
+    spent.add_argument(
+        "--tune-controls",
+        action="store_true",
+        help="search each control's own hyperparameters too, in as many trials as the winner's, before it is retrained",
+    )
     going_on = p.group("going on").add_mutually_exclusive_group()
     going_on.add_argument(
         "--resume", metavar="STUDY", help="go on with a study, maybe by another searcher; --trials +N extends it"

@@ -63,7 +63,9 @@ def _words(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"On test, scored once: {_scored(found['test'])}."
         for control, scored in found["controls"].items():
             if scored:
-                yield f"  {control.replace('_', ' ')}: {_scored(scored)}."
+                own = ", ".join(f"{name} = {_exact(value)}" for name, value in found["tuned"].get(control, {}).items())
+                searched = f"; by a search of its own, {own}" if own else ""
+                yield f"  {control.replace('_', ' ')}: {_scored(scored)}{searched}."
     yield from found["verdicts"]
     if found["ended"]:
         yield f"{found['ended'][0].upper()}{found['ended'][1:]}."

@@ -81,6 +81,7 @@ def summarise(study: Study, seconds: float) -> dict[str, Any]:
         "searched": list(plan.space),
         "test": scored("final", None),
         "controls": {name: scored("control", name) for name in (method.controls if plan.controls else {})},
+        "tuned": {name: {f: best.job.settings[f] for f in method.controls[name].tunes} for name, best in tuned(study)},
         "trials": [line(trial, plan.space) for trial in study.trials],
         "macs": {name: cost.macs for name, cost in costs.items()},
         "params": {name: cost.params for name, cost in costs.items()},
@@ -93,6 +94,12 @@ def summarise(study: Study, seconds: float) -> dict[str, Any]:
         "report": path("report.html"),
         "model": path("model"),
     }
+
+
+def tuned(study: Study) -> list[tuple[str, Trial]]:
+    """The controls that had a search of their own, each with the best trial of it."""
+    found = ((name, study.tuned(name)) for name in study.method.controls)
+    return [(name, best) for name, best in found if best]
 
 
 def ended(study: Study) -> str | None:

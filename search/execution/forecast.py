@@ -31,6 +31,7 @@ from bo_distill.search.execution.trial import peak_memory
 from bo_distill.search.searchers.registry import foreseen
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Task
+from bo_distill.search.study.searches import tuned_controls
 
 # Seconds on two cores; see docs/LOG.md.
 RAY = 6.0  # to bring Ray up and down
@@ -78,6 +79,7 @@ class Forecast:
     Attributes:
         trials: of the search, still to come.
         confirm: runs of the best again over fresh seeds.
+        tune: of the controls' own searches.
         final: retrainings of the winner and its controls.
         epochs: of one trial, over all stages.
         cached: stages of a trial with default settings that are there already.
@@ -88,6 +90,7 @@ class Forecast:
 
     trials: int
     confirm: int
+    tune: int
     final: int
     epochs: int
     cached: tuple[str, ...]
@@ -201,6 +204,8 @@ def forecast(study: Study, place: Layout) -> Forecast:
         return max(0, planned - sum(trial.finished for trial in study.of_phase(phase)))
 
     trials, confirm = left("search", len(points)), left("confirm", plan.confirmations)
+    tuned = tuned_controls(plan, method)
+    tune = left("tune", len(tuned) * len(points))
     final = left("final", plan.seeds) + left("control", plan.seeds * (len(variants) - 1))
     found, made = rehearsals(task, place), set[str]()
 
@@ -220,7 +225,9 @@ def forecast(study: Study, place: Layout) -> Forecast:
     search = [price(point, task.seed) for point in points[len(points) - trials :]]
     best = [price(point, seed) for seed in plan.confirm_seeds for point in points[: plan.confirm]]
     last = [price(change, seed) for change in variants for seed in plan.final_seeds]
-    phases = [search, best[len(best) - confirm :], last[len(last) - final :]]
+    # As long as its runs over fresh seeds: where its own fields lie, its training takes no longer or shorter.
+    own_search = [price(method.controls[name](flatten(configs)), task.seed) for name in tuned for _ in points]
+    phases = [search, best[len(best) - confirm :], own_search[len(own_search) - tune :], last[len(last) - final :]]
     # The first trial makes what all share, and the others wait for it.
     shared = search[0][1] - min(seconds for _, seconds in search) if search else 0.0
     wait = shared * (1 - 1 / place.concurrency)
@@ -231,6 +238,7 @@ def forecast(study: Study, place: Layout) -> Forecast:
     return Forecast(
         trials=trials,
         confirm=confirm,
+        tune=tune,
         final=final,
         epochs=sum(getattr(config, "epochs", 0) for config in configs.values()),
         cached=tuple(stage.name for stage in method.stages if stage not in lacking),
@@ -245,6 +253,7 @@ def describe(study: Study, place: Layout) -> str:
     plan, method, info, seen = study.plan, study.method, study.info, forecast(study, place)
     ranges = [f"  {name}: {domain}" for name, domain in study.space.items()]
     confirm = f"{seen.confirm} runs of the best {plan.confirm} over fresh seeds, " if plan.confirm else ""
+    confirm += f"{seen.tune} of the controls' own searches, " if seen.tune else ""
     many = f"{seen.trials} of the search"
     if plan.seconds is not None:
         limit = f"as begin within {duration(plan.seconds)}"

@@ -21,7 +21,7 @@ class ProgressLines(Callback):
 
     Args:
         terminal: None to say nothing.
-        later: runs that follow the search: the best again, the winner and its controls.
+        later: runs that follow the search: the best again, the controls' own searches, the winner and its controls.
         width: runs side by side.
     """
 
@@ -57,6 +57,7 @@ class ProgressLines(Callback):
         said = f"{100 * trial.val_accuracy:.2f}% on validation" if trial.val_accuracy is not None else trial.status
         reason = f" ({trial.reason})" if trial.reason else ""
         phase = trial.job.control or trial.job.phase
+        phase += ", its search" if trial.job.phase == "tune" else ""
         line = f"trial {trial.job.number}, {phase.replace('_', ' ')}: {said}{reason}, {trial.seconds:.1f} s"
         self.say(printable(" | ".join([line, *self.parts()])))
 

@@ -23,6 +23,7 @@ from bo_distill.search.execution.trainable import in_process, on_workers
 from bo_distill.search.study.conductor import Conductor, Finished
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Outcome, Task, Trial
+from bo_distill.search.study.searches import tuned_controls
 
 
 class StudySearch(Searcher):
@@ -151,6 +152,7 @@ def run_study(study: Study, layout: Layout, terminal: TextIO | None) -> None:
         )
         scheduler = GracefulStop(study, **halving(longest))
     later = plan.confirmations + plan.seeds * (1 + plan.controls * len(study.method.controls))
+    later += len(tuned_controls(plan, study.method)) * (plan.searched or 0)
     progress = ProgressLines(study, terminal, later, layout.concurrency)
     with tempfile.TemporaryDirectory(prefix="search-") as scratch:
         try:

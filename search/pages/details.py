@@ -53,6 +53,7 @@ def _facts(f: Findings, trial: Trial) -> list[tuple[str, str]]:
     kind = {
         "search": "search",
         "confirm": "one of the best, run again over a fresh seed",
+        "tune": f"of the search of control: {job.control}".replace("_", " "),
         "final": "the winner, retrained over a fresh seed",
         "control": f"control: {job.control}".replace("_", " "),
     }[job.phase]

@@ -6,6 +6,7 @@ from statistics import fmean
 
 from bo_distill.methods.space import Choice, Domain
 from bo_distill.search.evidence.statistics import Paired, student
+from bo_distill.search.evidence.summary import tuned
 from bo_distill.search.evidence.words import duration, percent, points, short, span
 from bo_distill.search.pages.charts.scores import scores
 from bo_distill.search.pages.findings import Findings
@@ -99,6 +100,9 @@ def _controls(page: Page, f: Findings, won: dict[int, float]) -> None:
         "Test accuracy over fresh seeds",
         "Test accuracy over fresh seeds: mean, 95% interval of the mean where there is one, and a tick for each seed.",
     )
+    searched = [name.replace("_", " ") for name, _ in tuned(f.study)]
+    if searched:
+        page.say(f"By a search of its own, as many trials as the winner's, on validation alone: {', '.join(searched)}.")
     page.say(
         *verdicts,
         "Differences are paired by seed; intervals and p are Student's t for each control by itself, not corrected for",

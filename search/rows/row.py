@@ -49,7 +49,7 @@ class Row:
     schema_version: int = _column("version of this list of columns", init=False, default=SCHEMA_VERSION)
     study: str = _column("name of the study")
     trial: int = _column("number of the trial, unique within study and phase")
-    phase: Literal["search", "confirm", "final", "control"] = _column(
+    phase: Literal["search", "confirm", "tune", "final", "control"] = _column(
         "searching; the best again over fresh seeds; the winner over seeds; a control over seeds"
     )
     control: str | None = _column("name of the control", default=None)

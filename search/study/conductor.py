@@ -10,56 +10,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bo_distill.methods.cost import Cost, count
-from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import flatten
 from bo_distill.methods.space import Real
 from bo_distill.search.rows.files import write_row
 from bo_distill.search.rows.provenance import provenance
 from bo_distill.search.rows.row import Row
-from bo_distill.search.searchers.base import Searcher
 from bo_distill.search.searchers.curves import Curve, Reporter
-from bo_distill.search.searchers.registry import beginning, entry_of, make_searcher
+from bo_distill.search.searchers.registry import entry_of
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import ATTEMPTS, Job, Outcome, Phase, Trial, failed
+from bo_distill.search.study.searches import ControlSearches, searcher_of, tuned_controls
 
 
 class Finished(Exception):
     """The study has nothing more to run."""
-
-
-def searcher_of(study: Study) -> Searcher | None:
-    """The study's searcher as it was left, or another one that is told what the earlier one's trials found; None for a
-    study that searches nothing.
-
-    Raises:
-        UsageError: it cannot be made, or cannot go on.
-    """
-    plan, space = study.plan, study.space
-    if plan.searched == 0:
-        return None
-    if study.searcher_state is not None:
-        searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched)
-        try:
-            searcher.restore_state(study.searcher_state)
-        except ValueError as error:
-            raise UsageError(f"study {plan.task.study}: {error}; start a new study") from None
-        return searcher
-
-    def point(trial: Trial) -> dict[str, Any]:
-        """The searched settings of a trial."""
-        return {name: trial.job.settings[name] for name in space}
-
-    asked = study.of_phase("search")
-    taken_over = [trial for trial in asked if not trial.finished or trial.status == "pruned"]
-    defaults = flatten(study.method.configure(plan.task.recipe, plan.task.settings))
-    first = [*map(point, taken_over)] if asked else beginning(plan.searcher, space, defaults)
-    searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched, first)
-    for trial in asked:
-        if trial.finished and trial.status != "pruned":
-            searcher.add_evaluated_point(point(trial), trial.val_accuracy, error=trial.status == "failed")
-    for trial in taken_over:
-        searcher.suggest(str(trial.job.number))
-    return searcher
 
 
 def curve_of(outcome: Outcome) -> Curve:
@@ -76,9 +40,10 @@ def curve_of(outcome: Outcome) -> Curve:
 class Conductor:
     """Hands out a study's trials and keeps its ledger.
 
-    First the trials that an interrupted run left unfinished, then the searcher's, then, chosen on validation alone,
-    the winner and the controls over fresh seeds. The ledger is written before a trial starts and after it ends, the
-    leaderboard's row before the ledger says that the trial is finished.
+    First the trials that an interrupted run left unfinished, then the searcher's, then those of the controls' own
+    searches where they have them, then, chosen on validation alone, the winner and the controls over fresh seeds. The
+    ledger is written before a trial starts and after it ends, the leaderboard's row before the ledger says that the
+    trial is finished.
     """
 
     def __init__(self, study: Study) -> None:
@@ -87,6 +52,7 @@ class Conductor:
         self.reporter = self._reporter() if self.inner else None
         self.waiting = [trial for trial in study.trials if not trial.finished]
         self.exhausted = False
+        self.control_searches: ControlSearches | None = None
         self.costs: dict[str, Cost] = {}
         self.started = time.monotonic()
 
@@ -105,11 +71,15 @@ class Conductor:
             else:
                 self._queue("search", settings, self.study.plan.task.seed)
         if not self.waiting:
-            if any(not trial.finished for trial in self.study.trials):
+            running = {trial.job.phase for trial in self.study.trials if not trial.finished}
+            if running - {"tune"}:
                 return None  # the winner is not known yet, or a trial may yet be lost
             confirming = not self.study.of_phase("confirm") and self._plan_confirm()
-            if not confirming and (self.study.of_phase("final") or not self._plan_final()):
-                raise Finished
+            if not confirming and not self._tune():
+                if running:
+                    return None
+                if self.study.of_phase("final") or not self._plan_final():
+                    raise Finished
         return self.take(self.waiting[0])
 
     def take(self, trial: Trial) -> Trial:
@@ -151,6 +121,18 @@ class Conductor:
                 self._queue("confirm", dict(trial.job.settings), seed)
         return bool(best)
 
+    def _tune(self) -> bool:
+        """Put the next trial of a control's own search in the queue."""
+        best, plan = self.study.best(), self.study.plan
+        if best is None or self.study.of_phase("final") or not tuned_controls(plan, self.study.method):
+            return False
+        if self.control_searches is None:
+            self.control_searches = ControlSearches(self.study, best.job.settings)
+        found = self.control_searches.suggest(len(self.study.trials))
+        if found:
+            self._queue("tune", found[1], plan.task.seed, found[0])
+        return found is not None
+
     def _plan_final(self) -> bool:
         """Put the winner and the controls, each over the same fresh seeds, in the queue."""
         plan, method, best = self.study.plan, self.study.method, self.study.best()
@@ -166,8 +148,10 @@ class Conductor:
         for seed in seeds:
             self._queue("final", winner, seed)
         for name, change in controls.items():
+            tuned = self.study.tuned(name)
+            own = {field: tuned.job.settings[field] for field in change.tunes} if tuned else {}
             for seed in seeds:
-                self._queue("control", {**winner, **change(complete)}, seed, name)
+                self._queue("control", {**winner, **change(complete), **own}, seed, name)
         return True
 
     def lost(self, trial: Trial, error: Exception, *, blamed: bool = True, killed: bool = True) -> None:
@@ -198,6 +182,8 @@ class Conductor:
             self.reporter.report(*self._end(trial, outcome))
             for stopped, estimate in self.reporter.estimates.items():
                 self.study.trials[int(stopped)].estimate = estimate and estimate.value
+        if self.control_searches and trial.job.phase == "tune":
+            self.control_searches.settle(trial)
         self._save()
         for tell in self.study.listeners:
             tell(trial, outcome)

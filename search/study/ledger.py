@@ -276,6 +276,11 @@ class Study:
         again = [trial for trial in ranked if self.confirmed(trial)]
         return max(again, key=lambda t: fmean(self.confirmed(t)), default=ranked[0] if ranked else None)
 
+    def tuned(self, control: str) -> Trial | None:
+        """The best trial of a control's own search; None where it had none."""
+        done = [t for t in self.of_phase("tune") if t.job.control == control and t.status == "done"]
+        return max(done, key=lambda t: (t.val_accuracy or 0.0, -t.job.number), default=None)
+
     @property
     def complete(self) -> bool:
         """Whether nothing is left to run."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.errors import UsageError
 
-Phase = Literal["search", "confirm", "final", "control"]
+Phase = Literal["search", "confirm", "tune", "final", "control"]
 
 
 Status = Literal["done", "failed", "pruned", "interrupted"]
@@ -52,7 +52,8 @@ class Job:
 
     Attributes:
         number: unique in the study.
-        phase: "search" and "confirm" choose on validation; "final" and "control" are also scored on test.
+        phase: "search", "confirm" and "tune" (a control's own search) choose on validation; "final" and "control" are
+            also scored on test.
         settings: beside the task's.
         seed: of the stages that are not shared.
         control: name of the control, or None.
@@ -145,6 +146,7 @@ class Plan:
         patience: stop after so many trials in a row without a better accuracy, or None.
         seeds: of the winner's and each control's final retraining; 0 leaves the test split unread.
         controls: run the method's controls beside the winner.
+        tune_controls: give each control that has fields of its own a search like the winner's before that.
         asha: let a scheduler stop trials that fall behind.
         confirm: so many of the best are run again over `CONFIRM_SEEDS` fresh seeds, within the budget, and the one with
             the highest mean over those wins (the highest of many noisy values is too high: the winner's curse).
@@ -164,6 +166,7 @@ class Plan:
     patience: int | None = None
     seeds: int = 3
     controls: bool = True
+    tune_controls: bool = False
     asha: bool = False
     confirm: int = 0
     retrained: Mapping[str, Any] = field(default_factory=dict)

@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 import pytest
-from torch import nn
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.data.dataset import DataSpec
-from bo_distill.methods.method import Method, Recipe, Stage, State
-from bo_distill.methods.space import real
-from bo_distill.methods.training import Training
 from bo_distill.search.run import main
 from bo_distill.search.searchers.grid import GRIDS, arranged
 from bo_distill.search.study.conductor import Conductor, Finished
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Job, Outcome, Plan, Task
+from helpers.one import ONE
 from helpers.tiny import tiny_images
-
-
-@dataclass(frozen=True)
-class Head(Training):
-    weight: float = real(1.0, 0.0, 10.0, search=True)
-
-
-NET = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4))
-STAGES = (Stage("head", Head, lambda worker, config, needs: State({})),)
-ONE = Method(
-    "one", "none", "image", STAGES, {"quick": Recipe("digits")},
-    model=lambda configs, states, info: NET, costs=lambda configs, info: {"model": NET},
-)  # fmt: skip
 
 
 def accuracy(job: Job) -> float:

@@ -27,9 +27,10 @@ from bo_distill.search.execution.comparison import opened
 from bo_distill.search.execution.place import settled
 from bo_distill.search.run import main, parser
 from bo_distill.search.searchers.random import random_point
-from bo_distill.search.study.conductor import Conductor, Finished, searcher_of
+from bo_distill.search.study.conductor import Conductor, Finished
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Outcome, Plan, Task
+from bo_distill.search.study.searches import searcher_of
 from helpers.data_files import folder, image
 from helpers.running import TRIVIAL
 from helpers.trivial import METHOD, accuracy

@@ -1,0 +1,111 @@
+"""The searchers of a study: its own, and one for each control that has hyperparameters of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import Method, flatten
+from bo_distill.search.searchers.base import METRIC, Searcher, Space
+from bo_distill.search.searchers.registry import beginning, make_searcher
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Plan, Trial
+
+
+def searcher_of(study: Study) -> Searcher | None:
+    """The study's searcher as it was left, or another one that is told what the earlier one's trials found; None for a
+    study that searches nothing.
+
+    Raises:
+        UsageError: it cannot be made, or cannot go on.
+    """
+    plan, space = study.plan, study.space
+    if plan.searched == 0:
+        return None
+    if study.searcher_state is None:
+        defaults = flatten(study.method.configure(plan.task.recipe, plan.task.settings))
+        return told(study, space, study.of_phase("search"), defaults, plan.searched)
+    searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched)
+    try:
+        searcher.restore_state(study.searcher_state)
+    except ValueError as error:
+        raise UsageError(f"study {plan.task.study}: {error}; start a new study") from None
+    return searcher
+
+
+def told(study: Study, space: Space, asked: Sequence[Trial], defaults: dict[str, Any], trials: int | None) -> Searcher:
+    """A searcher of the study's kind that knows what trials found that another one asked for.
+
+    Args:
+        defaults: where a search that was asked for nothing yet begins; all settings.
+        trials: as many as it will be asked for, or None for its natural size.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+
+    def point(trial: Trial) -> dict[str, Any]:
+        """The searched settings of a trial."""
+        return {name: trial.job.settings[name] for name in space}
+
+    plan = study.plan
+    taken_over = [trial for trial in asked if not trial.finished or trial.status == "pruned"]
+    first = [*map(point, taken_over)] if asked else beginning(plan.searcher, space, defaults)
+    searcher = make_searcher(plan.searcher, space, plan.task.seed, trials, first)
+    for trial in asked:
+        if trial.finished and trial.status != "pruned":
+            searcher.add_evaluated_point(point(trial), trial.val_accuracy, error=trial.status == "failed")
+    for trial in taken_over:
+        searcher.suggest(str(trial.job.number))
+    return searcher
+
+
+def tuned_controls(plan: Plan, method: Method) -> list[str]:
+    """The controls that have a search of their own."""
+    if not (plan.controls and plan.tune_controls and plan.seeds):
+        return []
+    return [name for name, control in method.controls.items() if control.tunes]
+
+
+class ControlSearches:
+    """A search for each control that has hyperparameters of its own (`Control.tunes`), around the study's winner.
+
+    By the same kind of searcher, over as many trials as the winner's search had, judged on validation alone.
+
+    Args:
+        winner: the winner's settings.
+
+    Raises:
+        UsageError: a searcher cannot be made.
+    """
+
+    def __init__(self, study: Study, winner: Mapping[str, Any]) -> None:
+        self.study, self.trials = study, len(study.of_phase("search"))
+        plan, method = study.plan, study.method
+        complete = flatten(method.configure(plan.task.recipe, winner))
+        self.bases = {name: {**winner, **control(complete)} for name, control in method.controls.items()}
+        self.searchers: dict[str, Searcher] = {}
+        for name in tuned_controls(plan, method):
+            tunes = method.controls[name].tunes
+            space = method.space(tunes, {field: text for field, text in plan.ranges.items() if field in tunes})
+            self.searchers[name] = told(study, space, self._asked(name), {**complete, **self.bases[name]}, self.trials)
+
+    def _asked(self, control: str) -> list[Trial]:
+        return [trial for trial in self.study.of_phase("tune") if trial.job.control == control]
+
+    def suggest(self, number: int) -> tuple[str, dict[str, Any]] | None:
+        """The control and the settings of the trial to run next; None where there is none, or none until others end."""
+        for name, searcher in self.searchers.items():
+            if len(self._asked(name)) < self.trials:
+                settings = searcher.suggest(str(number))
+                if settings is not None and settings != searcher.FINISHED:
+                    return name, {**self.bases[name], **settings}
+        return None
+
+    def settle(self, trial: Trial) -> None:
+        """Hear what came of a trial of one of these searches."""
+        assert trial.job.control
+        result = None if trial.val_accuracy is None else {METRIC: trial.val_accuracy}
+        searcher = self.searchers[trial.job.control]
+        searcher.on_trial_complete(str(trial.job.number), result, error=trial.status == "failed")
