@@ -17,6 +17,7 @@ from bo_distill.search.api.searching import begun, search
 from bo_distill.search.command.config import FileParser
 from bo_distill.search.command.interruption import Interruption
 from bo_distill.search.command.run_options import parser
+from bo_distill.search.searchers.registry import SEARCHERS
 
 if TYPE_CHECKING:
     import argparse
@@ -29,9 +30,7 @@ COMMAND_ONLY = {
     "fields": "call bo_distill.fields(METHOD)",
     "dry-run": "use the command, bo-distill run METHOD --dry-run",
     "json": "look at what run returns",
-    "bo": 'give searcher="bo"',
-    "random": 'give searcher="random"',
-    "grid": 'give searcher="grid"',
+    **{word: f'give searcher="{word}"' for word, entry in SEARCHERS.items() if entry.flag},
 }
 """Options that a Python call says in another way."""
 
