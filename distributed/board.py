@@ -14,6 +14,7 @@ import platform
 import secrets
 import tempfile
 import time
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -37,15 +38,16 @@ class Board:
     That a count is seen no sooner than the message before it is the memory order of x86, hence `MACHINES`.
 
     Args:
-        memory: `room(size, slot)` bytes, the same for all ranks, zero at first.
-        rank, size: of the ranks.
+        memory: `room(len(processes), slot)` bytes, the same for all ranks, zero at first.
+        rank: this one.
+        processes: ids of the ranks' processes.
         slot: bytes of a message at most.
     """
 
-    MACHINES = ("x86_64", "AMD64")
+    MACHINES = ("x86_64",)  # as Linux and macOS call it
 
-    def __init__(self, memory: mmap.mmap, rank: int, size: int, slot: int) -> None:
-        self.rank, self.turn = rank, 0
+    def __init__(self, memory: mmap.mmap, rank: int, processes: Sequence[int], slot: int) -> None:
+        self.rank, self.processes, self.turn, size = rank, processes, 0, len(processes)
         whole = torch.frombuffer(memory, dtype=torch.uint8)
         self._counts = memoryview(memory)[: size * LINE].cast("Q")[:: LINE // 8]
         self._slots = whole[size * LINE : self.room(size, slot)].view(2, size, -1)
@@ -67,9 +69,9 @@ class Board:
         """What each rank posted: (ranks, n), to be used before the next `post`.
 
         Raises:
-            RuntimeError: another rank has said nothing for `PATIENCE`.
+            RuntimeError: another rank is gone, or has said nothing for `PATIENCE`.
         """
-        looks, since = 0, 0.0
+        looks, since, seen = 0, 0.0, 0.0
         while any(count < self.turn for count in self._counts):
             looks += 1
             if looks > SPIN:
@@ -77,6 +79,10 @@ class Board:
                 waited = time.monotonic() - since
                 if waited > PATIENCE:
                     raise RuntimeError(f"another rank has said nothing for {PATIENCE:.0f} s")
+                if waited > seen + 1.0:
+                    seen = waited
+                    if gone := [number for number, process in enumerate(self.processes) if not lives(process)]:
+                        raise RuntimeError(f"rank {gone[0]}, process {self.processes[gone[0]]}, is gone")
                 time.sleep(0 if waited < 0.02 else 1e-3)
         return self._posted
 
@@ -95,11 +101,24 @@ def meet(rank: int, size: int, slot: int) -> Board | None:
     box = [(path, secret)]
     dist.broadcast_object_list(box, 0)
     memory = _opened(*box[0], Board.room(size, slot))
+    processes = [0] * size
+    dist.all_gather_object(processes, os.getpid())
     everyone = [False] * size
-    dist.all_gather_object(everyone, memory is not None)
+    dist.all_gather_object(everyone, memory is not None and all(map(lives, processes)))
     if path:
         os.unlink(path)
-    return Board(memory, rank, size, slot) if memory is not None and all(everyone) else None
+    return Board(memory, rank, processes, slot) if memory is not None and all(everyone) else None
+
+
+def lives(process: int) -> bool:
+    """Whether there is a process of this id, as far as this one can see."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _opened(path: str, secret: bytes, room: int) -> mmap.mmap | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -69,7 +71,16 @@ def test_a_file_of_others_is_no_board(tmp_path: Path) -> None:
 
 def test_a_rank_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boards, "PATIENCE", 0.2)
-    board = Board(mmap.mmap(-1, Board.room(2, 64)), 0, 2, 64)
+    board = Board(mmap.mmap(-1, Board.room(2, 64)), 0, [os.getpid()] * 2, 64)
     board.post(torch.ones(3))
     with pytest.raises(RuntimeError, match="said nothing"):
+        board.read()
+
+
+def test_a_rank_that_is_gone_is_not_waited_for() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    board = Board(mmap.mmap(-1, Board.room(2, 64)), 0, [os.getpid(), gone.pid], 64)
+    board.post(torch.ones(3))
+    with pytest.raises(RuntimeError, match=f"rank 1, process {gone.pid}, is gone"):
         board.read()
