@@ -80,6 +80,8 @@ def budget_of(args: argparse.Namespace, names: Sequence[str]) -> Budget:
 def compare(args: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
     names = names_of(args.searchers)
+    if pausing := [name for name in names if entry_of(name).pauses]:
+        raise UsageError(f"--searchers {pausing[0]}: a comparison charges whole trials; compare it by search.replay")
     budget = budget_of(args, names)
 
     from bo_distill.methods.data import load

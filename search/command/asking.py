@@ -20,7 +20,7 @@ from bo_distill.search.command.options import (
     seconds_of,
 )
 from bo_distill.search.command.shell import positive
-from bo_distill.search.searchers.registry import DEFAULT, entry_of
+from bo_distill.search.searchers.registry import CURVES, DEFAULT, entry_of, pauses
 
 if TYPE_CHECKING:
     from bo_distill.distributed.storage import Storage
@@ -53,11 +53,13 @@ def make_plan(args: argparse.Namespace) -> Plan:
     from bo_distill.search.study.records import Plan
 
     task, space, ranges, method = make_task(args)
-    searcher = entry_of(args.searcher or DEFAULT)
+    searcher = entry_of(named_searcher(args) or DEFAULT)
     trials, _ = budget(args.trials, False)
     seconds = seconds_of("--time", args.time)
     if trials is None and seconds is None and not searcher.sized:
         trials = 12
+    if searcher.pauses and (searched := [name for name in space if name.endswith(".epochs")]):
+        raise UsageError(f"--curves: all trainings are as long as each other; leave {searched[0]} out of the search")
     plan = Plan(
         task=dataclasses.replace(task, study=new_name(method.name, searcher.slug), stoppable=args.asha),
         searcher=searcher.word,
@@ -76,6 +78,34 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if args.tune_controls and (args.no_controls or not plan.seeds):
         raise UsageError("--tune-controls: the study has no controls; leave out --no-controls and --seeds 0")
     return plan
+
+
+def named_searcher(args: argparse.Namespace) -> str | None:
+    """The searcher that the command names; None where it names none.
+
+    Raises:
+        UsageError: --curves beside another one, or beside a scheduler.
+    """
+    word: str | None = args.searcher
+    if args.curves and word not in (None, DEFAULT, CURVES):
+        raise UsageError(f"--curves: not with {' '.join(entry_of(word or '').option)}; leave one of the two out")
+    word = CURVES if args.curves else word
+    if args.asha and word == CURVES:
+        raise UsageError("--asha: not with --curves, which pauses trials itself; leave one of the two out")
+    return word
+
+
+def check_pausing(args: argparse.Namespace, plan: Plan, word: str) -> None:
+    """See that going on with a study does not change whether its trials are paused.
+
+    Raises:
+        UsageError: it does.
+    """
+    if pauses(word) != pauses(plan.searcher):
+        raise UsageError(
+            f"--resume {args.resume}: its trials are {'' if pauses(plan.searcher) else 'not '}paused; "
+            f"{'give --curves' if pauses(plan.searcher) else 'leave --curves out'}, or --extend it when it is finished"
+        )
 
 
 def check_same(args: argparse.Namespace, plan: Plan) -> None:
@@ -127,7 +157,9 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
     """
     check_same(args, study.plan)
     plan = study.plan
-    searcher = entry_of(args.searcher or plan.searcher)
+    searcher = entry_of(named_searcher(args) or plan.searcher)
+    if not args.extend:
+        check_pausing(args, plan, searcher.word)
     going_on = f"--extend {args.extend}" if args.extend else f"--resume {args.resume}"
     trials, more = budget(args.trials, True)
     seconds = seconds_of("--time", args.time)
@@ -142,7 +174,8 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
         )
     if searcher.sized and (trials is not None or plan.searcher != searcher.word):
         raise UsageError(f"{going_on}: a grid has the trials that it has; start a new study")
-    begun = len(study.of_phase("search"))
+    # Where trials are paused, the budget is of epochs, and they may be many more than it.
+    begun = 0 if searcher.pauses else len(study.of_phase("search"))
     if trials is not None:
         trials = (plan.trials or begun) + trials if more else trials
         if trials < begun:
@@ -187,7 +220,7 @@ def extended(args: argparse.Namespace, old: Study) -> Study:
     name, plan = old.plan.task.study, old.plan
     if args.trials is None:
         raise UsageError(f"--extend {name}: say by how much; give --trials +N")
-    searcher = entry_of(args.searcher or plan.searcher)
+    searcher = entry_of(named_searcher(args) or plan.searcher)
     finished = [trial for trial in old.of_phase("search") if trial.status == "done"]
     jobs = [Job(number, "search", t.job.settings, t.job.seed) for number, t in enumerate(finished)]
     study = Study(

@@ -39,6 +39,12 @@ def parser() -> FileParser:
     )
     spent.add_argument("--patience", type=int, metavar="N", help="stop after N trials without a better accuracy")
     spent.add_argument("--asha", action="store_true", help="stop trials that fall behind")
+    spent.add_argument(
+        "--curves",
+        action="store_true",
+        help="with --bo: pause trials after some epochs and take up again what promises most by all learning curves; "
+        "--trials counts the epochs of whole trainings",
+    )
     spent.add_argument("--confirm", type=int, default=0, metavar="K", help="run the K best again over 3 fresh seeds")
     spent.add_argument(
         "--seeds",

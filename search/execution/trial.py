@@ -26,6 +26,7 @@ from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import EpochRow, Method, Trained
 from bo_distill.methods.metrics import classification
 from bo_distill.methods.outside import trust
+from bo_distill.search.study.curve import length_of, reached
 from bo_distill.search.study.records import Job, Outcome, Task, failed, on_validation
 
 
@@ -45,7 +46,7 @@ def perform(
 ) -> Outcome:
     """Run a trial on this rank.
 
-    A pruned, interrupted or diverged trial is an outcome; other errors are raised.
+    A pruned, paused, interrupted or diverged trial is an outcome; other errors are raised.
 
     Args:
         report: called with each epoch's row.
@@ -64,9 +65,14 @@ def perform(
     outcome.precision, outcome.processor = runtime.precision, processor()
     worker = LocalWorker(load(task.data), seed=job.seed, runtime=runtime, rank=rank, world_size=world_size)
 
+    curve = "" if job.until is None else length_of(method, configs)[0]
+
     def on_epoch(row: EpochRow) -> bool:
         outcome.history.append(dict(row))
         report(row)
+        if job.until is not None and len(reached(outcome.history, curve)) >= job.until:
+            outcome.status, outcome.reason = "paused", None
+            return True
         if until is not None and time.time() + row["seconds"] > until:
             outcome.status, outcome.reason = "interrupted", "its time was up"
             return True
@@ -75,7 +81,8 @@ def perform(
     try:
         run = run_stages(worker, method, configs, StageCache(storage), shared_seed=task.seed, on_epoch=on_epoch)
     except Stopped:
-        if outcome.status != "interrupted":
+        outcome.epochs = outcome.history[-1]["epoch"]
+        if outcome.status not in ("interrupted", "paused"):
             outcome.status, outcome.reason = "pruned", "stopped by the scheduler"
         seen = [row for row in outcome.history if "val_accuracy" in row]
         if seen:

@@ -57,13 +57,15 @@ class Entry:
         return self.needs[1]
 
 
+DEFAULT = "bo"
+CURVES = "curves"  # what --bo becomes by --curves
 BAYES_OPT, OPTUNA = ("bayes_opt", "bayesian-optimization"), ("optuna", "the extra optuna")
 SEARCHERS = {
     entry.word: entry
     for entry in (
         Entry("bo", "Bayesian optimisation", "bayesian", flag=True, from_defaults=True, needs=BAYES_OPT),
         Entry(
-            "curves",
+            CURVES,
             "Bayesian optimisation on learning curves",
             "freeze_thaw",
             pauses=True,
@@ -78,7 +80,6 @@ SEARCHERS = {
         Entry("optuna", "Optuna's TPE", "foreign", needs=OPTUNA),
     )
 }
-DEFAULT = "bo"
 NONE = "none"  # in place of a searcher's word, where the ledger holds all trials from the start
 
 
@@ -97,6 +98,11 @@ def entry_of(word: str, option: str = "--searcher") -> Entry:
     if re.fullmatch(r"[\w.]+:\w+", word):
         return Entry(word, word, "foreign")
     raise UsageError(f"{option} {word}: there are {', '.join(SEARCHERS)}, and package.module:Class of a Tune searcher")
+
+
+def pauses(word: str) -> bool:
+    """Whether this searcher, or `NONE`, pauses trials and takes them up again."""
+    return word in SEARCHERS and SEARCHERS[word].pauses
 
 
 def make_searcher(

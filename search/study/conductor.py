@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
-from collections import Counter
 from datetime import UTC, datetime
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 from bo_distill.methods.cost import Cost, count
 from bo_distill.methods.method import flatten
@@ -15,8 +16,10 @@ from bo_distill.methods.space import Real
 from bo_distill.search.rows.files import write_row
 from bo_distill.search.rows.provenance import provenance
 from bo_distill.search.rows.row import Row
+from bo_distill.search.searchers.base import METRIC, Length, PausingSearcher, Step
 from bo_distill.search.searchers.curves import Curve, Reporter
-from bo_distill.search.searchers.registry import entry_of
+from bo_distill.search.searchers.registry import entry_of, pauses
+from bo_distill.search.study.curve import curve_of, length_of, reached
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import ATTEMPTS, Job, Outcome, Phase, Trial, failed
 from bo_distill.search.study.searches import ControlSearches, searcher_of, tuned_controls
@@ -24,17 +27,6 @@ from bo_distill.search.study.searches import ControlSearches, searcher_of, tuned
 
 class Finished(Exception):
     """The study has nothing more to run."""
-
-
-def curve_of(outcome: Outcome) -> Curve:
-    """Accuracy on validation by stage and number of the epoch among those of the stage that have one."""
-    curve: dict[tuple[str, int], float] = {}
-    counts = Counter[str]()
-    for row in outcome.history:
-        if "val_accuracy" in row:
-            curve[row["stage"], counts[row["stage"]]] = row["val_accuracy"]
-            counts[row["stage"]] += 1
-    return curve
 
 
 class Conductor:
@@ -49,8 +41,9 @@ class Conductor:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.inner = searcher_of(study)
-        self.reporter = self._reporter() if self.inner else None
-        self.waiting = [trial for trial in study.trials if not trial.finished]
+        self.pausing = cast(PausingSearcher, self.inner) if self.inner and pauses(study.plan.searcher) else None
+        self.reporter = self._reporter() if self.inner and not self.pausing else None
+        self.waiting = [trial for trial in study.trials if trial.status == "running"]
         self.exhausted = False
         self.control_searches: ControlSearches | None = None
         self.costs: dict[str, Cost] = {}
@@ -68,8 +61,12 @@ class Conductor:
                 return None
             if settings == self.inner.FINISHED:
                 self.exhausted = True
+            elif isinstance(settings, Step):
+                self._train(settings)
             else:
                 self._queue("search", settings, self.study.plan.task.seed)
+        if not self.waiting and self.pausing:
+            self._wind_up(self.pausing)
         if not self.waiting:
             running = {trial.job.phase for trial in self.study.trials if not trial.finished}
             if running - {"tune"}:
@@ -90,12 +87,12 @@ class Conductor:
 
     def _searched(self) -> bool:
         self._look_at_clock()
-        plan, asked = self.study.plan, len(self.study.of_phase("search"))
+        plan = self.study.plan
         return (
             self.exhausted
             or plan.out_of_time
             or bool(self.study.of_phase("confirm") or self.study.of_phase("final"))
-            or (plan.searched is not None and not entry_of(plan.searcher).sized and asked >= plan.searched)
+            or (plan.searched is not None and not entry_of(plan.searcher).sized and self._spent() >= plan.searched)
             or (plan.patience is not None and self.study.stale() >= plan.patience)
         )
 
@@ -106,11 +103,58 @@ class Conductor:
             self.study.plan = dataclasses.replace(plan, out_of_time=True)
             self.study.save_plan()
 
-    def _queue(self, phase: Phase, settings: dict[str, Any], seed: int, control: str | None = None) -> None:
+    def _queue(self, phase: Phase, settings: dict[str, Any], seed: int, control: str | None = None) -> Trial:
         settings = {**self.study.plan.task.settings, **settings}
         trial = Trial(Job(len(self.study.trials), phase, self.study.method.check(settings), seed, control), time.time())
         self.study.trials.append(trial)
         self.waiting.append(trial)
+        return trial
+
+    @cached_property
+    def curve(self) -> tuple[str, Length]:
+        """The stage whose epochs are a trial's curve, and the length of a training."""
+        plan, method = self.study.plan, self.study.method
+        return length_of(method, method.configure(plan.task.recipe, plan.task.settings))
+
+    def _train(self, step: Step) -> None:
+        """Put a new trial, or a paused one, in the queue, to be trained as far as the step says."""
+        number, length = int(step.trial_id), self.curve[1]
+        if number == len(self.study.trials):
+            trial = self._queue("search", step.settings, self.study.plan.task.seed)
+        else:
+            trial = self.study.trials[number]
+            trial.status = "running"
+            self.waiting.append(trial)
+        until = None if step.epochs >= length.curve else step.epochs
+        trial.job = dataclasses.replace(trial.job, until=until)
+
+    def _spent(self) -> float:
+        """What the search was asked to train, in whole trainings; where trials are not paused, its trials."""
+        trials = self.study.of_phase("search")
+        if not self.pausing:
+            return len(trials)
+        length = self.curve[1]
+        return sum(
+            1.0 if trial.job.until is None else (length.before + trial.job.until) / sum(length) for trial in trials
+        )
+
+    def _wind_up(self, searcher: PausingSearcher) -> None:
+        """The search is over: train what is expected to be best to its end, then end all that is paused."""
+        trials = self.study.of_phase("search")
+        paused = [trial for trial in trials if trial.status == "paused"]
+        if not paused or any(trial.status == "running" for trial in trials):
+            return
+        searched, spent = self.study.plan.searched, self._spent()
+        alive = [trial for trial in trials if trial.status in ("paused", "done")]
+        best = max(alive, key=lambda trial: -math.inf if trial.estimate is None else trial.estimate)
+        # Its end may show another one to be better; that one is trained on for one more training's epochs at most.
+        if best.status == "paused" and (searched is None or spent < searched + 1):
+            best.status, best.job = "running", dataclasses.replace(best.job, until=None)
+            self.waiting.append(best)
+            return
+        for trial in paused:
+            outcome = self.study.outcome(trial.job.number)
+            self._end(trial, dataclasses.replace(outcome, status="pruned", reason="paused when the search ended"))
 
     def _plan_confirm(self) -> bool:
         """Put the best of the search, each over the same fresh seeds, in the queue."""
@@ -173,13 +217,40 @@ class Conductor:
 
     def settle(self, trial: Trial, outcome: Outcome) -> None:
         """Keep what came of a trial: details, row, then ledger. Cut short in between, the trial simply runs again."""
+        if self.pausing and trial.job.phase == "search":
+            # It may have been trained in several sittings.
+            seconds = trial.seconds + outcome.seconds
+            ended = outcome.started + outcome.seconds
+            outcome = dataclasses.replace(outcome, seconds=seconds, started=ended - seconds)
+            self._tell(self.pausing, trial, outcome)
+        if outcome.status == "paused":
+            trial.status, trial.seconds, trial.val_accuracy = "paused", outcome.seconds, outcome.val.get("accuracy")
+            self.study.save_outcome(trial.job.number, outcome)
+            self._save()
+        else:
+            self._end(trial, outcome)
+
+    def _tell(self, searcher: PausingSearcher, trial: Trial, outcome: Outcome) -> None:
+        """Let the searcher hear of a trial that has paused or ended, and note what it makes of all."""
+        name, value = str(trial.job.number), outcome.val.get("accuracy")
+        if outcome.status == "paused":
+            searcher.on_trial_paused(name, reached(outcome.history, self.curve[0]))
+        else:
+            result = None if value is None else {METRIC: value}
+            searcher.on_trial_complete(name, result, error=outcome.status == "failed")
+        for number, estimate in searcher.estimates().items():
+            if number.isdigit():
+                self.study.trials[int(number)].estimate = estimate.value
+
+    def _end(self, trial: Trial, outcome: Outcome) -> None:
+        """Keep what came of a trial that is over."""
         trial.status, trial.reason, trial.seconds = outcome.status, outcome.reason, outcome.seconds
         trial.val_accuracy = outcome.val.get("accuracy")
         number = trial.job.number
         self.study.save_outcome(number, outcome)
         write_row(self.study.storage, self.row(trial, outcome))
         if self.reporter and trial.job.phase == "search":
-            self.reporter.report(*self._end(trial, outcome))
+            self.reporter.report(*self._ended(trial, outcome))
             for stopped, estimate in self.reporter.estimates.items():
                 self.study.trials[int(stopped)].estimate = estimate and estimate.value
         if self.control_searches and trial.job.phase == "tune":
@@ -194,13 +265,13 @@ class Conductor:
         reporter = Reporter(self.inner)
         for trial in self.study.of_phase("search") if self.study.plan.asha else ():
             if trial.status in ("done", "pruned"):
-                reporter.take(*self._end(trial, self.study.outcome(trial.job.number)))
+                reporter.take(*self._ended(trial, self.study.outcome(trial.job.number)))
         for stopped, estimate in reporter.estimates.items():
             self.inner.on_trial_stopped(stopped, estimate)
         return reporter
 
     @staticmethod
-    def _end(trial: Trial, outcome: Outcome) -> tuple[str, str, float | None, Curve]:
+    def _ended(trial: Trial, outcome: Outcome) -> tuple[str, str, float | None, Curve]:
         """What `Reporter` is told of a trial."""
         return str(trial.job.number), outcome.status, trial.val_accuracy, curve_of(outcome)
 
@@ -212,6 +283,7 @@ class Conductor:
     def row(self, trial: Trial, outcome: Outcome) -> Row:
         """The leaderboard's row of a trial."""
         plan, method, info, job = self.study.plan, self.study.method, self.study.info, trial.job
+        assert outcome.status != "paused"  # what may go on has no row
         configs = method.configure(plan.task.recipe, job.settings)
         cost = self.cost(job.settings)
         started = datetime.fromtimestamp(outcome.started, UTC)

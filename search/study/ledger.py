@@ -38,6 +38,7 @@ from bo_distill.methods.method import Method
 from bo_distill.methods.records import Malformed, decoded
 from bo_distill.methods.space import Searched
 from bo_distill.search.rows.row import ROWS
+from bo_distill.search.searchers.registry import pauses
 from bo_distill.search.study.kept import FORMAT, Damaged, check_name, damaged, packed, read, sealed
 from bo_distill.search.study.records import Outcome, Plan, Trial, on_validation
 
@@ -217,7 +218,7 @@ class Study:
     def _line(self, trial: Trial) -> str:
         line = json.dumps(dataclasses.asdict(trial))
         # What will not change is kept: with a thousand trials, writing all anew would take most of the time.
-        if trial.finished and trial.status != "pruned":
+        if trial.finished and trial.status != "pruned" and not pauses(self.plan.searcher):
             self._lines[trial.job.number] = line
         return line
 
@@ -256,9 +257,15 @@ class Study:
         return [trial for trial in self.trials if trial.job.phase == phase]
 
     def ranked(self) -> list[Trial]:
-        """The search trials that are done, the highest validation accuracy first; the earlier where two are equal."""
+        """The search trials that are done, the highest validation accuracy first, or what a model of all curves makes
+        of it; the earlier where two are equal."""
         done = [t for t in self.of_phase("search") if t.status == "done" and t.val_accuracy is not None]
-        return sorted(done, key=lambda t: (-(t.val_accuracy or 0.0), t.job.number))
+
+        def worth(trial: Trial) -> float:
+            """What the trial is chosen by."""
+            return (trial.val_accuracy or 0.0) if trial.estimate is None else trial.estimate
+
+        return sorted(done, key=lambda t: (-worth(t), t.job.number))
 
     def confirmed(self, trial: Trial) -> list[float]:
         """Validation accuracies of a search trial's settings over fresh seeds."""

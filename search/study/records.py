@@ -14,7 +14,7 @@ from bo_distill.methods.errors import UsageError
 Phase = Literal["search", "confirm", "tune", "final", "control"]
 
 
-Status = Literal["done", "failed", "pruned", "interrupted"]
+Status = Literal["done", "failed", "pruned", "interrupted", "paused"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Job:
         settings: beside the task's.
         seed: of the stages that are not shared.
         control: name of the control, or None.
+        until: epochs of the curve (`search.study.curve`) after which the trial pauses; None: it goes to its end.
     """
 
     number: int
@@ -64,6 +65,7 @@ class Job:
     settings: Mapping[str, Any]
     seed: int
     control: str | None = None
+    until: int | None = None
 
 
 @dataclass
@@ -71,7 +73,8 @@ class Outcome:
     """What came of a trial; plain JSON.
 
     Attributes:
-        status: "done"; "pruned" by a scheduler; "failed"; "interrupted" is of rows only, and no trial ends so.
+        status: "done"; "pruned" by a scheduler; "failed"; "interrupted" is of rows only, and no trial ends so;
+            "paused": it can go on from its checkpoint.
         reason: why it is not done, one line.
         val: "accuracy", "loss" and further scalars on validation: the last stage's, or a pruned trial's last epoch's.
         test: the same on test, of winners and controls only; empty else.
@@ -221,11 +224,11 @@ class Trial:
 
     Attributes:
         asked: when the searcher proposed it, seconds since 1970.
-        status: "running" until it has ended; also while it waits to run again.
+        status: "running" until it has ended; also while it waits to run again. "paused": it waits for the searcher.
         val_accuracy: 0 to 1, once it has ended with one; that of its last epoch where it was stopped early.
         estimate: of a trial that was stopped early: the accuracy at its end that the searcher was told of instead of
             the one it had. It is not observed: `search.searchers.curves` makes it, anew with each trial that finishes.
-            None: nothing was told.
+            Where the searcher pauses trials, of each: the mean of its model at the end. None: nothing was told.
         reason, seconds: as in `Outcome`.
         deaths: how often its process died; nodes that were lost with it do not count.
     """
@@ -242,4 +245,4 @@ class Trial:
     @property
     def finished(self) -> bool:
         """Whether it is over, however it ended."""
-        return self.status != "running"
+        return self.status not in ("running", "paused")

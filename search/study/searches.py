@@ -7,8 +7,9 @@ from typing import Any
 
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import Method, flatten
-from bo_distill.search.searchers.base import METRIC, Searcher, Space
-from bo_distill.search.searchers.registry import beginning, make_searcher
+from bo_distill.search.searchers.base import METRIC, Length, Searcher, Space
+from bo_distill.search.searchers.registry import DEFAULT, beginning, make_searcher, pauses
+from bo_distill.search.study.curve import length_of
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Plan, Trial
 
@@ -25,8 +26,8 @@ def searcher_of(study: Study) -> Searcher | None:
         return None
     if study.searcher_state is None:
         defaults = flatten(study.method.configure(plan.task.recipe, plan.task.settings))
-        return told(study, space, study.of_phase("search"), defaults, plan.searched)
-    searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched)
+        return told(study, plan.searcher, space, study.of_phase("search"), defaults, plan.searched)
+    searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched, length=_length(study, plan.searcher))
     try:
         searcher.restore_state(study.searcher_state)
     except ValueError as error:
@@ -34,8 +35,16 @@ def searcher_of(study: Study) -> Searcher | None:
     return searcher
 
 
-def told(study: Study, space: Space, asked: Sequence[Trial], defaults: dict[str, Any], trials: int | None) -> Searcher:
-    """A searcher of the study's kind that knows what trials found that another one asked for.
+def _length(study: Study, word: str) -> Length | None:
+    """Of a training, where the searcher pauses trials."""
+    configs = study.method.configure(study.plan.task.recipe, study.plan.task.settings)
+    return length_of(study.method, configs)[1] if pauses(word) else None
+
+
+def told(
+    study: Study, word: str, space: Space, asked: Sequence[Trial], defaults: dict[str, Any], trials: int | None
+) -> Searcher:
+    """A searcher that knows what trials found that another one asked for.
 
     Args:
         defaults: where a search that was asked for nothing yet begins; all settings.
@@ -51,8 +60,8 @@ def told(study: Study, space: Space, asked: Sequence[Trial], defaults: dict[str,
 
     plan = study.plan
     taken_over = [trial for trial in asked if not trial.finished or trial.status == "pruned"]
-    first = [*map(point, taken_over)] if asked else beginning(plan.searcher, space, defaults)
-    searcher = make_searcher(plan.searcher, space, plan.task.seed, trials, first)
+    first = [*map(point, taken_over)] if asked else beginning(word, space, defaults)
+    searcher = make_searcher(word, space, plan.task.seed, trials, first, _length(study, word))
     for trial in asked:
         if trial.finished and trial.status != "pruned":
             searcher.add_evaluated_point(point(trial), trial.val_accuracy, error=trial.status == "failed")
@@ -71,7 +80,8 @@ def tuned_controls(plan: Plan, method: Method) -> list[str]:
 class ControlSearches:
     """A search for each control that has hyperparameters of its own (`Control.tunes`), around the study's winner.
 
-    By the same kind of searcher, over as many trials as the winner's search had, judged on validation alone.
+    By the same kind of searcher, over as many trials as the winner's search had, judged on validation alone. Where that
+    one paused its trials, by Bayesian optimisation over as many whole trainings as it paid for.
 
     Args:
         winner: the winner's settings.
@@ -81,15 +91,21 @@ class ControlSearches:
     """
 
     def __init__(self, study: Study, winner: Mapping[str, Any]) -> None:
-        self.study, self.trials = study, len(study.of_phase("search"))
         plan, method = study.plan, study.method
+        self.study, self.trials = study, len(study.of_phase("search"))
+        word = plan.searcher
+        if pauses(word):
+            done = sum(trial.status == "done" for trial in study.of_phase("search"))
+            word, self.trials = DEFAULT, plan.searched or done
         complete = flatten(method.configure(plan.task.recipe, winner))
         self.bases = {name: {**winner, **control(complete)} for name, control in method.controls.items()}
         self.searchers: dict[str, Searcher] = {}
         for name in tuned_controls(plan, method):
             tunes = method.controls[name].tunes
             space = method.space(tunes, {field: text for field, text in plan.ranges.items() if field in tunes})
-            self.searchers[name] = told(study, space, self._asked(name), {**complete, **self.bases[name]}, self.trials)
+            self.searchers[name] = told(
+                study, word, space, self._asked(name), {**complete, **self.bases[name]}, self.trials
+            )
 
     def _asked(self, control: str) -> list[Trial]:
         return [trial for trial in self.study.of_phase("tune") if trial.job.control == control]

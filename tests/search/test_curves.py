@@ -21,7 +21,8 @@ from bo_distill.search.searchers.random import make, random_point
 from bo_distill.search.searchers.registry import beginning, make_searcher
 from bo_distill.search.simulation.clock import simulate
 from bo_distill.search.simulation.problems import Recorded, function
-from bo_distill.search.study.conductor import Conductor, Finished, curve_of
+from bo_distill.search.study.conductor import Conductor, Finished
+from bo_distill.search.study.curve import curve_of
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Outcome, Plan, Task, Trial
 from helpers.running import TRIVIAL

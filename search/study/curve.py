@@ -1,0 +1,44 @@
+"""The learning curve that a trial of a method is judged by while it trains."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import Configs, Method
+from bo_distill.search.searchers.base import Length
+from bo_distill.search.searchers.curves import Curve
+from bo_distill.search.study.records import Outcome
+
+
+def curve_of(outcome: Outcome) -> Curve:
+    """Accuracy on validation by stage and number of the epoch among those of the stage that have one."""
+    curve: dict[tuple[str, int], float] = {}
+    counts = Counter[str]()
+    for row in outcome.history:
+        if "val_accuracy" in row:
+            curve[row["stage"], counts[row["stage"]]] = row["val_accuracy"]
+            counts[row["stage"]] += 1
+    return curve
+
+
+def length_of(method: Method, configs: Configs) -> tuple[str, Length]:
+    """The stage whose epochs are a trial's curve, the last of its own that trains, and how long a training is.
+
+    Raises:
+        UsageError: no stage of its own trains in epochs.
+    """
+    own = [(stage.name, getattr(configs[stage.name], "epochs", 0)) for stage in method.stages if not stage.shared]
+    trained = [(name, epochs) for name, epochs in own if epochs]
+    if not trained:
+        raise UsageError(f"--curves: no stage of {method.name} trains in epochs that trials do not share; leave it out")
+    (*earlier, (name, epochs)) = trained
+    return name, Length(sum(count for _, count in earlier), epochs)
+
+
+def reached(history: Sequence[Mapping[str, Any]], stage: str) -> dict[int, float]:
+    """Accuracy on validation by epoch, from 1, of the curve's stage."""
+    values = [row["val_accuracy"] for row in history if row["stage"] == stage and "val_accuracy" in row]
+    return dict(enumerate(values, 1))
