@@ -7,6 +7,7 @@ convolutions count, as papers do it; `Cost.uncounted` lists every other operator
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -43,7 +44,9 @@ def count(net: nn.Module, info: Info) -> Cost:
     """Cost of one row through `net.forward`. The network is left in eval mode."""
     net, params = net.eval(), sum(p.numel() for p in net.parameters())
     try:
-        from fvcore.nn import FlopCountAnalysis
+        with warnings.catch_warnings():  # of PyTorch, about what fvcore does as it is imported
+            warnings.simplefilter("ignore", FutureWarning)
+            from fvcore.nn import FlopCountAnalysis
     except ModuleNotFoundError:  # a machine that only trains
         from torch.utils.flop_counter import FlopCounterMode
 
