@@ -29,6 +29,7 @@ from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.interruption import interruption
 from bo_distill.search.command.options import make_task, study_options
+from bo_distill.search.command.reading import tell_reading
 from bo_distill.search.command.shell import FAILED, INTERRUPTED, OK, Parser, carry_out, positive
 from bo_distill.search.execution.comparison import Budget, check_question, run_all
 from bo_distill.search.execution.place import check_place
@@ -123,6 +124,7 @@ def compare(args: argparse.Namespace) -> int:
         own = dataclasses.replace(task, study=f"{comparison}-{entry_of(name).slug}-{seed}", seed=seed)
         return Plan(own, name, space, trials=None, seeds=0, controls=False, ranges=ranges)
 
+    tell_reading(info)
     interruption().words = "interrupted; give the same command again to go on"
     courses = run_all(args, storage, names, planned, budget, folder, what)
     if courses is None:
@@ -130,7 +132,7 @@ def compare(args: argparse.Namespace) -> int:
     asked = {
         "comparison": comparison,
         **what,
-        "data": {"name": info.name, "fingerprint": info.fingerprint},
+        "data": {"name": info.name, "fingerprint": info.fingerprint, "account": dataclasses.asdict(info.account)},
         "seeds": [args.seed + repeat for repeat in range(args.repeats)],
         "studies": {name: [planned(name, r).task.study for r in range(args.repeats)] for name in names},
     }

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -191,6 +192,7 @@ def connected(address: str | None, terminal: TextIO) -> Iterator[list[Node]]:
 
     if ray.is_initialized():  # a notebook's own, which would be shut down with the search
         raise UsageError("this process is connected to a Ray already; call ray.shutdown() first")
+
     package = Path(bo_distill.__file__).resolve().parent
     root = str(package.parent)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -206,7 +208,7 @@ def connected(address: str | None, terminal: TextIO) -> Iterator[list[Node]]:
             options |= {"address": "local", "include_dashboard": False, "_temp_dir": stack.enter_context(_folder())}
             options["runtime_env"] = {"env_vars": {"PYTHONPATH": found}}
             _have_token()
-        stack.callback(ray.shutdown)
+        stack.callback(_shut_down)
         with own_session(), _watched(terminal):
             _start(options)
         yield reach() if address else list(alive().values())
@@ -231,6 +233,22 @@ def _start(options: Mapping[str, Any]) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, answer)
+
+
+def _shut_down() -> None:
+    """`ray.shutdown`, during which SIGTERM keeps its meaning: Ray's C++ part gives it back the system's, which ends the
+    process at once, a second or two before Ray's own processes have ended."""
+    import ray
+
+    if threading.current_thread() is not threading.main_thread():
+        ray.shutdown()
+        return
+    with ThreadPoolExecutor(1) as threads:
+        ended = threads.submit(ray.shutdown)
+        while not ended.done():
+            wait([ended], timeout=0.01)
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+        ended.result()
 
 
 def _one_line(error: BaseException) -> str:

@@ -79,6 +79,11 @@ def died_with_its_node(actor_id: str) -> bool:
     return bool(context and context.reason == context.NODE_DIED)
 
 
+def raised_by_ranks(error: Any) -> list[BaseException]:
+    """The exceptions of the trained code in a `ray.train.WorkerGroupError`, which wraps each in a class of its own."""
+    return [getattr(each, "_base_exc", each) for each in error.worker_failures.values()]
+
+
 def orphaned_groups() -> Iterator[Any]:
     """Placement groups of this job that an actor made that is dead, as `remove_placement_group` takes them.
 

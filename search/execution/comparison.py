@@ -78,6 +78,7 @@ def opened(storage: Storage, plan: Plan) -> Study:
     if not storage.exists(f"studies/{plan.task.study}/study.json"):
         return Study(storage, plan)
     study = Study.open(storage, plan.task.study)
+    plan = dataclasses.replace(plan, fingerprint=study.plan.fingerprint)
     if plan.task.precision == "auto":  # it was decided when the study was begun
         plan = dataclasses.replace(plan, task=dataclasses.replace(plan.task, precision=study.plan.task.precision))
     same = dataclasses.replace(
@@ -105,12 +106,16 @@ def spend(
     Args:
         trials: to begin with.
         address: of the Ray that they run on, if not this machine's.
+
+    Raises:
+        UsageError: the data is not that of the study's trials.
     """
     from bo_distill.search.execution.tune import run_study
 
     sized = entry_of(study.plan.searcher).sized
     # A grid's points hang on their number, so a grid that was begun keeps its own.
     goal = study.plan.trials or trials if sized else trials
+    study.know_data()
     exhausted = False
     with study.locked():
         while True:

@@ -18,6 +18,8 @@ from ray import tune
 
 from bo_distill.distributed.ranks import Ranks
 from bo_distill.distributed.ray.cluster import NodeLost, alive, await_loss, dead_actors
+from bo_distill.distributed.ray.private import raised_by_ranks
+from bo_distill.methods.errors import UsageError
 from bo_distill.methods.records import decoded
 from bo_distill.search.execution.trial import attempt, perform
 from bo_distill.search.study.records import Job, Outcome, Task
@@ -38,6 +40,7 @@ def on_workers(config: dict[str, Any], task: Task) -> None:
     """Tune's trainable where several workers share each batch: Ray Train's, kept from trial to trial.
 
     Raises:
+        UsageError: as `in_process`, of any rank.
         ray.train.TrainingFailedError: a worker died or failed; when one dies, the others fail too. Who counts the
             attempts runs the trial again.
         distributed.cluster.NodeLost: that is why.
@@ -49,6 +52,9 @@ def on_workers(config: dict[str, Any], task: Task) -> None:
     try:
         outcome = crew.perform(decoded(Job, config["job"]), lambda row: tune.report(dict(row)))
     except WorkerGroupError as error:
+        for each in raised_by_ranks(error):
+            if isinstance(each, UsageError):
+                raise each from None
         if not dead_actors(error) and await_loss(nodes):
             raise NodeLost(str(error)) from None
         raise

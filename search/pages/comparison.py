@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from bo_distill.methods.data.account import Account
+from bo_distill.methods.records import decoded
 from bo_distill.search.evidence.statistics import Course, student
 from bo_distill.search.evidence.words import NONE, duration, percent, points
 from bo_distill.search.pages.charts import look
 from bo_distill.search.pages.charts.scores import anytime, differences, scores
 from bo_distill.search.pages.page import Page
+from bo_distill.search.pages.reading import add_reading
 
 UNITS = {"trials": "trials", "seconds": "seconds of training", "macs": "MACs of training"}
 
@@ -29,6 +32,9 @@ def comparison_page(summary: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
         _on_the_way(page, summary)
         _differences(page, summary)
     _provenance(page, summary)
+    if account := summary["data"].get("account"):
+        with page.folded("What was read of the data"):
+            add_reading(page, decoded(Account, account))
     with page.folded("The studies; search.report shows each"):
         page.table(("searcher", "studies"), [(name, ", ".join(names)) for name, names in summary["studies"].items()])
     return page.html(f"{summary['method']} on {summary['data']['name']}: searchers compared"), page.pictures

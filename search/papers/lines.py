@@ -163,7 +163,7 @@ class Reproduction:
             if storage.exists(f"{study.folder}/study.json"):
                 plan, study = study.plan, Study.open(storage, name)
                 _check_same(study.plan, plan)
-                study.plan = plan
+                study.plan = dataclasses.replace(plan, fingerprint=study.plan.fingerprint)
             self.fill(study)
             yield study
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from bo_distill.distributed.cache import StageCache
 from bo_distill.distributed.pipeline import stage_keys, unmade
 from bo_distill.distributed.worker import best_runtime
+from bo_distill.search.command.reading import tell_reading
 from bo_distill.search.execution.processes import Pool
 from bo_distill.search.searchers.registry import NONE, entry_of
 from bo_distill.search.study.conductor import Conductor, Finished
@@ -40,9 +41,13 @@ class Sitting:
         self.running: dict[Future[Outcome], tuple[Conductor, Trial, set[str]]] = {}
 
     def run(self, storage: Storage, precision: str) -> None:
-        """Train. Finished trials are kept whatever happens then; those cut short go on from their checkpoints."""
+        """Train. Finished trials are kept whatever happens then; those cut short go on from their checkpoints.
+
+        Raises:
+            UsageError: a study's data is not that of its trials.
+        """
         with contextlib.ExitStack() as held:
-            self.conductors = []
+            self.conductors, told = [], set[str]()
             for one in self.wanted:
                 for study in one.studies(storage, precision):
                     if reason := left_out(study):
@@ -50,6 +55,10 @@ class Sitting:
                         continue
                     held.enter_context(study.locked())
                     one.fill(study)  # again: taking the lock may have read what another process added
+                    study.know_data()
+                    if study.plan.fingerprint not in told:
+                        told.add(study.plan.fingerprint)
+                        tell_reading(study.info)
                     study.save_plan()
                     self.conductors.append(Conductor(study))
             ranks = {

@@ -2,7 +2,7 @@
 
 Needed are the stage results of every trial that is done, and those that a trial under way, or a study that is not
 complete, will look for. Of the rest nothing is removed that another process holds the lock of, and no checkpoint or
-half-written file that was written within `FRESH` seconds.
+half-written file that was written within `FRESH` seconds. What told a trial to stop goes once nobody runs its study.
 """
 
 from __future__ import annotations
@@ -73,12 +73,7 @@ def stages(storage: Storage) -> dict[str, Stage]:
     found: dict[str, dict[str, list[Entry]]] = {}
     for entry in storage.entries("stages"):
         first = entry.name.split("/")[1]
-        for kind, ending in (
-            ("result", ".pt"),
-            ("progress", ".progress"),
-            ("locks", ".lock"),
-            ("locks", ".lock.owner"),
-        ):
+        for kind, ending in KINDS:
             if first.endswith(ending) and first.startswith(".") == (kind == "locks"):
                 stem = first.removeprefix(".").removesuffix(ending)
                 found.setdefault(stem, {}).setdefault(kind, []).append(entry)
@@ -110,12 +105,14 @@ def needed_by(study: Study) -> set[str]:
         study.outcome(trial.job.number).stage_keys for trial in study.trials if trial.status == "done"
     ]
     if not study.complete:
+        # A study of version 0.1, or one that has not begun, does not know its data's fingerprint yet.
+        fingerprint = study.plan.fingerprint or study.info.fingerprint
         jobs = [(trial.job.settings, trial.job.seed) for trial in study.trials if not trial.finished]
         precisions = PRECISIONS if task.precision == "auto" else (task.precision,)
         for settings, seed in [*jobs, ({}, task.seed)]:  # the last for what all trials share
             configs = method.configure(task.recipe, {**task.settings, **settings})
             keys += [
-                stage_keys(method, configs, study.plan.fingerprint, seed, task.seed, Runtime(device, precision))
+                stage_keys(method, configs, fingerprint, seed, task.seed, Runtime(device, precision))
                 for device in ("cpu", "cuda")  # the machine that goes on with it may have another
                 for precision in precisions
             ]
@@ -147,13 +144,22 @@ def clean(storage: Storage, older: float = 0.0, dry_run: bool = False) -> Iterat
                 needs = set().union(*needed(storage).values())
             for stem, parts in free:
                 yield from _remove_stage(storage, stem, parts, stem in needs, dry_run)
+    signs: dict[str, list[Entry]] = {}
     for entry in storage.entries():
-        name = entry.name.rsplit("/", 1)[-1]
+        folders, _, name = entry.name.rpartition("/")
+        if folders.startswith("studies/") and folders.endswith("/stop") and now - entry.changed >= older:
+            signs.setdefault(folders.removesuffix("/stop"), []).append(entry)
         aside = name.startswith(".probe-") or (name.startswith(".") and name.endswith(".aside"))
         if aside and now - entry.changed > max(older, FRESH):
             if not dry_run:
                 storage.delete(entry.name)
             yield Removal(entry.name, "file that was never finished", entry.size)
+    for folder, entries in signs.items():
+        with contextlib.suppress(Taken), locked(storage, f"{folder}/.lock"):  # a trial looks for its sign as it runs
+            for entry in entries:
+                if not dry_run:
+                    storage.delete(entry.name)
+                yield Removal(entry.name, "sign that stopped a trial", entry.size)
 
 
 def _idle(stem: str, parts: Stage, needs: set[str], now: float, older: float) -> bool:

@@ -171,3 +171,25 @@ def test_a_study_s_own_ledger_is_asked(study: Study) -> None:
     assert json.loads(study.storage.read_bytes("studies/s/trials/1.json"))["stage_keys"]
     list(clean(study.storage))
     assert study.storage.exists(result)
+
+
+def test_signs_that_stopped_a_trial_go_once_nobody_runs_the_study(study: Study) -> None:
+    sign = "studies/s/stop/3"
+    study.storage.write_bytes(sign, b"")
+    with study.locked():
+        assert list(clean(study.storage)) == []
+    assert [removal.name for removal in clean(study.storage, dry_run=True)] == [sign] and study.storage.exists(sign)
+    assert [removal.name for removal in clean(study.storage)] == [sign] and not study.storage.exists(sign)
+
+
+def test_a_study_that_has_not_noted_its_data_keeps_what_it_will_look_for(study: Study) -> None:
+    """As one of version 0.1: what its next trial shares with the others is known by the data itself."""
+    assert not study.plan.fingerprint
+    study.trials[4].status = "running"
+    study.save()
+    task, running = study.plan.task, study.trials[4].job
+    configs = study.method.configure(task.recipe, {**task.settings, **running.settings})
+    keys = stage_keys(study.method, configs, study.info.fingerprint, running.seed, task.seed, Runtime())
+    (result, *_) = left(study.storage, keys["teacher"])
+    list(clean(study.storage))
+    assert study.storage.exists(result)

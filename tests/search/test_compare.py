@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from bo_distill.distributed.ray.cluster import Layout
 from bo_distill.distributed.storage import Storage
+from bo_distill.methods.data import load
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import Method, Recipe, Stage, State
@@ -311,9 +313,16 @@ def test_a_comparison_from_end_to_end(tmp_path: Path) -> None:
 
     found = run()
     storage = Storage(tmp_path)
+    info = load(DataSpec("digits")).info
+    assert found["data"] == {
+        "name": "digits",
+        "fingerprint": info.fingerprint,
+        "account": json.loads(json.dumps(dataclasses.asdict(info.account))),
+    }
     assert found["verdict"] and found["searchers"]["grid"]["trials"] == [4, 4]  # type: ignore[index]
     names = [name for studies in found["studies"].values() for name in studies]  # type: ignore[attr-defined]
     studies = [Study.open(storage, name) for name in names]
+    assert all(study.plan.fingerprint == info.fingerprint and study.account == info.account for study in studies)
     assert [study.plan.task.seed for study in studies] == [0, 1, 0, 1]
     assert all(len(study.trials) == 4 and study.complete for study in studies), "and no winner is run on test"
     assert all(not study.outcome(t.job.number).test for study in studies for t in study.trials)

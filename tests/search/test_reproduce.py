@@ -19,6 +19,7 @@ from scipy import stats
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods import METHODS, get
+from bo_distill.methods.data import load
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.fsp import published
 from bo_distill.methods.published import Cell, Claim, PaperTable, Scale
@@ -34,6 +35,7 @@ from bo_distill.search.rows.files import write_row
 from bo_distill.search.rows.row import from_table
 from bo_distill.search.rows.sql import read
 from bo_distill.search.study.conductor import Conductor
+from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Job, Outcome, Task, Trial
 from helpers.made_up import row as make
 
@@ -118,6 +120,9 @@ def test_a_table_is_made_and_goes_on_where_it_was_stopped(
     assert "over alone" in page and "| searched | 2 |" in page and "`teacher`: epochs 1 (182)" in page
     assert "**It helps.**" in page and all(row.processor and row.cpu_seconds is not None for row in rows)
     assert (other / "out" / "fsp" / "small_training.png").stat().st_size > 1000
+
+    for study in ("reproduce-fsp-small", "reproduce-fsp-small-searched"):
+        assert Study.open(Storage(str(other / "storage")), study).account == load(SCALE.data["main"]).info.account
 
     assert command(tmp_path / "at once") == 0
     at_once = from_table(read(Storage(str(tmp_path / "at once" / "storage"))))

@@ -23,12 +23,13 @@ from bo_distill.distributed.storage import Storage
 from bo_distill.distributed.worker import LocalWorker
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.errors import UsageError
+from bo_distill.search.execution import trainable
 from bo_distill.search.execution.tune import LostTrials, StudySearch
 from bo_distill.search.rows.compaction import verify
 from bo_distill.search.run import main
 from bo_distill.search.study.conductor import Conductor, Finished
 from bo_distill.search.study.ledger import Study
-from bo_distill.search.study.records import ATTEMPTS, Outcome, Plan, Task
+from bo_distill.search.study.records import ATTEMPTS, Job, Outcome, Plan, Task
 from helpers.running import TRIVIAL, named, rows_of, run, start, study_of, until
 from helpers.tiny import tiny_images
 from helpers.trivial import METHOD, accuracy
@@ -217,6 +218,21 @@ def test_a_storage_that_fails_ends_the_search_and_not_the_trial(
     with pytest.raises(UsageError, match="full for the driver"):
         LostTrials(search, "here").on_trial_error(0, [], None)
     assert not any(trial.finished for trial in Study.open(storage, "s").trials)
+
+
+def test_what_a_rank_says_that_the_user_can_mend_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in one process: Ray Train's error of a group of workers holds what each of them raised."""
+    from ray.train import WorkerGroupError
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+    class Crew:
+        def perform(self, *_: Any) -> None:
+            raise WorkerGroupError("two lines", {1: UserExceptionWithTraceback(UsageError("full"), "Traceback ...")})
+
+    monkeypatch.setattr(trainable, "alive", dict)
+    monkeypatch.setattr(trainable.Crew, "of", lambda task: Crew())
+    with pytest.raises(UsageError, match=r"^full$"):
+        trainable.on_workers({"job": dataclasses.asdict(Job(0, "search", {}, 0))}, None)  # type: ignore[arg-type]
 
 
 def test_a_search_whose_node_is_gone_ends(

@@ -113,6 +113,7 @@ def group(process: Any, sign: signal.Signals) -> None:
     ("sign", "send"),
     [
         (signal.SIGINT, one),
+        (signal.SIGTERM, one),
         (signal.SIGHUP, one),
         (signal.SIGINT, group),
         (signal.SIGTERM, group),
