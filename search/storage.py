@@ -6,8 +6,9 @@
 
 Cleaning removes stage results that no kept study needs, checkpoints of stages that are finished or that nobody will go
 on with, left-over locks and files that were never finished. Nothing goes that a running search needs or that a study
-which is not complete would look for. A study is removed by deleting its folder; what it alone needed goes with the
-next cleaning.
+which is not complete would look for. Once a winner has been retrained, its study needs what the retrainings and the
+controls left; what the search's own trials left goes, and a study that extends it trains those again. A study is
+removed by deleting its folder; what it alone needed goes with the next cleaning.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from urllib.parse import urlparse
 
 import bo_distill
-from bo_distill.distributed.ray.private import ENVIRONMENT, died_with_its_node, orphaned_groups, own_session
+from bo_distill.distributed.ray.private import died_with_its_node, environment, orphaned_groups, own_session
 from bo_distill.methods.errors import UsageError
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
@@ -185,7 +185,7 @@ def connected(address: str | None, terminal: TextIO) -> Iterator[list[Node]]:
         SystemExit: with one line, Ray failed to start.
         KeyboardInterrupt: SIGTERM came while it started.
     """
-    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in environment().items() if name not in os.environ})
     import logging
 
     import ray

@@ -6,6 +6,7 @@ Looked at again with every release of Ray that pyproject.toml admits.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,7 +45,13 @@ ENVIRONMENT = {
     # It would warn of a busy disk into a log that nobody reads. Public.
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-"""To be set before Ray is imported anywhere in the process."""
+
+
+def environment() -> dict[str, str]:
+    """Variables to be set before Ray is imported anywhere in the process."""
+    # Ray ends a process at once, with exit code 1, that finds its node's raylet dead, as when a scheduler signals every
+    # process of a job. Told that this process is the raylet, it raises an error instead. No public setting.
+    return {**ENVIRONMENT, "RAY_RAYLET_PID": str(os.getpid())}
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """What a storage holds and who needs it: sizes, and the removal of what nobody does.
 
-Needed are the stage results of every trial that is done, and those that a trial under way, or a study that is not
-complete, will look for. Of the rest nothing is removed that another process holds the lock of, and no checkpoint or
-half-written file that was written within `FRESH` seconds. What told a trial to stop goes once nobody runs its study.
+Needed are the stage results of every trial that is done (of a study whose winner has been retrained: those of the
+retrainings and the controls), and those that a trial under way, or a study that is not complete, will look for. Of the
+rest nothing is removed that another process holds the lock of, and no checkpoint or half-written file that was written
+within `FRESH` seconds. What told a trial to stop goes once nobody runs its study.
 """
 
 from __future__ import annotations
@@ -99,11 +100,20 @@ def needed(storage: Storage) -> dict[str, set[str]]:
 
 
 def needed_by(study: Study) -> set[str]:
-    """The stages of one study that it, its page or its model is made from, and those that it will look for."""
+    """The stages of one study that it, its page or its model is made from, and those that it will look for.
+
+    Once the retrainings of a winner have ended, page and model are made from these alone: of the search's own trials
+    only what all trials share is kept.
+    """
     task, method = study.plan.task, study.method
-    keys: list[Mapping[str, str]] = [
-        study.outcome(trial.job.number).stage_keys for trial in study.trials if trial.status == "done"
-    ]
+    over = study.complete and any(trial.status == "done" for trial in study.of_phase("final"))
+    kept = {stage.name for stage in method.stages if stage.shared}
+    keys: list[Mapping[str, str]] = []
+    for trial in study.trials:
+        if trial.status == "done":
+            own = study.outcome(trial.job.number).stage_keys
+            retrained = trial.job.phase in ("final", "control")
+            keys.append({name: key for name, key in own.items() if retrained or not over or name in kept})
     if not study.complete:
         # A study of version 0.1, or one that has not begun, does not know its data's fingerprint yet.
         fingerprint = study.plan.fingerprint or study.info.fingerprint

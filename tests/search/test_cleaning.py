@@ -46,7 +46,10 @@ def left(storage: Storage, key: str) -> list[str]:
 
 @pytest.fixture
 def study(storage: Storage) -> Study:
-    return made_up(storage, "s", trials=3)
+    """One that needs all stages that are there."""
+    study = made_up(storage, "s", trials=3)
+    list(clean(storage))
+    return study
 
 
 def test_what_nobody_needs_goes_and_the_study_keeps_what_it_needs(study: Study) -> None:
@@ -65,10 +68,27 @@ def test_what_nobody_needs_goes_and_the_study_keeps_what_it_needs(study: Study) 
         names[0], "stages/fsp.teacher-00000000000000000000.progress", names[2], "leaderboard/.12ab.aside",
     ]  # fmt: skip
     assert said[-1].size == 4 and all(removal.size for removal in said[:2])
-    for trial in study.trials:
-        if study.outcome(trial.job.number).stage_keys:
-            stored_states(study, trial)
+    for trial in study.of_phase("final"):
+        stored_states(study, trial)
     assert list(clean(storage)) == []
+
+
+def test_once_the_winner_is_retrained_the_search_s_own_trials_keep_what_all_share(storage: Storage) -> None:
+    made_up(storage, "s", trials=3)
+    before = set(storage.list("stages"))
+
+    def last(status: str) -> None:
+        study = Study.open(storage, "s")
+        study.trials[-1].status = status
+        study.save()
+
+    last("running")
+    list(clean(storage))
+    assert set(storage.list("stages")) == before, "its search may go on"
+    last("done")
+    list(clean(storage))
+    gone = {"stages/fsp.transfer-00transfer.pt", "stages/fsp.finetune-00finetune.pt"}
+    assert set(storage.list("stages")) == before - gone
 
 
 def test_what_a_running_search_needs_stays(study: Study) -> None:

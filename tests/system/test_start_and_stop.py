@@ -108,6 +108,13 @@ def group(process: Any, sign: signal.Signals) -> None:
     os.killpg(process.pid, sign)
 
 
+def everyone(process: Any, sign: signal.Signals) -> None:
+    """Signal each process, Ray's too, as systemd and Slurm do."""
+    for each in (process.pid, *family(process.pid)):
+        with suppress(OSError):
+            os.kill(each, sign)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sign", "send"),
@@ -118,6 +125,7 @@ def group(process: Any, sign: signal.Signals) -> None:
         (signal.SIGINT, group),
         (signal.SIGTERM, group),
         (signal.SIGHUP, group),
+        (signal.SIGTERM, everyone),
     ],
 )
 def test_a_search_ends_when_it_is_told_to(
