@@ -131,6 +131,15 @@ def test_the_nodes_install_from_the_lock(config: Any) -> None:
     assert "://" not in lock, "the lock names no registry"
 
 
+def test_the_lock_with_digests_is_the_lock() -> None:
+    """`pip install --require-hashes` refuses a requirement without a digest; scripts/hash-lock makes the file."""
+    hashed = (ROOT / "requirements-hashed.lock").read_text()
+    entries = re.split(r"\n(?=\S)", hashed.strip())
+    assert {entry.split()[0] for entry in entries} == set((ROOT / "requirements.lock").read_text().split())
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry) for entry in entries)
+    assert "://" not in hashed, "the lock names no registry"
+
+
 def test_ray_accepts_machines_of_our_own() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -184,6 +193,7 @@ def test_the_job_for_kubernetes() -> None:
     containers = [group["template"]["spec"]["containers"][0] for group in (head, gpu)]
     assert [container["name"] for container in containers] == ["ray-head", "ray-worker"]
     assert len({container["image"] for container in containers}) == 1
+    assert "@sha256:" in containers[0]["image"], "a tag can be moved"
     for container in containers:
         assert container["resources"]["requests"] == container["resources"]["limits"]
     assert containers[1]["resources"]["limits"]["nvidia.com/gpu"] == "1"
