@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from bo_distill.methods.data import DataSpec, load, load_test
 from bo_distill.methods.data.characters import FIRST, PAD, UNKNOWN, encode, vocabulary
+from bo_distill.methods.data.texts import tables
 from bo_distill.methods.errors import UsageError
 from helpers.data_files import ROWS, refusal, table
 
@@ -371,3 +372,12 @@ def test_val_size_counts_the_classes_that_validation_has(tmp_path: Path) -> None
     spec = dataclasses.replace(table(tmp_path / "a.csv", rows, ("text", "label", "split")), split_column="split")
     assert load(dataclasses.replace(spec, val_size=2)).info.val_size == 2
     assert "6 validation rows in 2 classes; give a number from 2 to 6" in refusal(dataclasses.replace(spec, val_size=1))
+
+
+def test_a_file_larger_than_a_block_is_read_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of over 2 GiB, of which the parser takes a part at a time."""
+    rows = [f'{n % 2},"sentence {n}, in quotes"\n' for n in range(50)]
+    (tmp_path / "a.csv").write_text("label,text\n" + "".join(rows))
+    monkeypatch.setattr(tables, "BLOCK", 128)
+    labels, texts = tables.columns("a.csv", tmp_path / "a.csv", ("label", "text"), tables.Layout())
+    assert labels == ["0", "1"] * 25 and texts == [f"sentence {n}, in quotes" for n in range(50)]

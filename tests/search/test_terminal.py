@@ -1,0 +1,49 @@
+"""What is printed: nothing is lost with a reader that goes, and what was left out of the data is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from bo_distill.distributed.storage import Storage
+from bo_distill.methods.data import load
+from bo_distill.methods.data.account import Account, LeftOut
+from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.search.command.reading import tell_reading
+from bo_distill.search.command.terminal import Output
+from bo_distill.search.evidence.summary import summarise
+from helpers.made_up import made_up
+
+
+def test_a_command_outlives_the_reader_of_what_it_prints(tmp_path: Path) -> None:
+    """As of `search.predict --json | head`."""
+    reader, writer = os.pipe()
+    out = Output(writer)
+    assert out.write(b"first\n") == 6 and os.read(reader, 6) == b"first\n"
+    os.close(reader)
+    assert out.write(b"second\n") == 7 and out.write(b"third\n") == 6
+    os.close(writer)
+
+
+def test_a_full_device_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    out = Output(full)
+    assert out.write(b"some") == 4 and out.write(b"more") == 4
+    os.close(full)
+    assert capsys.readouterr().err == "standard output: No space left on device; the rest of it is lost\n"
+
+
+def test_what_was_left_out_of_the_data_is_said(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    info = load(DataSpec("digits")).info
+    assert summarise(made_up(storage, trials=2), 1.0)["data"]["account"] == dataclasses.asdict(info.account)
+    account = Account(info.account.rows, (LeftOut("empty", 3),), ("826 texts cut\x1b[31m",))
+    tell_reading(dataclasses.replace(info, account=account))
+    assert capsys.readouterr().err.splitlines() == [
+        "data: 3 rows left out: without text or label",
+        "data: 826 texts cut\\x1b[31m",
+    ]
+    assert json.loads(json.dumps(dataclasses.asdict(account)))["left_out"][0]["count"] == 3
