@@ -134,8 +134,12 @@ def _parsed(method: str | None, data: Any, options: Mapping[str, Any]) -> argpar
     _check_names(words, given)
     if data is not None and not isinstance(data, str):
         from bo_distill.distributed.storage import Storage
+        from bo_distill.methods import get
         from bo_distill.search.api.own_data import kept
 
+        words.parse(list(_words(words, {**given, "data": None})))  # what is wrong is said before anything is kept
+        if method:
+            get(method)
         given["data"], given["data-dir"] = kept(data, Storage(given.get("storage") or words.get_default("storage")))
     return words.parse(list(_words(words, given)))
 

@@ -64,6 +64,10 @@ def rows_of(data: Any) -> Rows:
         if not isinstance(given[part], tuple | list) or len(given[part]) != 2:
             raise UsageError(f"data: {part} is no pair; give (x, y), images or sentences and a label for each")
         x, y = given[part]
+        if not all(hasattr(one, "__len__") and getattr(one, "ndim", 1) for one in (x, y)):
+            raise UsageError(
+                f"data: {part} is a pair of {type(x).__name__} and {type(y).__name__}; give (x, y), n rows each"
+            )
         if is_texts(x):
             texts += map(str, x)
         else:
@@ -104,7 +108,10 @@ def as_images(x: Any, what: str) -> NDArray[np.uint8]:
     Raises:
         UsageError: another shape or type, or values outside of that range.
     """
-    values = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+    try:
+        values = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+    except ValueError:
+        raise UsageError(f"{what}: images of different shapes; bring all to one size") from None
     if values.ndim == 3:
         values = values[:, None]
     if values.ndim != 4 or not len(values) or not (values.shape[1] in CHANNELS or values.shape[3] in CHANNELS):

@@ -79,6 +79,13 @@ def test_what_cannot_be_is_a_usage_error(tmp_path: Path, given: dict[str, Any], 
     assert not Storage(tmp_path).list("studies")
 
 
+def test_rows_are_not_kept_for_a_search_that_cannot_be(tmp_path: Path) -> None:
+    for wrong in ({"method": "fps"}, {"method": "fsp", "trails": 3}, {"method": "fsp", "patience": "soon"}):
+        with pytest.raises(bo_distill.UsageError):
+            bo_distill.run(**wrong, data=squares(), storage=str(tmp_path))
+    assert not Storage(tmp_path).list()
+
+
 def test_arguments_say_what_words_say() -> None:
     from bo_distill.search.api.calls import _parsed
 
@@ -119,6 +126,9 @@ def test_arrays_of_any_layout_are_one_content() -> None:
         ((np.zeros((2, 4, 4), np.int64), ["a", "b"]), "images of int64; give uint8"),
         ((np.zeros((2, 4, 4), np.uint8), ["a"]), "2 rows and 1 labels"),
         ((np.zeros((2, 4, 4), np.uint8), [0.5, 1.5]), "label 0.5; give text or whole numbers"),
+        ((1, 2), "pair of int and int; give"),
+        ((np.zeros((2, 4, 4), np.uint8), None), "pair of ndarray and NoneType"),
+        (([np.zeros((4, 4)), np.zeros((5, 4))], ["a", "b"]), "images of different shapes"),
         ({"training": ([], [])}, "training: no such part"),
         ({"test": ([], [])}, 'there is no "train"'),
         ({"train": (["a"], [1]), "val": (np.zeros((1, 4, 4), np.uint8), [1])}, "give one kind"),
