@@ -1,6 +1,6 @@
 """Short searches, each of which meets one misfortune at a random moment; what is lost, doubled, wrong or hung?
 
-    python -m benchmarks.chaos [--searches 100] [--seed 0] [--minutes M] [--faults kill,stop,...] [--s3]
+    python -m benchmarks.chaos [--searches 100] [--seed 0] [--minutes M] [--faults kill,stop,...] [--within S] [--s3]
 
 Each search has four trials of a method whose accuracy is a formula (`tests/helpers/trivial.py`), and one retraining;
 every tenth search shares each trial between two Ray Train workers. The misfortunes, by turns:
@@ -235,6 +235,9 @@ def main() -> None:
     words.add_argument("--seed", type=int, default=0)
     words.add_argument("--minutes", type=float, help="begin no search after so long")
     words.add_argument("--faults", default=",".join(FAULTS), help="by commas")
+    words.add_argument(
+        "--within", type=float, help="seconds to a misfortune at most (default: an undisturbed search's)"
+    )
     words.add_argument("--s3", action="store_true")
     args = words.parse_args()
     faults = [fault for fault in args.faults.split(",") if not args.s3 or fault not in ("vanish", "full")]
@@ -242,8 +245,9 @@ def main() -> None:
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-"))
         base = stack.enter_context(bucket()) if args.s3 else scratch
-        longest = {}
-        for workers in {2 if seed % 10 == 9 else 1 for seed in range(args.seed, args.seed + args.searches)}:
+        longest = dict.fromkeys((1, 2), args.within)
+        sizes = {2 if seed % 10 == 9 else 1 for seed in range(args.seed, args.seed + args.searches)}
+        for workers in sizes if args.within is None else ():
             since = time.monotonic()
             run(TRIVIAL, *WORDS, f"--workers={workers}", storage=f"{base}/warm-{workers}")
             longest[workers] = time.monotonic() - since

@@ -127,7 +127,7 @@ def theirs(folder: str, size: int, epochs: int) -> list[tuple[int, float, float]
     """The same epochs by torchvision, whose workers live for one epoch, so that their CPU time is known."""
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
-    from torchvision.transforms.v2 import CenterCrop, Compose, Resize, ToTensor
+    from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
     data: Any = ImageFolder(folder, Compose([Resize(size), CenterCrop(size), ToTensor()]))
 

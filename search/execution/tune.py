@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any, TextIO
 
 from ray import cloudpickle, get_runtime_context, tune
@@ -100,6 +101,10 @@ class LostTrials(tune.Callback):
         """Tell the search whose process died and of what."""
         if self.search.problem:
             raise self.search.problem
+        if trial.pickled_error_file is None:  # Ray could not so much as start its process, and left words alone
+            _, _, words = Path(trial.error_file).read_text().partition("\n")
+            self.search.lost(trial.trial_id, RuntimeError(" ".join(words.split())[:300]))
+            return
         # Tune's own `get_pickled_error` looks where the file will have been copied to, later.
         with open(trial.pickled_error_file, "rb") as file:
             self.search.lost(trial.trial_id, cloudpickle.load(file))

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -218,6 +219,20 @@ def test_a_storage_that_fails_ends_the_search_and_not_the_trial(
     with pytest.raises(UsageError, match="full for the driver"):
         LostTrials(search, "here").on_trial_error(0, [], None)
     assert not any(trial.finished for trial in Study.open(storage, "s").trials)
+
+
+def test_a_trial_whose_process_ray_cannot_start_is_run_again(storage: Storage, tmp_path: Path) -> None:
+    """Tune keeps no error to load then."""
+    search = StudySearch(Conductor(begin(storage, "random", 1)))
+    words = tmp_path / "error.txt"
+    words.write_text("Failure # 1 (occurred at 12:00)\nFailed to startup worker\nafter retrying 5 times.\n")
+    for attempt in range(ATTEMPTS):
+        search.suggest(str(attempt))
+        trial = SimpleNamespace(trial_id=str(attempt), pickled_error_file=None, error_file=str(words))
+        LostTrials(search, "here").on_trial_error(0, [], trial)
+    (trial_of_study, *_) = Study.open(storage, "s").trials
+    assert trial_of_study.status == "failed"
+    assert trial_of_study.reason == "RuntimeError: Failed to startup worker after retrying 5 times."
 
 
 def test_what_a_rank_says_that_the_user_can_mend_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
