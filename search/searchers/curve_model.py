@@ -33,9 +33,9 @@ PRIOR = {
     "worth": (0.0, 1.5),  # variance of g
     "own": (0.5, 1.0),  # of h
     "common": (0.0, 1.5),  # of m
-    "offset": (math.log(1e-3), 2.0),  # of o
-    "swerve": (math.log(1e-3), 2.0),  # of c
-    "noise": (math.log(1e-3), 2.0),
+    "offset": (math.log(0.1), 1.5),  # of o
+    "swerve": (math.log(0.1), 1.5),  # of c
+    "noise": (math.log(0.03), 2.0),
     "pace": (math.log(0.3), 0.7),  # b, of a whole training
     "early": (-0.7, 0.5),  # a
 }
