@@ -227,7 +227,7 @@ class Method:
         kind: "image" or "text", the data it takes.
         stages: in order; the last one's `val_accuracy` is what a search maximises.
         recipes: "quick" and "paper", maybe more.
-        controls: by name, what the winner is held against.
+        controls: by name, what the winner is held against; the first is plain training for as many epochs.
         model: (configs, states, info) -> the deployed network: x as a `Batch` holds it -> (b, classes) logits.
         others: the same for each further task that it answers, by the task's name, where a row carries several labels.
         costs: (configs, info) -> named networks to count: name -> module that takes one x. The deployed one is "model".

@@ -2,7 +2,7 @@
 
     python -m search.report NAME                 studies/NAME/report.html, pictures beside it under figures/
     python -m search.report A B --out both.html  several studies, side by side
-    python -m search.report COMPARISON           comparisons/NAME/report.html: the verdict of search.compare
+    python -m search.report COMPARISON           comparisons/NAME/report.html: the verdict of compare or of run all
     python -m search.report NAME --live          at an address of this machine, while another process runs the search
 
 Nothing here reads the test split: test scores are those that the study noted when it ended, and the method's own
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
@@ -36,11 +36,30 @@ def parser() -> Parser:
     return p
 
 
+def _of_folder(storage: Storage, folder: str) -> tuple[str, dict[str, bytes]]:
+    """The page of a comparison of searchers, or of `search.run all`, and its pictures.
+
+    Raises:
+        UsageError: its file cannot be read.
+    """
+    if storage.exists(f"{folder}/all.json"):
+        from bo_distill.search.api.every import page_of_all
+
+        return page_of_all(storage, PurePosixPath(folder).name)
+    from bo_distill.search.pages.comparison import comparison_page
+    from bo_distill.search.study.kept import damaged, read
+
+    _, summary = read(storage, f"{folder}/compare.json")
+    try:
+        return comparison_page(summary)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise damaged(storage.path(f"{folder}/compare.json"), f"it is no comparison: {error!r}") from None
+
+
 def run(args: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
-    from bo_distill.search.pages.comparison import comparison_page
     from bo_distill.search.pages.study import keep, page_of
-    from bo_distill.search.study.kept import check_name, damaged, read
+    from bo_distill.search.study.kept import check_name
 
     storage = Storage(args.storage)
     names = list(dict.fromkeys(args.studies))
@@ -53,17 +72,14 @@ def run(args: argparse.Namespace) -> int:
     for name in names:
         if study_folder(name) is None:
             check_name("STUDY", name.strip("/"))
-            summaries += [name] if storage.exists(f"comparisons/{name.strip('/')}/compare.json") else []
+            folder = f"comparisons/{name.strip('/')}"
+            summaries += [name] if any(storage.exists(f"{folder}/{file}.json") for file in ("compare", "all")) else []
     if summaries and len(names) > 1:
         raise UsageError(f"{summaries[0]} is a comparison and has a page of its own; give it alone")
     draw = not args.no_figures
     if summaries:
         folder = f"comparisons/{summaries[0].strip('/')}"
-        _, summary = read(storage, f"{folder}/compare.json")
-        try:
-            page = comparison_page(summary)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise damaged(storage.path(f"{folder}/compare.json"), f"it is no comparison: {error!r}") from None
+        page = _of_folder(storage, folder)
     else:
         studies = [open_study(name, storage) for name in names]
         folder, storage = studies[0].folder, studies[0].storage

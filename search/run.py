@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from bo_distill.search.api.searching import begun, search
+from bo_distill.search.command.options import EVERY
 from bo_distill.search.command.run_options import parser
 from bo_distill.search.command.shell import FAILED, INTERRUPTED, OK, SOME_FAILED, carry_out
 
@@ -32,10 +33,14 @@ def run(args: argparse.Namespace) -> int:
         UsageError: it cannot be done.
         KeyboardInterrupt: the search was interrupted and can go on.
     """
-    if args.fields:
+    if args.fields and args.method != EVERY:
         from bo_distill.search.command.fields import list_fields
 
         return list_fields(args)
+    if args.method == EVERY:
+        from bo_distill.search.api.every import run_every
+
+        return run_every(args)
     study = begun(args)
     if args.dry_run:
         return rehearse(args, study)

@@ -128,8 +128,8 @@ METHOD = Method(
     model=model,
     costs=networks,
     controls={
-        "student_alone": Control(student_alone, tunes=("finetune.lr",)),
         "equal_epochs": Control(student_alone_equal_epochs, tunes=("finetune.lr",)),
+        "student_alone": Control(student_alone, tunes=("finetune.lr",)),
     },
     metrics=metrics,
     figures="bo_distill.methods.fsp.figures",

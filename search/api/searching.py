@@ -62,10 +62,13 @@ def trackers(args: argparse.Namespace) -> list[str]:
     return [name for name in ("tensorboard", "mlflow") if getattr(args, name)]
 
 
-def search(args: argparse.Namespace, study: Study) -> float:
+def search(args: argparse.Namespace, study: Study, go_on: str = "") -> float:
     """Run a study on Ray, and keep its winner's model and its page; returns the seconds that it took.
 
     A search that was interrupted returns, too: its study is not complete.
+
+    Args:
+        go_on: the words by which the person goes on after an interruption, if not those of the study.
 
     Raises:
         UsageError: the storage cannot be written, another process runs the study, no Ray answers.
@@ -79,7 +82,7 @@ def search(args: argparse.Namespace, study: Study) -> float:
         from bo_distill.search.execution.tracking import check
 
         check(study.storage, name)
-    go_on = f"interrupted; go on with {study.resume_words}"
+    go_on = f"interrupted; go on with {go_on or study.resume_words}"
     with live(args) as page:
         with ExitStack() as stack:
             if args.resume:

@@ -21,9 +21,11 @@ from bo_distill.search.command.options import (
 )
 from bo_distill.search.command.shell import positive
 from bo_distill.search.searchers.registry import CURVES, DEFAULT, entry_of, pauses
+from bo_distill.search.study.metrics import ACCURACY, METRICS, metrics_of
 
 if TYPE_CHECKING:
     from bo_distill.distributed.storage import Storage
+    from bo_distill.methods.method import Method
     from bo_distill.search.study.ledger import Study
     from bo_distill.search.study.records import Plan
 
@@ -43,6 +45,19 @@ def budget(text: str | None, resumed: bool) -> tuple[int | None, bool]:
     return number, more
 
 
+def controls_of(text: str, method: Method) -> tuple[str, ...]:
+    """Controls as --controls names them, by commas.
+
+    Raises:
+        UsageError: the method has one of them not.
+    """
+    names = tuple(names_in(text))
+    for name in names:
+        if name not in method.controls:
+            raise UsageError(f"--controls {name}: {method.name} has {', '.join(method.controls) or 'none'}")
+    return names
+
+
 def make_plan(args: argparse.Namespace) -> Plan:
     """What the words of the command ask for, checked.
 
@@ -60,8 +75,15 @@ def make_plan(args: argparse.Namespace) -> Plan:
         trials = 12
     if searcher.pauses and (searched := [name for name in space if name.endswith(".epochs")]):
         raise UsageError(f"--curves: all trainings are as long as each other; leave {searched[0]} out of the search")
+    metrics = metrics_of(args.metric or ACCURACY)
+    if (args.asha or searcher.pauses) and metrics != (ACCURACY,):
+        word = "--asha" if args.asha else "--curves"
+        raise UsageError(f"{word}: stops trials by their accuracy; leave out --metric {args.metric} or {word}")
+    measured = any(METRICS[word].after for word in metrics)
     plan = Plan(
-        task=dataclasses.replace(task, study=new_name(method.name, searcher.slug), stoppable=args.asha),
+        task=dataclasses.replace(
+            task, study=new_name(method.name, searcher.slug), stoppable=args.asha, measured=measured
+        ),
         searcher=searcher.word,
         space=space,
         trials=trials,
@@ -69,14 +91,18 @@ def make_plan(args: argparse.Namespace) -> Plan:
         seeds=3 if args.seeds is None else args.seeds,
         controls=not args.no_controls,
         tune_controls=args.tune_controls,
+        against=controls_of(args.controls, method) if args.controls else (),
         asha=args.asha,
         confirm=args.confirm,
         ranges=ranges,
         seconds=seconds,
+        metrics=metrics,
     )
     plan.check_confirm()
     if args.tune_controls and (args.no_controls or not plan.seeds):
         raise UsageError("--tune-controls: the study has no controls; leave out --no-controls and --seeds 0")
+    if args.tune_controls and metrics != (ACCURACY,):
+        raise UsageError("--tune-controls: judges controls by their accuracy; leave out --metric or --tune-controls")
     return plan
 
 
@@ -120,6 +146,8 @@ def check_same(args: argparse.Namespace, plan: Plan) -> None:
             same(word if word == "method" else f"--{word}", given, getattr(task, word))
     if args.set or args.search or args.range:
         check_fields(args, plan)
+    if args.metric:
+        same("--metric", metrics_of(args.metric), plan.metrics)
     for word, usual, kept in (("seed", SEED, task.seed), ("precision", PRECISION, task.precision)):
         if (given := getattr(args, word)) != usual:
             same(f"--{word}", given, kept)
@@ -129,6 +157,8 @@ def check_same(args: argparse.Namespace, plan: Plan) -> None:
         raise UsageError("--no-controls: the study has controls; leave it out")
     if args.tune_controls and not plan.tune_controls:
         raise UsageError("--tune-controls: the study's controls are not searched; leave it out, or start a new study")
+    if args.controls:
+        same("--controls", controls_of(args.controls, get(task.method)), plan.against)
 
 
 def check_fields(args: argparse.Namespace, plan: Plan) -> None:

@@ -29,6 +29,7 @@ from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.data import data_options
 from bo_distill.search.command.shell import Parser
 from bo_distill.search.searchers.registry import entry_of
+from bo_distill.search.study.metrics import ACCURACY
 
 if TYPE_CHECKING:
     from bo_distill.search.study.records import Plan
@@ -114,10 +115,12 @@ def options_of(plan: Plan) -> dict[str, Any]:
         **data_options(task.data),
         "recipe": task.recipe,
         "search": ",".join(plan.space),
+        **({"metric": ",".join(plan.metrics)} if plan.metrics != (ACCURACY,) else {}),
         **{name: value for name, value in budget.items() if value is not None},
         **({"asha": True} if plan.asha else {}),
         **({} if plan.controls else {"no-controls": True}),
         **({"tune-controls": True} if plan.tune_controls else {}),
+        **({"controls": ",".join(plan.against)} if plan.against else {}),
         "seed": task.seed,
         "seeds": plan.seeds,
         "precision": task.precision,

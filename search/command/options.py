@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from bo_distill.search.study.records import Task
 
 
+EVERY = "all"  # in place of a method: each that takes the data
+
 SEED, PRECISION = 0, "auto"  # where a command names none
 
 
 def task_options(p: Parser) -> None:
     """What every command that trains takes: the method, the data, what is fixed and searched."""
-    p.add_argument("method", nargs="?", metavar="METHOD", help=", ".join(METHODS))
+    p.add_argument("method", nargs="?", metavar="METHOD", help=f"{', '.join(METHODS)}; of search.run also {EVERY}")
     add_data_options(p.group("data"))
     task = p.group("what is searched")
     task.add_argument("--recipe", help="quick (a laptop's size, default) or paper (the paper's networks and schedule)")

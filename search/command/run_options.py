@@ -6,6 +6,7 @@ from bo_distill.search.command.config import FileParser
 from bo_distill.search.command.options import live_option, study_options
 from bo_distill.search.command.shell import trust_option
 from bo_distill.search.searchers.registry import DEFAULT, SEARCHERS
+from bo_distill.search.study.metrics import ACCURACY, METRICS
 
 
 def parser() -> FileParser:
@@ -19,6 +20,12 @@ def parser() -> FileParser:
     for title in ("data", "what is searched", "searcher", "budget", "going on", "place", "output"):
         p.group(title)
     study_options(p)
+    p.group("what is searched").add_argument(
+        "--metric",
+        metavar="WORDS",
+        help=f"what makes a configuration better, one or two by a comma: {', '.join(METRICS)} (default {ACCURACY}); of "
+        "two, the search finds the Pareto front, and the first one chooses the winner",
+    )
     how = p.group("searcher").add_mutually_exclusive_group()
     for entry in SEARCHERS.values():
         if entry.flag:
@@ -37,7 +44,7 @@ def parser() -> FileParser:
         help="propose no trial after 90s, 30m or 2h; those under way end, and winner and controls are retrained as "
         "usual, which takes longer than T; --resume begins T anew",
     )
-    spent.add_argument("--patience", type=int, metavar="N", help="stop after N trials without a better accuracy")
+    spent.add_argument("--patience", type=int, metavar="N", help="stop after N trials that were no better")
     spent.add_argument("--asha", action="store_true", help="stop trials that fall behind")
     spent.add_argument(
         "--curves",
@@ -53,7 +60,9 @@ def parser() -> FileParser:
         help="retrainings of the winner, scored on test (default 3); 0 leaves the test split unread, so that --resume "
         "STUDY can extend the search, and give --seeds at its end",
     )
-    spent.add_argument("--no-controls", action="store_true", help="do not run the method's controls beside the winner")
+    held = spent.add_mutually_exclusive_group()
+    held.add_argument("--no-controls", action="store_true", help="do not run the method's controls beside the winner")
+    held.add_argument("--controls", metavar="WORDS", help="run only these of them, by commas")
     spent.add_argument(
         "--tune-controls",
         action="store_true",

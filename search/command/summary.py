@@ -10,24 +10,26 @@ from typing import Any, TextIO
 from bo_distill.search.command.terminal import print_table
 from bo_distill.search.evidence.words import duration, percent, short, span
 from bo_distill.search.rows.export import printable
+from bo_distill.search.study.metrics import METRICS
 
 
 def print_summary(found: Mapping[str, Any], file: TextIO | None = None) -> None:
     """Print `search.evidence.summary.summarise` for a person, on standard output or into a file. Nothing is cut, at any
     width; text of others is text."""
     searched = [trial for trial in found["trials"] if trial["phase"] == "search"]
+    metrics = [METRICS[word] for word in found["metrics"]]
     print(
         printable(f"{found['method']} on {found['data']['name']}, {found['searcher']}: {len(searched)} trials"),
         file=file,
     )
     _table(
         file,
-        ("trial", *found["searched"], "validation %", "seconds", "status"),
+        ("trial", *found["searched"], *(metric.head for metric in metrics), "seconds", "status"),
         [
             (
                 str(trial["trial"]),
                 *(short(trial["config"].get(name)) for name in found["searched"]),
-                percent(trial["val_accuracy"]),
+                *(metric.text(trial["metrics"][metric.word]).rstrip("%") for metric in metrics),
                 f"{trial['seconds']:.1f}",
                 trial["status"] + (f": {trial['reason']}" if trial["reason"] else ""),
             )
@@ -53,12 +55,20 @@ def _words(found: Mapping[str, Any]) -> Iterator[str]:
     if best is None:
         yield "No trial was finished, so there is no winner."
     else:
-        told = f"{percent(best['val_accuracy'])}% on validation"
+        metrics = [METRICS[word] for word in found["metrics"]]
+        told = ", ".join(metric.told(best["metrics"][metric.word]) for metric in metrics)
         if best["confirmed"]:
-            told += f", {percent(best['confirmed']['mean'])}% over {best['confirmed']['n']} fresh seeds"
-        yield f"The winner is trial {best['trial']}, {told}:"
+            told += f", {metrics[0].text(best['confirmed']['mean'])} over {best['confirmed']['n']} fresh seeds"
+        first = f", the best in {metrics[0].title}" if found["front"] else ""
+        yield f"The winner is trial {best['trial']}{first}, {told}:"
         for name in found["searched"]:
             yield f"  {name} = {_exact(best['config'][name])}"
+        if found["front"]:
+            yield found["front"]["words"]
+            trials = {trial["trial"]: trial for trial in found["trials"]}
+            for number in found["front"]["trials"]:
+                each = [metric.text(trials[number]["metrics"][metric.word]) for metric in metrics]
+                yield f"  trial {number}: {', '.join(each)}"
     if found["test"]:
         yield f"On test, scored once: {_scored(found['test'])}."
         for control, scored in found["controls"].items():

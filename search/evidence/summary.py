@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
-from collections.abc import Collection
 from typing import Any
 
 from bo_distill.methods.cost import count
 from bo_distill.methods.method import flatten
-from bo_distill.methods.space import Choice
+from bo_distill.methods.space import Choice, Domain, Integer, Real
+from bo_distill.search.evidence.pareto import Front
 from bo_distill.search.evidence.statistics import Paired, student
 from bo_distill.search.evidence.words import duration, short
 from bo_distill.search.study.ledger import Study
@@ -31,14 +32,15 @@ def summary_of(accuracies: list[float]) -> dict[str, Any] | None:
     }
 
 
-def line(trial: Trial, space: Collection[str]) -> dict[str, Any]:
+def line(study: Study, trial: Trial) -> dict[str, Any]:
     """One trial as the summary shows it, with its searched settings alone."""
     return {
         "trial": trial.job.number,
         "phase": trial.job.phase,
         "control": trial.job.control,
-        "config": {name: trial.job.settings[name] for name in space if name in trial.job.settings},
+        "config": {name: trial.job.settings[name] for name in study.plan.space if name in trial.job.settings},
         "val_accuracy": trial.val_accuracy,
+        "metrics": {word: study.value(trial, word) for word in study.plan.metrics},
         "status": trial.status,
         "reason": trial.reason,
         "seconds": trial.seconds,
@@ -57,6 +59,7 @@ def summarise(study: Study, seconds: float) -> dict[str, Any]:
         """Where a file of the study is; None as long as it is not."""
         return f"{study.storage.uri}/{study.folder}/{name}" if study.storage.exists(f"{study.folder}/{name}") else None
 
+    front = Front.of(study)
     configs = method.configure(plan.task.recipe, best.job.settings if best else plan.task.settings)
     costs = {name: count(net, info) for name, net in method.costs(configs, info).items()}
     return {
@@ -75,14 +78,17 @@ def summarise(study: Study, seconds: float) -> dict[str, Any]:
         and {
             "config": flatten(configs),
             "val_accuracy": best.val_accuracy,
+            "metrics": {word: study.value(best, word) for word in plan.metrics},
             "confirmed": summary_of(study.confirmed(best)),
             "trial": best.job.number,
         },
         "searched": list(plan.space),
+        "metrics": list(plan.metrics),
+        "front": front and {"trials": [t.job.number for t in front.trials], "words": front.sentence()},
         "test": scored("final", None),
-        "controls": {name: scored("control", name) for name in (method.controls if plan.controls else {})},
+        "controls": {name: scored("control", name) for name in study.controls},
         "tuned": {name: {f: best.job.settings[f] for f in method.controls[name].tunes} for name, best in tuned(study)},
-        "trials": [line(trial, plan.space) for trial in study.trials],
+        "trials": [line(study, trial) for trial in study.trials],
         "macs": {name: cost.macs for name, cost in costs.items()},
         "params": {name: cost.params for name, cost in costs.items()},
         "uncounted": {name: dict(cost.uncounted) for name, cost in costs.items()},
@@ -134,6 +140,23 @@ def verdicts(study: Study) -> list[str]:
     return said
 
 
+def widened(domain: Real | Integer, limits: Domain, upper: bool) -> str:
+    """The words of --range for a range that reaches beyond one of its ends: ten times as far on a log scale, else by
+    half its width; not beyond the field's limits. Empty where these leave nothing."""
+    assert isinstance(limits, Real | Integer)
+    low, high = domain.low, domain.high
+    step = (high - low) / 2
+    if upper:
+        high = min(limits.high, high * 10 if domain.log else high + step)
+    else:
+        low = max(limits.low, low / 10 if domain.log else low - step)
+    if isinstance(domain, Integer):
+        low, high = max(math.floor(low), limits.low, 1 if domain.log else limits.low), math.ceil(high)
+    if (low, high) == (domain.low, domain.high):
+        return ""
+    return f"{low:.6g}:{high:.6g}:{'log' if domain.log else 'linear'}"
+
+
 def advice(study: Study) -> list[str]:
     """What a person may do next, a sentence for each."""
     plan, best = study.plan, study.best()
@@ -144,12 +167,16 @@ def advice(study: Study) -> list[str]:
         value = best.job.settings.get(name)
         if isinstance(domain, Choice) or value is None:
             continue
-        share = domain.to_unit(value)
-        if not EDGE < share < 1 - EDGE:
-            end = "lower" if share <= EDGE else "upper"
+        share, cell = domain.to_unit(value), 1 / domain.levels
+        if not max(EDGE, 0.75 * cell) < share < 1 - max(EDGE, 0.75 * cell):
+            upper = share > 0.5
+            wider = widened(domain, study.method.fields()[name].limits, upper)
+            lies = f"{name} = {short(value)} lies at the {'upper' if upper else 'lower'} end of its range, "
+            lies += f"{domain.low:g} to {domain.high:g}"
             said.append(
-                f"{name} = {short(value)} lies at the {end} end of its range, {domain.low:g} to {domain.high:g}, and a "
-                f"better value may lie beyond: search a wider one (--range {name}=LOW:HIGH)."
+                f"{lies}, and a better value may lie beyond: search a wider one (--range {name}={wider})."
+                if wider
+                else f"{lies}, beyond which it cannot be set."
             )
     searched = study.of_phase("search")
     numbers = [t.job.number for t in searched]
@@ -164,10 +191,10 @@ def advice(study: Study) -> list[str]:
             f"The test split is unread. --resume {name} --trials +N searches on; --resume {name} --seeds 3 retrains "
             "the winner and scores it on test, which ends the search."
         )
-    again = [t.val_accuracy for t in study.of_phase("final") if t.val_accuracy is not None]
-    if len(again) > 1 and not plan.confirm:
-        noise = statistics.stdev(again)
-        near = [t for t in study.ranked() if (best.val_accuracy or 0.0) - (t.val_accuracy or 0.0) <= noise]
+    again = [value for value in map(study.value, study.of_phase("final")) if value is not None]
+    if len(again) > 1 and not plan.confirm and study.metric.unit == "share":
+        noise, top = statistics.stdev(again), study.value(best) or 0.0
+        near = [t for t in study.ranked() if abs(top - (study.value(t) or 0.0)) <= noise]
         if len(near) > 1:
             said.append(
                 f"{len(near)} trials lie within one seed's noise of the winner ({100 * noise:.2f} points): "

@@ -18,7 +18,7 @@ from bo_distill.distributed.cache import StageCache
 from bo_distill.distributed.pipeline import stage_keys, unmade
 from bo_distill.distributed.ray.cluster import Layout
 from bo_distill.distributed.seeds import seed_of
-from bo_distill.distributed.worker import LocalWorker, best_runtime
+from bo_distill.distributed.worker import LocalWorker, Runtime, best_runtime
 from bo_distill.methods import get
 from bo_distill.methods.data import load, stage_running
 from bo_distill.methods.data.dataset import Data, Split
@@ -38,6 +38,9 @@ RAY = 6.0  # to bring Ray up and down
 
 
 TRIAL = 1.0  # of Ray, the ledger, the searcher and idle cores at a phase's end, for each trial
+
+
+BUSY = 0.5  # share of a processor under which a rehearsal had to wait for others
 
 
 TRAIN = 7.0  # to start Ray Train's workers, once: they stay from trial to trial
@@ -62,14 +65,17 @@ class Rehearsal:
     """What one process found out.
 
     Attributes:
-        start: seconds until it could train: to start, to import, to load the data.
+        start: seconds until it could train: to start, to import, to load the data. As all seconds here, those that it
+            would take if nothing else ran.
         stages: stage -> its speed.
         memory: bytes that it held at most.
+        share: of the time that passed, what it had a processor for.
     """
 
     start: float
     stages: Mapping[str, Speed]
     memory: int
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,9 @@ class Forecast:
         epochs: of one trial, over all stages.
         cached: stages of a trial with default settings that are there already.
         macs: multiply-adds of all that is left, forward and backward.
-        seconds: until all is done.
+        seconds: until all is done, on a machine that does nothing else.
         memory: bytes that a rehearsal's process held; a trial's process holds about as much.
+        share: of the time that passed, what rehearsals had a processor for.
     """
 
     trials: int
@@ -97,6 +104,15 @@ class Forecast:
     macs: int
     seconds: float
     memory: int
+    share: float
+
+
+def own_seconds(runtime: Runtime, wall: float, processor: float) -> float:
+    """What a computation takes when nothing else runs: no longer than the processor time of all its threads.
+
+    On a GPU it is the wall's time: the processor waits for it, and other work there is not known.
+    """
+    return wall if runtime.device == "cuda" else min(wall, processor)
 
 
 def rehearse(task: Task, asked: float) -> Rehearsal:
@@ -108,28 +124,30 @@ def rehearse(task: Task, asked: float) -> Rehearsal:
     torch.set_num_threads(task.cpus)
     trust(task.method)  # the process that sent the task has looked at it
     method, whole = get(task.method), load(task.data)
-    start = time.time() - asked
+    passed = time.time() - asked
+    start = min(passed, time.process_time())
     configs = method.configure(task.recipe, task.settings)
     batch = max(getattr(config, "batch_size", 1) for config in configs.values())
     runtime = best_runtime(task.precision)
 
-    def run(rows: int, epochs: int) -> dict[str, tuple[float, int, list[float]]]:
+    def run(rows: int, length: int) -> dict[str, tuple[float, int, list[float]]]:
         """Seconds, multiply-adds and seconds of the epochs of each stage."""
         data = few(whole, rows)
         short = {
-            name: config.rehearsed(epochs) if isinstance(config, Training) else config
+            name: config.rehearsed(length) if isinstance(config, Training) else config
             for name, config in configs.items()
         }
         worker = LocalWorker(data, seed=task.seed, runtime=runtime)
         states: dict[str, State] = {}
         found = {}
         for stage in method.stages:
-            before = time.perf_counter()
+            before, spent = time.perf_counter(), time.process_time()
             own = worker.for_stage(seed_of(task.seed, stage.name), None, None)
             with stage_running():
                 states[stage.name] = stage.run(own, short[stage.name], {need: states[need] for need in stage.needs})
-            wall = time.perf_counter() - before
-            found[stage.name] = wall, stage.macs(short, data.info), [row["seconds"] for row in own.history]
+            wall = own_seconds(runtime, time.perf_counter() - before, time.process_time() - spent)
+            epochs = [own_seconds(runtime, row["seconds"], row["cpu_seconds"]) for row in own.history]
+            found[stage.name] = wall, stage.macs(short, data.info), epochs
         return found
 
     rows = max(batch, 2 * len(whole.info.classes))
@@ -145,7 +163,8 @@ def rehearse(task: Task, asked: float) -> Rehearsal:
         else:  # it trains nothing, or does not say what it costs; what it does grows with rows and epochs
             longer = configs[name].epochs / len(epochs) if epochs else 1.0
             stages[name] = Speed(wall * longer * len(whole.train) / rows)
-    return Rehearsal(start, stages, peak_memory())
+    share = 1.0 if runtime.device == "cuda" else time.process_time() / max(time.time() - asked, 1e-9)
+    return Rehearsal(start, stages, peak_memory(), min(1.0, share))
 
 
 def few(data: Data, rows: int) -> Data:
@@ -178,7 +197,12 @@ def rehearsals(task: Task, place: Layout) -> Rehearsal:
         )
         for name in found[0].stages
     }
-    return Rehearsal(statistics.fmean(one.start for one in found), stages, max(one.memory for one in found))
+    return Rehearsal(
+        statistics.fmean(one.start for one in found),
+        stages,
+        max(one.memory for one in found),
+        statistics.fmean(one.share for one in found),
+    )
 
 
 def makespan(durations: Sequence[float], workers: int) -> float:
@@ -195,9 +219,7 @@ def forecast(study: Study, place: Layout) -> Forecast:
     runtime, cache = best_runtime(task.precision), StageCache(study.storage)
     configs = method.configure(task.recipe, task.settings)
     points = foreseen(plan.searcher, study.space, task.seed, plan.searched)
-    variants: list[Mapping[str, Any]] = [{}]
-    if plan.controls:
-        variants += [change(flatten(configs)) for change in method.controls.values()]
+    variants: list[Mapping[str, Any]] = [{}, *(change(flatten(configs)) for change in study.controls.values())]
 
     def left(phase: str, planned: int) -> int:
         """Trials of the phase that are still to run."""
@@ -245,6 +267,7 @@ def forecast(study: Study, place: Layout) -> Forecast:
         macs=sum(macs for phase in phases for macs, _ in phase),
         seconds=RAY + TRAIN * (task.workers > 1) + found.start + seconds + PAGE,
         memory=found.memory,
+        share=found.share,
     )
 
 
@@ -258,6 +281,11 @@ def describe(study: Study, place: Layout) -> str:
     if plan.seconds is not None:
         limit = f"as begin within {duration(plan.seconds)}"
         many = f"{many}, or as many {limit}" if seen.trials else f"as many of the search {limit}"
+    busy = ""
+    if seen.share < BUSY:
+        busy = (
+            f"; by processor time: other work left the rehearsal {100 * seen.share:.0f}% of a core, so it takes longer"
+        )
     lines = [
         f"{method.name} on {info.name} ({info.train_size} rows), recipe {plan.task.recipe}, searcher {plan.searcher}",
         f"data        {info.train_size:,} training, {info.val_size:,} validation and {info.test_size:,} test rows",
@@ -267,7 +295,7 @@ def describe(study: Study, place: Layout) -> str:
         f"stages      {', '.join(s.name for s in method.stages)}; cached: {', '.join(seen.cached) or 'none'}",
         f"epochs      {seen.epochs} a trial, over all stages",
         f"MACs        {seen.macs:.3g} to train",
-        f"time        about {seen.seconds:.0f} s, as this machine rehearsed every stage with default settings",
+        f"time        about {seen.seconds:.0f} s, as this machine rehearsed every stage with default settings{busy}",
         f"memory      about {seen.memory / 2**30:.1f} GiB a process",
         f"layout      {place.concurrency} trials at once, {place.workers} workers each, "
         f"{place.cpus} CPUs and {place.gpus:g} GPUs a worker: fits",

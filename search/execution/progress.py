@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Mapping
+from statistics import fmean
 from typing import Any, TextIO
 
 from ray.tune import Callback
@@ -12,7 +12,10 @@ from ray.tune import Callback
 from bo_distill.search.evidence.words import duration
 from bo_distill.search.rows.export import printable
 from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.metrics import METRICS
 from bo_distill.search.study.records import Outcome, Trial
+
+BESIDE = 1.0  # seconds of a run that no epoch counts: Ray, the ledger, the searcher
 
 
 class ProgressLines(Callback):
@@ -30,8 +33,10 @@ class ProgressLines(Callback):
         from rich.status import Status
 
         self.study, self.terminal, self.later = study, terminal, later
-        self.started, self.found = time.monotonic(), sum(t.finished for t in study.trials)
-        self.first: float | None = None  # when the first run ended: what is started and shared is paid by then
+        self.shared = {stage.name for stage in study.method.stages if stage.shared}
+        self.work: list[float] = []  # processor time of each run that ended, in what later runs do again
+        self.pace = 1.0  # seconds that a second of it took in the last run: other work on the machine, or a GPU's
+        self.width = width
         self.running: dict[str, str] = {}
         self.status: Status | None = None
         study.listeners.append(self.ended)
@@ -53,13 +58,26 @@ class ProgressLines(Callback):
 
     def ended(self, trial: Trial, outcome: Outcome) -> None:
         """Print a line for a trial that ended."""
-        self.first = self.first or time.monotonic()
-        said = f"{100 * trial.val_accuracy:.2f}% on validation" if trial.val_accuracy is not None else trial.status
+        self._learn(outcome)
+        values = [(METRICS[word], self.study.value(trial, word)) for word in self.study.plan.metrics]
+        known = [metric.told(value) for metric, value in values if value is not None]
+        said = ", ".join(known) or trial.status
         reason = f" ({trial.reason})" if trial.reason else ""
         phase = trial.job.control or trial.job.phase
         phase += ", its search" if trial.job.phase == "tune" else ""
         line = f"trial {trial.job.number}, {phase.replace('_', ' ')}: {said}{reason}, {trial.seconds:.1f} s"
         self.say(printable(" | ".join([line, *self.parts()])))
+
+    def _learn(self, outcome: Outcome) -> None:
+        """Take what a run cost, without stages that all share: the first run, which made them, tells of no other."""
+        rows = [row for row in outcome.history if row["stage"] not in self.shared and row.get("cpu_seconds")]
+        if not rows:
+            self.work.append(outcome.seconds)
+            return
+        spent = sum(row["cpu_seconds"] for row in rows)
+        self.work.append(spent)
+        if not set(outcome.cached) & {row["stage"] for row in rows}:  # else they were trained at another time
+            self.pace = sum(row["seconds"] for row in rows) / spent
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its callbacks for a resuming of its own, and a terminal cannot be pickled."""
@@ -104,12 +122,8 @@ class ProgressLines(Callback):
         if done > searched:
             yield f"{done - searched} of {self.later} retrainings"
         if best := self.study.best():
-            yield f"best {100 * (best.val_accuracy or 0):.2f}% (val)"
-        fresh = done - self.found
-        if self.first is not None and fresh and (total or done > searched):
-            left = (max(total - searched, 0) if total and done == searched else 0) + self.later - (done - searched)
-            # The first run pays for what the others share, so its time tells little, unless it is all there is.
-            if not left:
-                return
-            since, runs = (self.first, fresh - 1) if fresh > 1 else (self.started, 1)
-            yield f"about {duration((time.monotonic() - since) / runs * left)} left"
+            yield f"best {self.study.metric.told(self.study.value(best))}"
+        left = (max(total - searched, 0) if total and done == searched else 0) + self.later - (done - searched)
+        if self.work and left > 0 and (total or done > searched):
+            each = fmean(self.work) * self.pace + BESIDE
+            yield f"about {duration(-(-left // self.width) * each)} left"

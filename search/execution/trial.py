@@ -92,6 +92,8 @@ def perform(
     else:
         outcome.status, outcome.reason = "done", None
         note(outcome, run, method)
+        if task.measured:
+            outcome.val = {**measured(Trained(worker, configs, run.states, worker.data.val), method), **outcome.val}
         if job.phase in ("final", "control"):
             score(outcome, task, job, worker, method, configs, run.states)
     outcome.seconds = time.monotonic() - started
@@ -130,13 +132,19 @@ def score(outcome: Outcome, task: Task, job: Job, worker: Any, method: Any, conf
     """Read the test split, once, for a configuration that was chosen without it."""
 
     test = load_test(task.data)
-    net = worker.place(method.model(configs, states, worker.data.info))
-    labels = test.y if test.y.dim() == 1 else test.y[:, 0]
     trained = Trained(worker, configs, states, test)
-    outcome.test = {**classification(worker.predict(net, test.x), labels), **method.metrics(trained)}
+    outcome.test = measured(trained, method)
     if method.figures and worker.rank == 0 and worker.world_size == 1:
         evidence = importlib.import_module(method.figures)
         outcome.tables = {name: dataclasses.asdict(table) for name, table in evidence.tables(trained).items()}
+
+
+def measured(trained: Trained, method: Method) -> dict[str, float]:
+    """What the whole network answers on a split, and the method's own figures of it."""
+    worker, split = trained.worker, trained.split
+    net = worker.place(method.model(trained.configs, trained.states, worker.data.info))
+    labels = split.y if split.y.dim() == 1 else split.y[:, 0]
+    return {**classification(worker.predict(net, split.x), labels), **method.metrics(trained)}
 
 
 def attempt(task: Task, job: Job, report: Callable[[EpochRow], None], until: float | None = None) -> Outcome:

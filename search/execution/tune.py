@@ -156,7 +156,7 @@ def run_study(study: Study, layout: Layout, terminal: TextIO | None) -> None:
             getattr(config, "epochs", 0) for config in study.method.configure(task.recipe, task.settings).values()
         )
         scheduler = GracefulStop(study, **halving(longest))
-    later = plan.confirmations + plan.seeds * (1 + plan.controls * len(study.method.controls))
+    later = plan.confirmations + plan.seeds * (1 + len(study.controls))
     later += len(tuned_controls(plan, study.method)) * (plan.searched or 0)
     progress = ProgressLines(study, terminal, later, layout.concurrency)
     with tempfile.TemporaryDirectory(prefix="search-") as scratch:

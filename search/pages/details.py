@@ -9,6 +9,7 @@ from typing import Any
 
 from bo_distill.search.evidence.words import percent, short
 from bo_distill.search.pages.findings import Findings
+from bo_distill.search.study.metrics import ACCURACY, METRICS
 from bo_distill.search.study.records import Trial
 
 CURVES = {"val_accuracy": "validation accuracy", "val_loss": "validation loss", "loss": "training loss"}
@@ -60,6 +61,8 @@ def _facts(f: Findings, trial: Trial) -> list[tuple[str, str]]:
     facts = [("run", kind), ("status", trial.status), ("seed", str(job.seed))]
     if trial.val_accuracy is not None:
         facts.insert(1, ("validation accuracy", f"{percent(trial.val_accuracy)}%"))
+    others = [METRICS[word] for word in f.study.plan.metrics if word != ACCURACY]
+    facts[1:1] = [(m.title, m.text(value)) for m in others if (value := f.study.value(trial, m.word)) is not None]
     if trial.finished:
         test = f.outcomes[job.number].test.get("accuracy")
         facts += [("test accuracy", f"{percent(test)}%")] if test is not None else []

@@ -11,21 +11,22 @@ from bo_distill.search.pages.page import Page
 
 
 def add_settings(page: Page, f: Findings) -> None:
-    done = [t for t in f.done("search") if t.val_accuracy is not None]
+    metric = f.study.metric
+    done = [t for t in f.done("search") if f.study.value(t) is not None]
     page.section("What mattered")
     winner = f.study.best()
     if len(done) < 2 or not f.fields or winner is None:
         page.say("Fewer than two trials were finished: there is nothing to compare.")
         return
     x = np.array([[domain.to_unit(t.job.settings[name]) for name, domain in f.fields.items()] for t in done])
-    y = np.array([t.val_accuracy for t in done], dtype=float)
-    tried = charts.Tried([t.job.number for t in done], x, y, f.fields, done.index(winner))
+    y = np.array([metric.shown(f.study.value(t) or 0.0) for t in done], dtype=float)
+    tried = charts.Tried([t.job.number for t in done], x, y, f.fields, done.index(winner), metric)
     found = _importance(page, tried)
     page.chart(
         "slices",
         lambda narrow: charts.slices(tried, found, narrow),
-        "Accuracy along each setting",
-        "Accuracy along each setting."
+        f"{metric.title[0].upper()}{metric.title[1:]} along each setting",
+        f"{metric.title[0].upper()}{metric.title[1:]} along each setting."
         + (
             " The forest's mean is over all values of the other settings, so it can lie below the trials of a "
             "searcher that kept to the good ones."
@@ -38,7 +39,7 @@ def add_settings(page: Page, f: Findings) -> None:
         page.chart(
             "parallel",
             lambda narrow: charts.parallel(tried, narrow),
-            "All finished trials, from settings to accuracy",
+            f"All finished trials, from settings to {metric.title}",
         )
 
 

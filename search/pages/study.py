@@ -23,7 +23,7 @@ from bo_distill.search.pages.provenance import add_provenance
 from bo_distill.search.pages.settings import add_settings
 from bo_distill.search.pages.summary import add_summary
 from bo_distill.search.pages.training import add_training
-from bo_distill.search.pages.trials import add_costs, add_history
+from bo_distill.search.pages.trials import add_costs, add_front, add_history
 from bo_distill.search.study.ledger import Study
 
 
@@ -76,6 +76,7 @@ def _add_study(page: Page, findings: Findings, draw: bool) -> None:
     with page.study(findings.name, details(findings)):
         add_summary(page, findings)
         add_history(page, findings)
+        add_front(page, findings)
         add_settings(page, findings)
         add_costs(page, findings)
         add_training(page, findings)

@@ -12,6 +12,7 @@ from bo_distill.search.pages.charts.scores import scores
 from bo_distill.search.pages.findings import Findings
 from bo_distill.search.pages.page import Page
 from bo_distill.search.searchers.registry import NONE, entry_of
+from bo_distill.search.study.metrics import ACCURACY, METRICS
 from bo_distill.search.study.records import Trial
 
 
@@ -44,6 +45,8 @@ def add_summary(page: Page, f: Findings) -> None:
 
 def _tiles(page: Page, f: Findings, best: Trial, tested: list[float]) -> None:
     tiles = [("winner on validation", f"{percent(best.val_accuracy)}%", f"trial {best.job.number}")]
+    others = [METRICS[word] for word in f.study.plan.metrics if word != ACCURACY]
+    tiles += [(f"its {metric.title}", metric.text(f.study.value(best, metric.word)), "") for metric in others]
     if tested:
         note = f"mean of {len(tested)} seeds" if len(tested) > 1 else "one seed"
         interval = student(tested, 0, 1)
@@ -59,7 +62,7 @@ def _tiles(page: Page, f: Findings, best: Trial, tested: list[float]) -> None:
 def _flattery(page: Page, f: Findings, best: Trial) -> None:
     """By how much the accuracy that chose the winner was too high."""
     again = [t.val_accuracy for t in f.done("final") if t.val_accuracy is not None]
-    if not again or best.val_accuracy is None:
+    if not again or best.val_accuracy is None or f.study.metric.word != ACCURACY:
         return
     if confirmed := f.study.confirmed(best):
         told = fmean(confirmed)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bo_distill.search.evidence.words import percent
+from bo_distill.search.evidence.pareto import Front
 from bo_distill.search.pages.charts import trials as charts
 from bo_distill.search.pages.findings import Findings
 from bo_distill.search.pages.page import Cell, Page
+from bo_distill.search.study.metrics import METRICS, Metric
 
 UNFOLDED = 25  # trials whose table is shown at once
 
@@ -17,20 +18,22 @@ def add_history(page: Page, f: Findings) -> None:
         page.say("No trial was finished.")
         return
     best = f.study.best()
-    points = [(t.job.number, t.val_accuracy, t.status) for t in trials]
+    metric, value = f.study.metric, f.study.value
+    points = [(t.job.number, value(t), t.status) for t in trials]
     page.chart(
         "history",
-        lambda narrow: charts.history(points, best.job.number if best else None, narrow),
-        "Validation accuracy of each trial and the best so far",
+        lambda narrow: charts.history(points, metric, best.job.number if best else None, narrow),
+        f"{metric.title[0].upper()}{metric.title[1:]} of each trial and the best so far",
     )
+    metrics = [METRICS[word] for word in f.study.plan.metrics]
     with page.folded(f"All {len(trials)} trials of the search", open=len(trials) <= UNFOLDED):
         page.table(
-            ("trial", *f.fields, "validation %", "seconds", "status"),
+            ("trial", *f.fields, *(m.head for m in metrics), "seconds", "status"),
             [
                 (
                     t.job.number,
                     *(t.job.settings[name] for name in f.fields),
-                    Cell(percent(t.val_accuracy), t.val_accuracy and 100 * t.val_accuracy),
+                    *(_cell(m, value(t, m.word)) for m in metrics),
                     Cell(f"{t.seconds:.1f}", t.seconds),
                     t.status + (f": {t.reason}" if t.reason else ""),
                 )
@@ -39,6 +42,45 @@ def add_history(page: Page, f: Findings) -> None:
             mark=trials.index(best) if best else -1,
             trials=[t.job.number for t in trials],
         )
+
+
+def _cell(metric: Metric, value: float | None) -> Cell:
+    return Cell(metric.text(value).rstrip("%"), None if value is None else metric.shown(value))
+
+
+def add_front(page: Page, f: Findings) -> None:
+    """The section of a search of two metrics."""
+    if len(f.study.plan.metrics) != 2:
+        return
+    page.section("Pareto front")
+    found = Front.of(f.study)
+    if found is None:
+        page.say("No trial was finished.")
+        return
+    page.say(found.sentence(), f"The winner is the one of them that is best in {found.metrics[0].title}.")
+    value = f.study.value
+    first, second = found.metrics
+    done = [(t.job.number, value(t, first.word) or 0.0, value(t, second.word) or 0.0) for t in f.study.ranked()]
+    kept = [t.job.number for t in found.trials]
+    page.chart(
+        "front",
+        lambda narrow: charts.pareto(done, kept, found.metrics, narrow),
+        f"{found.metrics[0].title} against {found.metrics[1].title}",
+        "All finished trials of the search; the line is the Pareto front, the star the winner.",
+    )
+    page.table(
+        ("trial", *(m.head for m in found.metrics), *f.fields),
+        [
+            (
+                t.job.number,
+                *(_cell(m, value(t, m.word)) for m in found.metrics),
+                *(t.job.settings[name] for name in f.fields),
+            )
+            for t in found.trials
+        ],
+        "The front, the best in the first metric first",
+        mark=0,
+    )
 
 
 def add_costs(page: Page, f: Findings) -> None:

@@ -10,7 +10,7 @@ from bo_distill.methods.space import Searched
 Space = Mapping[str, Searched]
 Settings = dict[str, Any]
 
-METRIC = "val_accuracy"  # that a search makes large
+METRIC = "val_accuracy"  # that a search makes large; the score of another metric goes by this name, too
 NAMED = 6  # significant digits that a number needs in a table; a grid's and a random draw's have no more
 
 

@@ -27,6 +27,7 @@ class Entry:
         sized: it has a natural number of trials, all known from the start, and cannot be extended.
         flag: whether --WORD chooses it.
         from_defaults: its first trial is that of the recipe's own values.
+        learns: what it proposes depends on what came of the trials before.
         needs: the package that it cannot do without, and the distribution or extra that has it.
     """
 
@@ -37,6 +38,7 @@ class Entry:
     flag: bool = False
     pauses: bool = False
     from_defaults: bool = False
+    learns: bool = False
     needs: tuple[str, str] | None = None
 
     @property
@@ -63,13 +65,14 @@ BAYES_OPT, OPTUNA = ("bayes_opt", "bayesian-optimization"), ("optuna", "the extr
 SEARCHERS = {
     entry.word: entry
     for entry in (
-        Entry("bo", "Bayesian optimisation", "bayesian", flag=True, from_defaults=True, needs=BAYES_OPT),
+        Entry("bo", "Bayesian optimisation", "bayesian", flag=True, from_defaults=True, learns=True, needs=BAYES_OPT),
         Entry(
             CURVES,
             "Bayesian optimisation on learning curves",
             "freeze_thaw",
             pauses=True,
             from_defaults=True,
+            learns=True,
             needs=BAYES_OPT,
         ),
         Entry("grid", "A grid", "grid", sized=True, flag=True),
@@ -77,7 +80,7 @@ SEARCHERS = {
         Entry("grid-shuffled", "A grid in random order", "grid", sized=True),
         Entry("grid-offset", "A grid of random places", "grid", sized=True),
         Entry("grid-centred", "A grid of cells' middles", "grid", sized=True),
-        Entry("optuna", "Optuna's TPE", "foreign", needs=OPTUNA),
+        Entry("optuna", "Optuna's TPE", "foreign", learns=True, needs=OPTUNA),
     )
 }
 NONE = "none"  # in place of a searcher's word, where the ledger holds all trials from the start
@@ -96,7 +99,7 @@ def entry_of(word: str, option: str = "--searcher") -> Entry:
     if word in SEARCHERS:
         return SEARCHERS[word]
     if re.fullmatch(r"[\w.]+:\w+", word):
-        return Entry(word, word, "foreign")
+        return Entry(word, word, "foreign", learns=True)
     raise UsageError(f"{option} {word}: there are {', '.join(SEARCHERS)}, and package.module:Class of a Tune searcher")
 
 
@@ -112,6 +115,7 @@ def make_searcher(
     trials: int | None,
     first: Sequence[Settings] = (),
     length: Length | None = None,
+    metrics: int = 1,
 ) -> Searcher:
     """A fresh searcher.
 
@@ -119,16 +123,31 @@ def make_searcher(
         trials: budget, which lays out a grid; None: its natural size.
         first: what is to be tried first, where the searcher learns from it.
         length: of a training; only a searcher that pauses asks for it.
+        metrics: how many it is told of each trial, as a list where they are several.
 
     Raises:
-        UsageError: there is none of this name, a package is not installed, or the budget does not hold a grid.
+        UsageError: there is none of this name, a package is not installed, the budget does not hold a grid, or a
+            foreign searcher is given several metrics.
     """
     entry = entry_of(word)
     if entry.lacking:
         raise UsageError(f"--searcher {word}: not without {entry.lacking}; install it")
-    make = importlib.import_module(f"bo_distill.search.searchers.{entry.module}").make
-    made: Searcher = make(word, space, seed, trials, first, *([length] if entry.pauses else []))
-    return made
+    if metrics > 1 and (entry.pauses or entry.module == "foreign"):
+        raise UsageError(
+            f"--searcher {word}: makes one metric large; give one to --metric, or --bo, --random or --grid"
+        )
+
+    def make(first: Sequence[Settings]) -> Searcher:
+        """One of its kind, for one metric."""
+        module = importlib.import_module(f"bo_distill.search.searchers.{entry.module}")
+        made: Searcher = module.make(word, space, seed, trials, first, *([length] if entry.pauses else []))
+        return made
+
+    if metrics > 1 and entry.learns:
+        from bo_distill.search.searchers.scalarised import ScalarisedSearch
+
+        return ScalarisedSearch(make, space, seed, first)
+    return make(first)
 
 
 def beginning(word: str, space: Space, defaults: Settings) -> list[Settings]:

@@ -21,8 +21,9 @@ from bo_distill.search.searchers.curves import Curve, Reporter
 from bo_distill.search.searchers.registry import entry_of, pauses
 from bo_distill.search.study.curve import curve_of, length_of, reached
 from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.metrics import ACCURACY, METRICS
 from bo_distill.search.study.records import ATTEMPTS, Job, Outcome, Phase, Trial, failed
-from bo_distill.search.study.searches import ControlSearches, searcher_of, tuned_controls
+from bo_distill.search.study.searches import ControlSearches, heard, searcher_of, tuned_controls
 
 
 class Finished(Exception):
@@ -42,7 +43,8 @@ class Conductor:
         self.study = study
         self.inner = searcher_of(study)
         self.pausing = cast(PausingSearcher, self.inner) if self.inner and pauses(study.plan.searcher) else None
-        self.reporter = self._reporter() if self.inner and not self.pausing else None
+        one = len(study.plan.metrics) == 1
+        self.reporter = self._reporter() if self.inner and one and not self.pausing else None
         self.waiting = [trial for trial in study.trials if trial.status == "running"]
         self.exhausted = False
         self.control_searches: ControlSearches | None = None
@@ -184,7 +186,7 @@ class Conductor:
             return False
         winner, seeds = {**best.job.settings, **plan.retrained}, plan.final_seeds
         complete = flatten(method.configure(plan.task.recipe, winner))
-        controls = method.controls if plan.controls else {}
+        controls = self.study.controls
         what = [f"trial {best.job.number}", *(name.replace("_", " ") for name in controls)]
         before = f"; extends {plan.extends}" if plan.extends else ""
         self.study.note_test("opened", f"{', '.join(what)}; seeds {', '.join(map(str, seeds))}{before}")
@@ -246,18 +248,29 @@ class Conductor:
         """Keep what came of a trial that is over."""
         trial.status, trial.reason, trial.seconds = outcome.status, outcome.reason, outcome.seconds
         trial.val_accuracy = outcome.val.get("accuracy")
-        number = trial.job.number
+        number, row = trial.job.number, self.row(trial, outcome)
+        found = {word: METRICS[word].of(row) for word in self.study.plan.metrics if word != ACCURACY}
+        trial.values = {word: value for word, value in found.items() if value is not None}
         self.study.save_outcome(number, outcome)
-        write_row(self.study.storage, self.row(trial, outcome))
-        if self.reporter and trial.job.phase == "search":
-            self.reporter.report(*self._ended(trial, outcome))
-            for stopped, estimate in self.reporter.estimates.items():
-                self.study.trials[int(stopped)].estimate = estimate and estimate.value
+        write_row(self.study.storage, row)
+        if trial.job.phase == "search":
+            self._report(trial, outcome)
         if self.control_searches and trial.job.phase == "tune":
             self.control_searches.settle(trial)
         self._save()
         for tell in self.study.listeners:
             tell(trial, outcome)
+
+    def _report(self, trial: Trial, outcome: Outcome) -> None:
+        """Tell the searcher what came of a trial."""
+        if self.reporter:
+            self.reporter.report(*self._ended(trial, outcome))
+            for stopped, estimate in self.reporter.estimates.items():
+                self.study.trials[int(stopped)].estimate = estimate and estimate.value
+        elif self.inner and not self.pausing:
+            scores = heard(self.study, trial)
+            result = None if scores is None else {METRIC: scores}
+            self.inner.on_trial_complete(str(trial.job.number), result, error=outcome.status == "failed")
 
     def _reporter(self) -> Reporter:
         """One that knows what has ended before; the searcher may be another than that which asked for it."""
@@ -270,10 +283,9 @@ class Conductor:
             self.inner.on_trial_stopped(stopped, estimate)
         return reporter
 
-    @staticmethod
-    def _ended(trial: Trial, outcome: Outcome) -> tuple[str, str, float | None, Curve]:
+    def _ended(self, trial: Trial, outcome: Outcome) -> tuple[str, str, Any, Curve]:
         """What `Reporter` is told of a trial."""
-        return str(trial.job.number), outcome.status, trial.val_accuracy, curve_of(outcome)
+        return str(trial.job.number), outcome.status, heard(self.study, trial), curve_of(outcome)
 
     def _save(self) -> None:
         if self.inner:

@@ -34,12 +34,13 @@ from bo_distill.methods.data import load
 from bo_distill.methods.data.account import Account
 from bo_distill.methods.data.dataset import Info
 from bo_distill.methods.errors import UsageError
-from bo_distill.methods.method import Method
+from bo_distill.methods.method import Control, Method
 from bo_distill.methods.records import Malformed, decoded
 from bo_distill.methods.space import Searched
 from bo_distill.search.rows.row import ROWS
 from bo_distill.search.searchers.registry import pauses
 from bo_distill.search.study.kept import FORMAT, Damaged, check_name, damaged, packed, read, sealed
+from bo_distill.search.study.metrics import ACCURACY, METRICS, Metric
 from bo_distill.search.study.records import Outcome, Plan, Trial, on_validation
 
 T = TypeVar("T")
@@ -256,32 +257,53 @@ class Study:
         """Trials of a phase, in the order in which they were asked for."""
         return [trial for trial in self.trials if trial.job.phase == phase]
 
+    @property
+    def controls(self) -> dict[str, Control]:
+        """The method's controls that run beside the winner."""
+        plan = self.plan
+        every = self.method.controls if plan.controls else {}
+        return {name: control for name, control in every.items() if not plan.against or name in plan.against}
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that chooses the winner."""
+        return METRICS[self.plan.metrics[0]]
+
+    def value(self, trial: Trial, word: str | None = None) -> float | None:
+        """A trial's value of a metric, of the one that chooses the winner by default; None where it has none."""
+        word = word or self.plan.metrics[0]
+        return trial.val_accuracy if word == ACCURACY else trial.values.get(word)
+
+    def scores(self, trial: Trial) -> list[float] | None:
+        """What the search makes large of a trial, for each of its metrics; None where a value is missing."""
+        values = [(METRICS[word], self.value(trial, word)) for word in self.plan.metrics]
+        scores = [metric.score(value) for metric, value in values if value is not None]
+        return scores if len(scores) == len(values) else None
+
     def ranked(self) -> list[Trial]:
-        """The search trials that are done, the highest validation accuracy first, or what a model of all curves makes
-        of it; the earlier where two are equal."""
-        done = [t for t in self.of_phase("search") if t.status == "done" and t.val_accuracy is not None]
-
-        def worth(trial: Trial) -> float:
-            """What the trial is chosen by."""
-            return (trial.val_accuracy or 0.0) if trial.estimate is None else trial.estimate
-
-        return sorted(done, key=lambda t: (-worth(t), t.job.number))
+        """The search trials that are done, the best by the first metric (or a model's estimate of it) first."""
+        done = [t for t in self.of_phase("search") if t.status == "done"]
+        worth = [(t, self.scores(t) if t.estimate is None else [t.estimate]) for t in done]
+        best = sorted(([-score for score in scores], t.job.number, t) for t, scores in worth if scores)
+        return [trial for *_, trial in best]
 
     def confirmed(self, trial: Trial) -> list[float]:
-        """Validation accuracies of a search trial's settings over fresh seeds."""
+        """Values of the metric that chooses the winner, of a search trial's settings over fresh seeds."""
 
         def same(other: Trial) -> bool:  # as JSON, which does not tell a list that was read from a tuple
             """Whether the other trial has the same settings."""
             return json.dumps(other.job.settings, sort_keys=True) == json.dumps(trial.job.settings, sort_keys=True)
 
         again = [t for t in self.of_phase("confirm") if t.status == "done" and same(t)]
-        return [t.val_accuracy for t in again if t.val_accuracy is not None]
+        return [value for value in map(self.value, again) if value is not None]
 
     def best(self) -> Trial | None:
-        """The winner: by the mean over fresh seeds where the best were run again, else by the search's own accuracy."""
+        """The winner: by the mean over fresh seeds where the best were run again, else by the search's own value."""
         ranked = self.ranked()
         again = [trial for trial in ranked if self.confirmed(trial)]
-        return max(again, key=lambda t: fmean(self.confirmed(t)), default=ranked[0] if ranked else None)
+        return max(
+            again, key=lambda t: self.metric.score(fmean(self.confirmed(t))), default=ranked[0] if ranked else None
+        )
 
     def tuned(self, control: str) -> Trial | None:
         """The best trial of a control's own search; None where it had none."""
@@ -297,13 +319,15 @@ class Study:
         return bool(self.trials) and planned and all(trial.finished for trial in self.trials)
 
     def stale(self) -> int:
-        """Finished search trials in a row, up to the last, that brought no better accuracy."""
-        best, since = float("-inf"), 0
+        """Finished search trials in a row, up to the last, that an earlier one equals or beats in every metric."""
+        seen: list[list[float]] = []
+        since = 0
         for trial in self.of_phase("search"):
             if trial.finished:
                 since += 1
-                if trial.val_accuracy is not None and trial.val_accuracy > best:
-                    best, since = trial.val_accuracy, 0
+                scores = self.scores(trial)
+                if scores and not any(all(a >= b for a, b in zip(old, scores, strict=True)) for old in seen):
+                    seen, since = [*seen, scores], 0
         return since
 
     @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.errors import UsageError
+from bo_distill.search.study.metrics import ACCURACY
 
 Phase = Literal["search", "confirm", "tune", "final", "control"]
 
@@ -30,6 +31,7 @@ class Task:
         precision: "auto", "float32" or "bfloat16".
         workers, cpus, gpus: as in `distributed.cluster.Layout`.
         stoppable: look for a scheduler's stop sign after every epoch.
+        measured: also score the whole network on validation, as winners are on test, for metrics that need it.
     """
 
     study: str
@@ -44,6 +46,7 @@ class Task:
     cpus: int = 1
     gpus: float = 0.0
     stoppable: bool = False
+    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,13 +149,15 @@ class Plan:
         searcher: a word of `search.searchers.registry`, or its NONE.
         space: searched fields, in order.
         trials: budget of the search; for a grid, None means its natural size, for others that time alone ends it.
-        patience: stop after so many trials in a row without a better accuracy, or None.
+        patience: stop after so many trials in a row that were no better in the metric (of two: that did not join the
+            front), or None.
         seeds: of the winner's and each control's final retraining; 0 leaves the test split unread.
         controls: run the method's controls beside the winner.
         tune_controls: give each control that has fields of its own a search like the winner's before that.
+        against: the controls that run, by name; none named: all.
         asha: let a scheduler stop trials that fall behind.
         confirm: so many of the best are run again over `CONFIRM_SEEDS` fresh seeds, within the budget, and the one with
-            the highest mean over those wins (the highest of many noisy values is too high: the winner's curse).
+            the best mean over those wins (the best of many noisy values is too good: the winner's curse).
         retrained: laid over the winner's settings for its final runs, such as the epochs that a search could not spend.
         ranges: of searched fields, a person's own in place of the declared ones ("stage.field" -> text, as
             `methods.space.ranged` reads it).
@@ -160,6 +165,7 @@ class Plan:
         out_of_time: the search has ended because those were spent.
         extends: the study whose finished search trials this one began with; "" for none.
         fingerprint: of the data that all trials see; "" before it was read.
+        metrics: words of `search.study.metrics.METRICS`: what is searched for, the one that chooses the winner first.
     """
 
     task: Task
@@ -178,6 +184,8 @@ class Plan:
     out_of_time: bool = False
     extends: str = ""
     fingerprint: str = ""
+    metrics: tuple[str, ...] = (ACCURACY,)
+    against: tuple[str, ...] = ()
 
     @property
     def searched(self) -> int | None:
@@ -230,6 +238,7 @@ class Trial:
             the one it had. It is not observed: `search.searchers.curves` makes it, anew with each trial that finishes.
             Where the searcher pauses trials, of each: the mean of its model at the end. None: nothing was told.
         reason, seconds: as in `Outcome`.
+        values: of the study's metrics but `val_accuracy`: word -> value; those that it has.
         deaths: how often its process died; nodes that were lost with it do not count.
     """
 
@@ -241,6 +250,7 @@ class Trial:
     reason: str | None = None
     seconds: float = 0.0
     deaths: int = 0
+    values: dict[str, float] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:

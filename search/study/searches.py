@@ -27,7 +27,8 @@ def searcher_of(study: Study) -> Searcher | None:
     if study.searcher_state is None:
         defaults = flatten(study.method.configure(plan.task.recipe, plan.task.settings))
         return told(study, plan.searcher, space, study.of_phase("search"), defaults, plan.searched)
-    searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched, length=_length(study, plan.searcher))
+    length, metrics = _length(study, plan.searcher), len(plan.metrics)
+    searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched, length=length, metrics=metrics)
     try:
         searcher.restore_state(study.searcher_state)
     except ValueError as error:
@@ -61,20 +62,27 @@ def told(
     plan = study.plan
     taken_over = [trial for trial in asked if not trial.finished or trial.status == "pruned"]
     first = [*map(point, taken_over)] if asked else beginning(word, space, defaults)
-    searcher = make_searcher(word, space, plan.task.seed, trials, first, _length(study, word))
+    searcher = make_searcher(word, space, plan.task.seed, trials, first, _length(study, word), len(plan.metrics))
     for trial in asked:
         if trial.finished and trial.status != "pruned":
-            searcher.add_evaluated_point(point(trial), trial.val_accuracy, error=trial.status == "failed")
+            searcher.add_evaluated_point(point(trial), heard(study, trial), error=trial.status == "failed")
     for trial in taken_over:
         searcher.suggest(str(trial.job.number))
     return searcher
+
+
+def heard(study: Study, trial: Trial) -> Any:
+    """What a searcher hears of a trial: the score, a list of them where there are several metrics, None without one."""
+    scores = study.scores(trial)
+    return scores[0] if scores and len(scores) == 1 else scores
 
 
 def tuned_controls(plan: Plan, method: Method) -> list[str]:
     """The controls that have a search of their own."""
     if not (plan.controls and plan.tune_controls and plan.seeds):
         return []
-    return [name for name, control in method.controls.items() if control.tunes]
+    named = plan.against or method.controls
+    return [name for name, control in method.controls.items() if control.tunes and name in named]
 
 
 class ControlSearches:

@@ -297,12 +297,6 @@ def test_a_tree_s_shares_are_sums_over_its_boxes() -> None:
     assert boxes.explained([0, 1]) == pytest.approx(boxes.variance)
 
 
-def test_front_keeps_what_nothing_beats() -> None:
-    from bo_distill.search.pages.charts.trials import front
-
-    assert front([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.8), (4, 0.9), (3, 0.85)]) == [(1, 0.5), (2, 0.8), (3, 0.9)]
-
-
 def test_a_comparison_has_a_page_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     storage, rng = Storage(tmp_path), np.random.default_rng(0)
     courses = {

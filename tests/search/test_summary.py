@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from bo_distill.distributed.storage import Storage
+from bo_distill.methods.space import Field, Integer, Real, ranged
 from bo_distill.search.api.searching import keep
 from bo_distill.search.command.summary import print_summary
-from bo_distill.search.evidence.summary import advice, summarise
+from bo_distill.search.evidence.summary import advice, summarise, widened
 from bo_distill.search.execution.progress import ProgressLines
 from bo_distill.search.pages.study import write
 from bo_distill.search.study.ledger import Study
@@ -77,8 +78,50 @@ def test_a_winner_at_the_end_of_its_range_is_told(study: Study) -> None:
     try:
         (sentence,) = [sentence for sentence in advice(study) if "end of its range" in sentence]
         assert sentence.startswith("transfer.weight = 9.9 lies at the upper end of its range, 0.01 to 10,")
+        assert "(--range transfer.weight=0.01:100:log)" in sentence
+        study.method.space(study.plan.space, {"transfer.weight": "0.01:100:log"})  # which a search takes
     finally:
         object.__setattr__(best.job, "settings", settings)
+
+
+@pytest.mark.parametrize(
+    ("domain", "limits", "upper", "words"),
+    [
+        (Real(1e-3, 0.3, True), Real(1e-7, 300.0, True), False, "0.0001:0.3:log"),
+        (Real(1e-3, 0.3, True), Real(1e-3, 1.0, True), True, "0.001:1:log"),
+        (Real(0.0, 1.0), Real(0.0, 1.0), True, ""),
+        (Real(0.2, 0.6), Real(0.0, 1.0), True, "0.2:0.8:linear"),
+        (Integer(2, 9, True), Integer(1, 30, True), False, "1:9:log"),
+        (Integer(2, 9), Integer(1, 30), True, "2:13:linear"),
+    ],
+)
+def test_a_wider_range_keeps_to_the_limits(domain: Any, limits: Any, upper: bool, words: str) -> None:
+    assert widened(domain, limits, upper) == words
+    if words:
+        ranged("it", Field(domain, limits, domain.low, True, ""), words)
+
+
+def left(progress: ProgressLines) -> str:
+    return next(part for part in progress.parts() if "left" in part)
+
+
+def test_what_is_left_is_priced_by_the_work_of_a_run_and_the_speed_of_the_last(storage: Storage) -> None:
+    study = made_up(storage)
+    ended, study.trials[8:] = study.trials[:8], []
+    for trial in ended[3:]:
+        trial.status = "running"
+    progress = ProgressLines(study, None, later=0, width=2)
+
+    def row(stage: str, wall: float, cpu: float) -> dict[str, Any]:
+        return {"stage": stage, "epoch": 1, "seconds": wall, "cpu_seconds": cpu}
+
+    # The teacher, which all trials share, took minutes; other work took three quarters of the processor meanwhile.
+    first = [row("teacher", 400.0, 100.0), row("finetune", 80.0, 20.0)]
+    for trial, history in zip(ended[3:5], (first, [row("finetune", 20.0, 20.0)]), strict=True):
+        trial.status = "done"
+        progress.ended(trial, Outcome(history=history, seconds=sum(r["seconds"] for r in history)))
+        text = left(progress)
+    assert text == "about 63 s left", "21 s for each of the 5 that are left, two at a time"
 
 
 def test_a_page_that_fails_costs_the_page_only(

@@ -26,16 +26,18 @@ def scores(
     label: str = "test accuracy (%)",
     looks: int = 2,
     narrow: bool = False,
+    turns: bool = False,
 ) -> Figure:
     """Accuracies of winner and controls, or of searchers, a tick for each seed, with mean and interval.
 
     Args:
         looks: so many colours and markers; rows beyond share the last.
+        turns: rows beyond take them in turn instead.
     """
     figure = blank(NARROW if narrow else WIDE, 0.9 + (0.7 if narrow else 0.5) * len(groups))
     axes: Any = figure.add_subplot()
     for row, (name, values) in enumerate(groups.items()):
-        colour, _, marker = LINES[min(row, looks - 1)]
+        colour, _, marker = LINES[row % looks if turns else min(row, looks - 1)]
         mean = 100 * float(np.mean(values))
         if interval := intervals.get(name):
             axes.plot([100 * v for v in interval], [row, row], color=colour, linewidth=2.4, marker="|", markersize=11)
@@ -90,7 +92,9 @@ def _at(points: Array, spent: Array, best: NDArray[np.floating[Any]]) -> Array:
     return np.where(index >= 0, best[np.maximum(index, 0)] if len(best) else np.nan, np.nan)
 
 
-def differences(pairs: Sequence[Mapping[str, Any]], narrow: bool = False) -> Figure:
+def differences(
+    pairs: Sequence[Mapping[str, Any]], narrow: bool = False, label: str = "points of validation accuracy"
+) -> Figure:
     """Pairs as `statistics.analyse` finds them: difference and interval in points; filled where one is shown."""
     figure = blank(NARROW if narrow else WIDE, 0.9 + (0.7 if narrow else 0.5) * len(pairs))
     axes: Any = figure.add_subplot()
@@ -101,6 +105,6 @@ def differences(pairs: Sequence[Mapping[str, Any]], narrow: bool = False) -> Fig
         face = colour if pair["shown"] else PAPER
         axes.plot(100 * pair["difference"], row, "o", color=colour, markerfacecolor=face, markersize=9)
     axes.set_yticks(range(len(pairs)), [_folded(f"{pair['a']} minus {pair['b']}", narrow) for pair in pairs])
-    axes.set(xlabel="points of validation accuracy", ylim=(len(pairs) - 0.5, -0.5))
+    axes.set(xlabel=label, ylim=(len(pairs) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
     return figure

@@ -20,6 +20,8 @@ from bo_distill.search.pages.charts.look import C1, C2, FAINT, INK, MUTED, NARRO
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from bo_distill.search.study.metrics import Metric
+
 Array = NDArray[np.float64]
 
 
@@ -78,9 +80,10 @@ class Tried:
     Attributes:
         numbers: of the trials (n,).
         x: their settings on [0, 1], (n, d).
-        y: their validation accuracies (n,).
+        y: their values in the metric's unit (n,).
         fields: name -> domain of the d settings.
         best: the winner's row.
+        metric: by which they were chosen.
     """
 
     numbers: Sequence[int]
@@ -88,10 +91,11 @@ class Tried:
     y: Array
     fields: Mapping[str, Domain]
     best: int
+    metric: Metric
 
 
 def slices(tried: Tried, found: Anova | None, narrow: bool = False) -> Figure:
-    """Accuracy against each setting: the trials, and the forest's mean with its trees' middle 80%."""
+    """The metric against each setting: the trials, and the forest's mean with its trees' middle 80%."""
     x, y, fields, best = tried.x, tried.y, tried.fields, tried.best
     columns = 1 if narrow else min(3, len(fields))
     lines = -(-len(fields) // columns)
@@ -101,19 +105,17 @@ def slices(tried: Tried, found: Anova | None, narrow: bool = False) -> Figure:
     for place, (name, domain) in enumerate(fields.items()):
         axes = grid.flat[place]
         if found:
-            curves = 100 * found.marginal(place, span)
+            curves = found.marginal(place, span)
             low, high = np.percentile(curves, (10, 90), axis=0)
             axes.fill_between(span, low, high, color=C1, alpha=0.22, linewidth=0, label="80% of trees")
             axes.plot(span, curves.mean(0), color=C1, label="forest's mean")
-        drawn = axes.scatter(x[:, place], 100 * y, color=MUTED, s=20, label="trial", zorder=3)
+        drawn = axes.scatter(x[:, place], y, color=MUTED, s=20, label="trial", zorder=3)
         mark(drawn, tried.numbers)
-        axes.plot(
-            x[best, place], 100 * y[best], "*", color=C2, markersize=13, label="winner", linestyle="none", zorder=4
-        )
+        axes.plot(x[best, place], y[best], "*", color=C2, markersize=13, label="winner", linestyle="none", zorder=4)
         _axis_of(axes.xaxis, domain, name)
         axes.set_xlim(-0.03, 1.03)
         if place % columns == 0:
-            axes.set_ylabel("validation accuracy (%)")
+            axes.set_ylabel(tried.metric.label)
     for axes in grid.flat[len(fields) :]:
         axes.set_axis_off()
     figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper left", ncols=2 if narrow else 4)
@@ -121,8 +123,8 @@ def slices(tried: Tried, found: Anova | None, narrow: bool = False) -> Figure:
 
 
 def expected(tried: Tried, pair: tuple[int, int], side: int = 41) -> Array:
-    """A Gaussian process's mean accuracy over two settings, the others as in the best trial, (side, side); the second
-    setting goes up the rows."""
+    """A Gaussian process's mean of the metric over two settings, the others as in the best trial, (side, side); the
+    second setting goes up the rows."""
 
     x, y = tried.x, tried.y
     kept = np.unique(np.linspace(0, len(y) - 1, min(len(y), 200)).astype(int))  # its cost is cubic
@@ -142,12 +144,12 @@ def contour(tried: Tried, pair: tuple[int, int], mean: Array, narrow: bool = Fal
     figure = blank(*((NARROW, 3.4) if narrow else (5.6, 4.2)))
     axes: Any = figure.add_subplot()
     span, x, y = np.linspace(0, 1, len(mean)), tried.x[:, pair[0]], tried.x[:, pair[1]]
-    drawn = axes.contourf(span, span, 100 * mean, 10, cmap="cividis")
+    drawn = axes.contourf(span, span, mean, 10, cmap="cividis")
     axes.contour(drawn, colors="#ffffff", linewidths=0.6, alpha=0.7)
     edge: dict[str, Any] = {"color": "#ffffff", "clip_on": False}
     mark(axes.scatter(x, y, edgecolors="#000000", s=26, zorder=3, **edge), tried.numbers)
     axes.plot(x[tried.best], y[tried.best], "*", markeredgecolor="#000000", markersize=15, **edge)
-    figure.colorbar(drawn, ax=axes, label="validation accuracy (%), expected")
+    figure.colorbar(drawn, ax=axes, label=f"{tried.metric.label}, expected")
     names = list(tried.fields)
     for axis, i in ((axes.xaxis, pair[0]), (axes.yaxis, pair[1])):
         _axis_of(axis, tried.fields[names[i]], names[i])
@@ -157,13 +159,13 @@ def contour(tried: Tried, pair: tuple[int, int], mean: Array, narrow: bool = Fal
 
 
 def parallel(tried: Tried, narrow: bool = False) -> Figure:
-    """Each finished trial as a line through its settings to its accuracy; the winner and the best quarter stand out."""
+    """Each finished trial as a line through its settings to its value; the winner and the best quarter stand out."""
     y, fields = tried.y, tried.fields
     figure = blank(NARROW if narrow else max(WIDE, 1.7 * (len(fields) + 1)), 3.6)
     axes: Any = figure.add_subplot()
     low, high = float(y.min()), float(y.max())
     level = (y - low) / (high - low) if high > low else np.full_like(y, 0.5)
-    top = set(np.argsort(y, kind="stable")[-max(1, len(y) // 4) :].tolist())
+    top = set(np.argsort(y if tried.metric.higher else -y, kind="stable")[-max(1, len(y) // 4) :].tolist())
     looks: tuple[dict[str, Any], ...] = (
         {"color": FAINT, "linewidth": 0.9, "linestyle": "--", "label": "others", "zorder": 2},
         {"color": C1, "linewidth": 1.6, "marker": "o", "markersize": 3, "label": "best quarter", "zorder": 3},
@@ -173,7 +175,8 @@ def parallel(tried: Tried, narrow: bool = False) -> Figure:
         look = looks[2 if i == tried.best else 1 if i in top else 0]
         (line,) = axes.plot(range(len(fields) + 1), [*tried.x[i], level[i]], **look)
         mark(line, [number])
-    scale = [(v, f"{100 * (low + v * (high - low)):.1f}%") for v in ((0.0, 0.5, 1.0) if high > low else (0.5,))]
+    unit = "%" if tried.metric.unit == "share" else ""
+    scale = [(v, f"{low + v * (high - low):.4g}{unit}") for v in ((0.0, 0.5, 1.0) if high > low else (0.5,))]
     for place, marks in enumerate([*(ticks(domain) for domain in fields.values()), scale]):
         axes.axvline(place, color=MUTED, linewidth=1, zorder=1)
         for where, word in marks:
@@ -182,7 +185,7 @@ def parallel(tried: Tried, narrow: bool = False) -> Figure:
                 bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 1},
             )  # fmt: skip
     names = [name.replace(".", ".\n") if narrow else name for name in fields]
-    axes.set_xticks(range(len(fields) + 1), [*names, "validation\naccuracy"])
+    axes.set_xticks(range(len(fields) + 1), [*names, tried.metric.title.replace(" ", "\n", 1)])
     axes.set_yticks([])
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(axis="x", length=0)
