@@ -94,4 +94,7 @@ def test_a_search_away_from_the_checkout(installed: tuple[Path, dict[str, str]],
     assert {trial["status"] for trial in found["trials"]} == {"done"} and found["test"]["n"] == 1
     assert Path(found["model"]).is_relative_to(tmp_path)
     (tmp_path / "call.py").write_text(WORKERS_IMPORT)
-    assert run(sys.executable, "call.py", cwd=tmp_path, env=env).split()[:2] == ["True", "3"]
+    assert run(sys.executable, "call.py", cwd=tmp_path, env=env).split()[:2] == [
+        "True",
+        "4",
+    ]  # two trials, the winner again, its control
