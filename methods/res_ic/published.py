@@ -110,7 +110,7 @@ def corpora(max_length: int) -> dict[str, DataSpec]:
 
 def few(epochs: int) -> dict[str, Any]:
     """AdamW as the method has it, with a triangular rate for so many epochs."""
-    return short("backbone", epochs, optimizer="adamw", lr=2e-3, weight_decay=1e-2, batch_size=128)
+    return short("backbone", epochs, optimizer="adamw", lr=4e-3, weight_decay=1e-2, batch_size=128)
 
 
 CLAIMS = (

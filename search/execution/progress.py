@@ -11,6 +11,7 @@ from ray.tune import Callback
 
 from bo_distill.search.evidence.words import duration
 from bo_distill.search.rows.export import printable
+from bo_distill.search.searchers.registry import pauses
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.metrics import METRICS
 from bo_distill.search.study.records import Outcome, Trial
@@ -46,6 +47,8 @@ class ProgressLines(Callback):
             return
         plan = study.plan
         trials = f"{plan.searched} trials" if plan.searched else "trials"
+        if pauses(plan.searcher):
+            trials = f"the epochs of {trials}"
         if plan.seconds:
             trials += f" for {duration(plan.seconds)}"
         self.say(f"{plan.task.study}: {trials}, then {later} retrainings; {width} at a time")
@@ -116,7 +119,9 @@ class ProgressLines(Callback):
 
     def parts(self) -> Iterator[str]:
         """What the line says, the most important first."""
-        searched, total = sum(t.finished for t in self.study.of_phase("search")), self.study.plan.searched
+        plan = self.study.plan
+        searched = sum(t.finished for t in self.study.of_phase("search"))
+        total = None if pauses(plan.searcher) else plan.searched  # epochs are its budget, not trials
         done = sum(t.finished for t in self.study.trials)
         yield f"{searched}{f' of {total}' if total else ''} trials"
         if done > searched:
