@@ -294,6 +294,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_comparison_from_end_to_end(tmp_path: Path) -> None:
     small = [
         f"--set={stage}.{name}={value}"

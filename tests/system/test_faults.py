@@ -319,6 +319,7 @@ def check_resumed(storage: Path, trials: int, before: Study) -> None:
 RANDOM = (TRIVIAL, "--random", "--trials=3", "--seeds=1", "--concurrency=1")
 
 
+@pytest.mark.slow
 def test_a_driver_killed_in_the_middle_of_a_row(tmp_path: Path) -> None:
     code, _ = run(*RANDOM, storage=tmp_path, program=("-c", DYING_IN_A_ROW))
     assert code == -signal.SIGKILL
@@ -362,6 +363,7 @@ def test_a_process_of_a_trial_of_two_workers_dies(victim: str, tmp_path: Path) -
     assert len(processes) == 3 and len(set(processes)) == 2, "it went on from its last checkpoint"
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_ends_the_search_in_one_line(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
