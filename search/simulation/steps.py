@@ -41,9 +41,9 @@ def simulate_steps(
     overhead: float = 0.0,
     looks: Sequence[float] = (),
 ) -> tuple[list[Simulated], list[float]]:
-    """One study; its trials, the one trained last at the end, with the values that the searcher expects them to reach,
-    whether they have ended or not, and the truth of the configuration that the searcher
-    would have chosen after each of `looks` epochs, NaN where it had none.
+    """One study. Its trials, the one trained last at the end, with the values that the searcher expects them to reach,
+    whether they have ended or not; and the truth of the configuration that the searcher would have chosen after each
+    of `looks` epochs, NaN where it had none.
 
     Args:
         trials: budget: the epochs of so many whole trainings.

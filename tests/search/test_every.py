@@ -17,32 +17,26 @@ from bo_distill.search.api import every
 from bo_distill.search.evidence.every import Held, held, verdict
 from bo_distill.search.evidence.statistics import Paired
 from bo_distill.search.run import main
-from bo_distill.search.study.conductor import Conductor, Finished
 from bo_distill.search.study.ledger import Study
-from bo_distill.search.study.records import Outcome
+from bo_distill.search.study.records import Outcome, Trial
+from helpers.carrying import carried
 from helpers.made_up import made_up
 
 GAINS = {"fsp": 0.05, "max_entropy": 0.0, "label_embedding": -0.04, "center_loss": 0.001}
 
 
-def carry(study: Study, stop: int = 999) -> None:
+def carry(study: Study, stop: int | None = None) -> None:
     """Carry a study through without training: the winner gains over plain training what GAINS says, give or take."""
-    conductor = Conductor(study)
-    while True:
-        try:
-            trial = conductor.ask()
-        except Finished:
-            return
-        assert trial
+
+    def outcome(trial: Trial) -> Outcome:
         job = trial.job
-        if job.number >= stop:
-            return
         noise = np.random.default_rng([job.seed, job.control is None]).normal(0, 0.002)
         value = 0.8 + 0.01 * job.seed + noise + (0.0 if job.control else GAINS[study.method.name])
         test = {"accuracy": value} if job.phase in ("final", "control") else {}
         history = [{"stage": study.method.stages[-1].name, "epoch": 1, "seconds": 1.0}]
-        done = Outcome(val={"accuracy": value}, test=test, history=history, started=time.time(), seconds=1.0)
-        conductor.settle(trial, done)
+        return Outcome(val={"accuracy": value}, test=test, history=history, started=time.time(), seconds=1.0)
+
+    carried(study, outcome, stop)
 
 
 @pytest.fixture
@@ -54,7 +48,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         study.save_plan()
         if study.method.name in how["fails"]:
             raise RuntimeError("no\nmemory")
-        carry(study, how["stops"].get(study.method.name, 999))
+        carry(study, how["stops"].get(study.method.name))
         return 1.0
 
     monkeypatch.setattr(every, "search", search)

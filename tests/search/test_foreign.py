@@ -17,9 +17,9 @@ from bo_distill.methods.space import Choice, Integer, Real
 from bo_distill.search.replay import main as replay
 from bo_distill.search.searchers.base import Length
 from bo_distill.search.searchers.registry import SEARCHERS, entry_of, make_searcher
-from bo_distill.search.study.conductor import Conductor, Finished
 from bo_distill.search.study.ledger import Study
-from bo_distill.search.study.records import Outcome, Plan, Task
+from bo_distill.search.study.records import Outcome, Plan, Task, Trial
+from helpers.carrying import carried
 from helpers.running import TRIVIAL
 from helpers.trivial import METHOD, accuracy
 
@@ -97,19 +97,13 @@ def begin(storage: Storage, searcher: str, trials: int, seeds: int = 0) -> Study
     return study
 
 
-def carry_on(study: Study, stop: int = 99) -> None:
-    conductor = Conductor(study)
-    while True:
-        try:
-            trial = conductor.ask()
-        except Finished:
-            return
-        assert trial
-        if trial.job.number == stop:
-            return
+def carry_on(study: Study, stop: int | None = None) -> None:
+    def outcome(trial: Trial) -> Outcome:
         found = accuracy({"only.x": 0.5, "only.y": 0.5, **trial.job.settings})
         test = {"accuracy": found} if trial.job.phase == "final" else {}
-        conductor.settle(trial, Outcome(val={"accuracy": found}, test=test, started=1.0, seconds=1.0))
+        return Outcome(val={"accuracy": found}, test=test, started=1.0, seconds=1.0)
+
+    carried(study, outcome, stop)
 
 
 def test_a_study_by_optuna_is_a_study_like_any_other(tmp_path: Path) -> None:

@@ -27,10 +27,11 @@ from bo_distill.search.execution.comparison import opened
 from bo_distill.search.execution.place import settled
 from bo_distill.search.run import main, parser
 from bo_distill.search.searchers.random import random_point
-from bo_distill.search.study.conductor import Conductor, Finished
+from bo_distill.search.study.conductor import Conductor
 from bo_distill.search.study.ledger import Study
-from bo_distill.search.study.records import Outcome, Plan, Task
+from bo_distill.search.study.records import Outcome, Plan, Task, Trial
 from bo_distill.search.study.searches import searcher_of
+from helpers.carrying import carried
 from helpers.data_files import folder, image
 from helpers.running import TRIVIAL
 from helpers.trivial import METHOD, accuracy
@@ -55,20 +56,15 @@ def resume(storage: Storage, *words: str) -> Study:
     return study
 
 
-def carry_on(study: Study, stop: int = 99) -> Conductor:
+def carry_on(study: Study, stop: int | None = None) -> Conductor:
     """Run what is left, but leave trial `stop` unfinished."""
-    conductor = Conductor(study)
-    while True:
-        try:
-            trial = conductor.ask()
-        except Finished:
-            return conductor
-        assert trial
-        if trial.job.number == stop:
-            return conductor
+
+    def outcome(trial: Trial) -> Outcome:
         value = accuracy({"only.x": 0.5, "only.y": 0.5, **trial.job.settings})
         found = {"accuracy": value} if trial.job.phase == "final" else {}
-        conductor.settle(trial, Outcome(val={"accuracy": value}, test=found, started=time.time(), seconds=1.0))
+        return Outcome(val={"accuracy": value}, test=found, started=time.time(), seconds=1.0)
+
+    return carried(study, outcome, stop)
 
 
 def points(study: Study) -> list[dict[str, Any]]:
