@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 import tempfile
@@ -123,15 +124,20 @@ class LostTrials(tune.Callback):
 
 
 def trainable_of(task: Task, layout: Layout) -> Any:
-    """What Tune runs for each trial, with the resources that the trial takes."""
+    """What Tune runs for each trial, with the resources that the trial takes.
+
+    The task goes with the function, not by `tune.with_parameters`, which would keep it in Ray's object store: Ray ends
+    this process at once, with exit code 1 and without a word, when a scheduler's signal to every process of a job has
+    ended the node that an object of ours lies on.
+    """
     if layout.workers == 1:
         return tune.with_resources(
-            tune.with_parameters(in_process, task=task),
+            functools.partial(in_process, task=task),
             {"CPU": layout.cpus, **({"GPU": layout.gpus} if layout.gpus else {})},
         )
     # The trial itself only waits for its workers. A sliver of the head costs no CPU that they would need.
     return tune.with_resources(
-        tune.with_parameters(on_workers, task=task),
+        functools.partial(on_workers, task=task),
         tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}]),
     )
 

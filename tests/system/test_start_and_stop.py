@@ -143,7 +143,7 @@ def test_a_search_ends_when_it_is_told_to(
             time.sleep(1.5)
         _, said = process.communicate(timeout=60)
         assert time.monotonic() - began < 15 + 2 * times
-        assert process.returncode == 130 and said.endswith("\n")
+        assert process.returncode == 130 and said.endswith("\n"), said
         study = study_of(storage)
         assert said.splitlines()[-1] == f"interrupted; go on with {study.resume_words}"
         assert said.count("go on with") == 1 and "Traceback" not in said

@@ -67,8 +67,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     """A folder with the wheel and Dask; what else they need is the running environment's, its own checkout left out."""
     site = tmp_path_factory.mktemp("site")
     run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel, cwd=site)
-    wanted = ["dask", "distributed", "tblib", "sortedcontainers", "zict", "toolz", "locket", "partd", "cloudpickle"]
-    run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, *wanted, cwd=site)
+    constraints = ["-c", ROOT / "requirements.lock"]  # what both need stays as the rest of the environment knows it
+    run(sys.executable, "-m", "pip", "install", "-q", *constraints, "--target", site, "dask", "distributed", cwd=site)
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return site, {**env, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
 
