@@ -156,6 +156,7 @@ def test_a_study_is_kept_and_can_be_moved(bucket: str) -> None:
         Study.open(Storage(f"{bucket}-nowhere"), study.plan.task.study)
 
 
+@pytest.mark.slow
 def test_two_searches_at_once_on_one_bucket(bucket: str) -> None:
     words = [
         "tests.helpers.trivial:METHOD",

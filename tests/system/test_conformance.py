@@ -324,6 +324,7 @@ def own_ray() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_ray")
 def test_two_workers_of_ray_train_end_with_the_same_kind_of_row(name: str, tmp_path: Path) -> None:
     spec = DataSpec("digits", train_size=96)

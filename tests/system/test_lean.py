@@ -15,6 +15,8 @@ from packaging.requirements import Requirement
 from pyarrow import parquet
 from test_conformance import TINY_SETTINGS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 Made = tuple[Path, str, str]  # the pages; what was said, and what on a machine that has one package more
 GIVEN = ("torch", "torchvision", "numpy", "scikit-learn", "scipy", "pyarrow")

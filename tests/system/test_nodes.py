@@ -109,7 +109,7 @@ def test_a_cluster_grows_from_no_worker_and_shrinks(tmp_path: Path) -> None:
     config = tmp_path / "ray_bootstrap_config.yaml"  # at home, where `ray up` puts it
     config.write_text(yaml.safe_dump(autoscaling(port)))
     ray = Path(sys.executable).with_name("ray")
-    # Ray of this very process, if a test has started it, left there that a token is asked for, which the new HOME lacks.
+    # A Ray that a test started in this very process left there that a token is asked for, which the new HOME lacks.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = inherited | {
         "RAY_FAKE_CLUSTER": "1",

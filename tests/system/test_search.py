@@ -77,7 +77,14 @@ def test_a_bayesian_search_from_end_to_end(tmp_path: Path) -> None:
     assert more.returncode == 2 and "test split has been read" in more.stderr
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.parametrize(
+    "sign",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_search_resumes_with_no_trial_lost_or_doubled(sign: signal.Signals, tmp_path: Path) -> None:
     words = ["fsp", "--random", "--trials=4", "--seeds=1", "--no-controls", "--concurrency=1", *SMALL]
     process = subprocess.Popen(
@@ -135,6 +142,7 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
     assert "leaderboard" in out
 
 
+@pytest.mark.slow
 def test_two_workers_and_a_scheduler(tmp_path: Path) -> None:
     done = run(
         "fsp", "--random", "--trials=2", "--seeds=1", "--no-controls", "--workers=2", "--asha", "--json", *SMALL,
