@@ -46,6 +46,18 @@ def stream(seed: int, *place: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=place))
 
 
+def attempted(
+    problem: Problem, settings: Settings, seed: int, number: int, stragglers: float
+) -> tuple[Recorded, np.random.Generator]:
+    """What a trial comes to, as slow as it is, and the generator for what else happens to it.
+
+    Numbered, so that what happens to a trial does not hang on how many ran beside it.
+    """
+    rng = stream(seed, number)
+    found = problem.look_up(settings, rng)
+    return found._replace(seconds=found.seconds * (SLOWNESS if rng.random() < stragglers else 1.0)), rng
+
+
 @dataclass(frozen=True)
 class Prospect:
     """What becomes of a trial that nothing stops: its value and the time after each epoch, and the MACs of one."""
@@ -93,10 +105,7 @@ class EventQueue:
 
     def _drawn(self, number: int, now: float, settings: Settings) -> tuple[Prospect, float, float]:
         """A trial's prospect from `now` on, its true value and the MACs of all its epochs."""
-        # Numbered, so that what happens to a trial does not hang on how many ran beside it.
-        rng = stream(self.seed, number)
-        curve, seconds, macs, truth = self.problem.look_up(settings, rng)
-        seconds = seconds * (SLOWNESS if rng.random() < self.stragglers else 1.0)
+        (curve, seconds, macs, truth), rng = attempted(self.problem, settings, self.seed, number, self.stragglers)
         self._shared_at = min(self._shared_at, now + self.problem.shared)
         deaths, lost = 0, max(0.0, self._shared_at - now)
         while deaths < ATTEMPTS and rng.random() < self.failures:

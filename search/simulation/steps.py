@@ -14,7 +14,7 @@ import numpy as np
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.searchers.base import METRIC, Length, PausingSearcher, Step
 from bo_distill.search.searchers.registry import make_searcher
-from bo_distill.search.simulation.clock import SLOWNESS, Simulated, stream, winner_of
+from bo_distill.search.simulation.clock import Simulated, attempted, stream, winner_of
 from bo_distill.search.simulation.problems import Problem, Recorded
 
 
@@ -26,6 +26,57 @@ def length_of(problem: Problem) -> Length:
     known = ~np.isnan(problem.look_up(middle, stream(0)).curve)
     before = int(known.argmax())
     return Length(before, len(known) - before)
+
+
+class StepQueue:
+    """Paused trials on the virtual clock: those that are known, and which of them trains until when.
+
+    Args:
+        seed, stragglers: see `simulate_steps`.
+
+    Attributes:
+        trials: with what each would come to, by name.
+        spent: epochs.
+    """
+
+    def __init__(self, problem: Problem, *, seed: int, stragglers: float) -> None:
+        self.problem, self.seed, self.stragglers = problem, seed, stragglers
+        self.length = length_of(problem)
+        self.trials: dict[str, tuple[Simulated, Recorded]] = {}
+        self.spent = 0
+        self._started = 0
+        self._shared_at = math.inf
+        self._events: list[tuple[float, int, str, int]] = []  # (time, number of the step, trial, epochs of its curve)
+
+    def start(self, now: float, step: Step) -> None:
+        """Train a trial on, or a new one."""
+        if step.trial_id not in self.trials:
+            self._shared_at = min(self._shared_at, now + self.problem.shared)
+            found, _ = attempted(self.problem, step.settings, self.seed, len(self.trials), self.stragglers)
+            self.trials[step.trial_id] = Simulated(step.settings, now, found.truth, status="paused"), found
+        trial, found = self.trials[step.trial_id]
+        epochs = self.length.before + step.epochs
+        seconds = float(found.seconds[trial.epochs : epochs].sum())
+        self.spent += epochs - trial.epochs
+        trial.epochs, trial.seconds = epochs, trial.seconds + seconds
+        heapq.heappush(self._events, (max(now, self._shared_at) + seconds, self._started, step.trial_id, step.epochs))
+        self._started += 1
+
+    @property
+    def running(self) -> bool:
+        """Whether any trial trains."""
+        return bool(self._events)
+
+    def next_end(self) -> tuple[str, Simulated]:
+        """Let time pass until a trial pauses or ends; its name, and what is known of it."""
+        now, _, name, epochs = heapq.heappop(self._events)
+        trial, found = self.trials[name]
+        values = found.curve[self.length.before : self.length.before + epochs].tolist()
+        trial.curve = {epoch: value for epoch, value in enumerate(values, 1) if not math.isnan(value)}
+        trial.finished, trial.macs = now, found.macs * trial.epochs / sum(self.length)
+        if epochs == self.length.curve:
+            trial.status, trial.value = "done", values[-1]
+        return name, trial
 
 
 def simulate_steps(
@@ -56,65 +107,40 @@ def simulate_steps(
     """
     if failures or asha:
         raise UsageError(f"--{'asha' if asha else 'failures'}: not with a searcher that pauses trials; leave one out")
-    length = length_of(problem)
-    budget, spent, asked = trials * sum(length), 0, 0
-    known: dict[str, tuple[Simulated, Recorded]] = {}
-    events: list[tuple[float, int, str, int]] = []  # (time, number of the step, trial, epochs of its curve)
+    queue = StepQueue(problem, seed=seed, stragglers=stragglers)
+    budget = trials * sum(queue.length)
     seen: list[float] = []
-    shared_at = math.inf
     ended: dict[str, Simulated] = {}
 
     def start(now: float) -> bool:
         """Begin another step, if budget and searcher have one."""
-        nonlocal asked, spent, shared_at
-        step = searcher.suggest(str(len(known))) if spent < budget else None
-        if not isinstance(step, Step):
-            return False
-        if step.trial_id not in known:
-            shared_at = min(shared_at, now + problem.shared)
-            rng = stream(seed, len(known))
-            found = problem.look_up(step.settings, rng)
-            slow = SLOWNESS if rng.random() < stragglers else 1.0
-            found = found._replace(seconds=found.seconds * slow)
-            known[step.trial_id] = Simulated(step.settings, now, found.truth, status="paused"), found
-        trial, found = known[step.trial_id]
-        epochs = length.before + step.epochs
-        seconds = float(found.seconds[trial.epochs : epochs].sum())
-        spent += epochs - trial.epochs
-        trial.epochs, trial.seconds = epochs, trial.seconds + seconds
-        heapq.heappush(events, (max(now, shared_at) + seconds, asked, step.trial_id, step.epochs))
-        asked += 1
-        return True
+        step = searcher.suggest(str(len(queue.trials))) if queue.spent < budget else None
+        if isinstance(step, Step):
+            queue.start(now, step)
+        return isinstance(step, Step)
 
     def choice() -> float:
-        estimates = searcher.estimates()
-        return known[max(estimates, key=lambda name: estimates[name].value)][0].truth if estimates else math.nan
+        expected = searcher.estimates()
+        best = max(expected, key=lambda name: expected[name].value, default=None)
+        return math.nan if best is None else queue.trials[best][0].truth
 
     for _ in range(workers):
         if not start(0.0):
             break
-    while events:
-        now, _, name, epochs = heapq.heappop(events)
-        trial, found = known[name]
-        while len(seen) < len(looks) and spent > looks[len(seen)]:
+    while queue.running:
+        name, trial = queue.next_end()
+        while len(seen) < len(looks) and queue.spent > looks[len(seen)]:
             seen.append(choice())
-        values = found.curve[length.before : length.before + epochs].tolist()
-        curve = {epoch: value for epoch, value in enumerate(values, 1) if not math.isnan(value)}
-        trial.finished, trial.macs = now, found.macs * trial.epochs / sum(length)
-        trial.curve = curve
         ended.pop(name, None)
         ended[name] = trial
-        searcher.on_trial_paused(name, curve) if epochs < length.curve else end(searcher, name, trial, values[-1])
-        start(now + overhead)
+        if trial.status == "done":
+            searcher.on_trial_complete(name, {METRIC: trial.value})
+        else:
+            searcher.on_trial_paused(name, trial.curve)
+        start(trial.finished + overhead)
     for name, estimate in searcher.estimates().items():
         ended[name].value = estimate.value
     return list(ended.values()), [*seen, *(choice() for _ in looks[len(seen) :])]
-
-
-def end(searcher: PausingSearcher, name: str, trial: Simulated, value: float) -> None:
-    """Tell of a trial that has come to its end."""
-    trial.status, trial.value = "done", value
-    searcher.on_trial_complete(name, {METRIC: value})
 
 
 def looked(trials: Sequence[Simulated], looks: Sequence[float]) -> list[float]:
