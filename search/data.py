@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         for line in info.account.lines() or ["nothing was left out"]:
             print(printable(line))
     if out:
-        from bo_distill.search.pages.reading import contact_sheet, dataset_page
+        from bo_distill.search.pages.sections.reading import contact_sheet, dataset_page
 
         content = contact_sheet(data) if out.suffix.lower() == ".png" else dataset_page(data).encode()
         try:

@@ -15,7 +15,7 @@ from bo_distill.search.evidence.words import NONE, duration, percent, points
 from bo_distill.search.pages.charts import look
 from bo_distill.search.pages.charts.scores import anytime, differences, scores
 from bo_distill.search.pages.page import Page
-from bo_distill.search.pages.reading import add_reading
+from bo_distill.search.pages.sections.reading import add_reading
 
 UNITS = {"trials": "trials", "seconds": "seconds of training", "macs": "MACs of training"}
 

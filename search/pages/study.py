@@ -17,13 +17,13 @@ from bo_distill.search.pages.charts.scores import anytime
 from bo_distill.search.pages.details import details
 from bo_distill.search.pages.findings import Findings
 from bo_distill.search.pages.page import Live, Page
-from bo_distill.search.pages.paper import add_paper
-from bo_distill.search.pages.predictions import add_predictions
-from bo_distill.search.pages.provenance import add_provenance
-from bo_distill.search.pages.settings import add_settings
-from bo_distill.search.pages.summary import add_summary
-from bo_distill.search.pages.training import add_training
-from bo_distill.search.pages.trials import add_costs, add_front, add_history
+from bo_distill.search.pages.sections.paper import add_paper
+from bo_distill.search.pages.sections.predictions import add_predictions
+from bo_distill.search.pages.sections.provenance import add_provenance
+from bo_distill.search.pages.sections.settings import add_settings
+from bo_distill.search.pages.sections.summary import add_summary
+from bo_distill.search.pages.sections.training import add_training
+from bo_distill.search.pages.sections.trials import add_costs, add_front, add_history
 from bo_distill.search.study.ledger import Study
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bo_distill.methods.published import Claim
-from bo_distill.search.pages.paper import drawn, rebuilt
+from bo_distill.search.pages.sections.paper import drawn, rebuilt
 from bo_distill.search.papers.lines import Reproduction
 from bo_distill.search.papers.page import page
 from bo_distill.search.rows.files import of_study

@@ -21,8 +21,8 @@ from bo_distill.search import report
 from bo_distill.search.evidence import importance
 from bo_distill.search.evidence.statistics import Course, Paired, analyse, student
 from bo_distill.search.pages.page import Page
-from bo_distill.search.pages.paper import drawn
-from bo_distill.search.pages.predictions import add_errors
+from bo_distill.search.pages.sections.paper import drawn
+from bo_distill.search.pages.sections.predictions import add_errors
 from bo_distill.search.pages.study import page_of, write
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Job, Outcome, Trial

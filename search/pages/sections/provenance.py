@@ -9,7 +9,7 @@ import time
 from bo_distill.search.command.config import command
 from bo_distill.search.pages.findings import Findings
 from bo_distill.search.pages.page import Page
-from bo_distill.search.pages.reading import add_reading
+from bo_distill.search.pages.sections.reading import add_reading
 from bo_distill.search.searchers.registry import NONE
 
 

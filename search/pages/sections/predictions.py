@@ -19,7 +19,7 @@ from bo_distill.search.pages.charts.look import NARROW
 from bo_distill.search.pages.charts.predictions import diagram
 from bo_distill.search.pages.findings import Findings
 from bo_distill.search.pages.page import Cell, Page
-from bo_distill.search.pages.paper import rebuilt
+from bo_distill.search.pages.sections.paper import rebuilt
 from bo_distill.search.study.winner import winner
 
 SHOWN = 12  # errors

@@ -1,0 +1,1 @@
+"""The sections of a page, each from what a study left behind."""
