@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
                 print(line, flush=True)
         return OK
     storage.check_writable(*WRITTEN)
-    sitting = Sitting(wanted(), Pool(processes), until)
+    sitting = Sitting(wanted(), Pool(processes), until, out)
     try:
         sitting.run(storage, args.precision)
     finally:

@@ -44,12 +44,8 @@ def claims_of(one: Reproduction) -> Sequence[Claim]:
     return importlib.import_module(one.method.published).CLAIMS
 
 
-def publish(one: Reproduction, storage: Storage, out: Path) -> str:
-    """Add what stands in the storage for a reproduction; returns the path of its page.
-
-    What the storage does not hold stays as it is: other scales, rows of another machine, figures that cannot be drawn
-    here.
-    """
+def add_rows(one: Reproduction, storage: Storage, out: Path) -> list[Row]:
+    """Add the rows that stand in the storage for a reproduction; returns all that are published of its method."""
     folder = out / one.method.name
     folder.mkdir(parents=True, exist_ok=True)
     rows = {_identity(row): row for row in published(out, one.method.name)}
@@ -61,7 +57,16 @@ def publish(one: Reproduction, storage: Storage, out: Path) -> str:
         rows |= {_identity(row): row for row in found}
     ordered = sorted(rows.values(), key=lambda row: (row.study, row.phase, row.trial, row.started))
     keep(folder / "rows.parquet", ordered)
+    return ordered
 
+
+def publish(one: Reproduction, storage: Storage, out: Path) -> str:
+    """Add what stands in the storage for a reproduction; returns the path of its page.
+
+    What the storage does not hold stays as it is: other scales, rows of another machine, figures that cannot be drawn
+    here.
+    """
+    folder, rows = out / one.method.name, add_rows(one, storage, out)
     for name, figure in _figures(one, storage).items():
         figure.savefig(folder / f"{one.word}_{name}.png", dpi=110)
     own = _own(folder, one.word)
@@ -75,7 +80,7 @@ def publish(one: Reproduction, storage: Storage, out: Path) -> str:
         (folder / f"{one.word}_tables.json").write_text(
             json.dumps(own, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-    return write_page(one, ordered, out)
+    return write_page(one, rows, out)
 
 
 def keep(file: Path, rows: Sequence[Row]) -> None:

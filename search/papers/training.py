@@ -15,11 +15,14 @@ from bo_distill.distributed.pipeline import stage_keys, unmade
 from bo_distill.distributed.worker import best_runtime
 from bo_distill.search.command.reading import tell_reading
 from bo_distill.search.execution.processes import Pool
+from bo_distill.search.papers.publish import add_rows
 from bo_distill.search.searchers.registry import NONE, entry_of
 from bo_distill.search.study.conductor import Conductor, Finished
 from bo_distill.search.study.records import Job
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bo_distill.distributed.storage import Storage
     from bo_distill.search.papers.lines import Reproduction
     from bo_distill.search.study.ledger import Study
@@ -31,11 +34,13 @@ Order = Mapping[tuple[str, str, int], tuple[int, int, int]]
 class Sitting:
     """Everything that several reproductions lack, trained on one pool until it is done or the time is up.
 
-    A training that would wait for a stage which another one is making is passed over for as long.
+    A training that would wait for a stage which another one is making is passed over for as long. The row of each is
+    published in `out` as soon as it has ended: what ends the sitting then, costs nothing that was finished.
     """
 
-    def __init__(self, wanted: Sequence[Reproduction], pool: Pool, until: float) -> None:
-        self.wanted, self.pool, self.until = wanted, pool, until
+    def __init__(self, wanted: Sequence[Reproduction], pool: Pool, until: float, out: Path) -> None:
+        self.wanted, self.pool, self.until, self.out = wanted, pool, until, out
+        self.reproduced: dict[str, Reproduction] = {}  # by the names of its studies
         self.failed = False
         self.closing = False  # a training had no time for another epoch: none is begun any more
         self.running: dict[Future[Outcome], tuple[Conductor, Trial, set[str]]] = {}
@@ -61,6 +66,7 @@ class Sitting:
                         tell_reading(study.info)
                     study.save_plan()
                     self.conductors.append(Conductor(study))
+                    self.reproduced[study.plan.task.study] = one
             ranks = {
                 needed.key: (needed.round, needed.seed, number)
                 for number, needed in enumerate(needed for one in self.wanted for needed in one.needed())
@@ -129,6 +135,7 @@ class Sitting:
                 conductor.settle(trial, outcome)
             if trial.finished:
                 self.failed |= trial.status == "failed"
+                add_rows(self.reproduced[conductor.study.plan.task.study], conductor.study.storage, self.out)
                 print(_line(conductor.study, trial), file=sys.stderr, flush=True)
 
 

@@ -94,7 +94,9 @@ def test_a_table_is_made_and_goes_on_where_it_was_stopped(
         patch.setattr(Conductor, "settle", third_is_too_many)
         assert command(tmp_path) == 130
     before = read(Storage(str(tmp_path / "storage")))
-    assert len(before) == 2 and not (tmp_path / "out").exists()
+    assert len(before) == 2
+    kept = results.published(tmp_path / "out", "fsp")
+    assert {row.id for row in kept} == {row.id for row in from_table(before)}, "published as each came"
 
     other = tmp_path / "elsewhere"  # the storage is carried along
     other.mkdir()
