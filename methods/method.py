@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from bo_distill.methods.data.dataset import Data, DataSpec, Info, Split
 from bo_distill.methods.errors import UsageError
-from bo_distill.methods.space import Field, Numbers, Searched, checked, fields_of, ranged
+from bo_distill.methods.space import Field, Numbers, Searched, checked, fields_of, ranged, same
 from bo_distill.methods.training import Player
 
 T = TypeVar("T")
@@ -296,6 +296,21 @@ class Method:
             else:
                 result[name] = field.domain
         return result
+
+    def idle(self, name: str, configs: Configs, searched: Iterable[str] = ()) -> tuple[str, Any] | None:
+        """The setting with which a field changes nothing, so that all trials of a search over it would be one; or None.
+
+        Args:
+            name: "stage.field".
+            configs: what is set.
+            searched: fields that a search moves beside it: their values are not settled.
+        """
+        stage = name.partition(".")[0]
+        for own, values in self._fields[name].idle.items():
+            other, value = f"{stage}.{own}", getattr(configs[stage], own)
+            if other not in searched and any(same(value, one) for one in values):
+                return other, value
+        return None
 
     def check(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Settings by the whole names of their fields, every value parsed and checked against its field's limits.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real as AnyReal
@@ -239,24 +239,49 @@ def same(option: Any, value: Any) -> bool:
     return isinstance(option, bool) == isinstance(value, bool) and bool(option == value)
 
 
-def _field(default: Any, domain: Domain, search: bool, help: str) -> Any:
+Idle = Mapping[str, tuple[Any, ...]]
+"""Other fields of the same class -> their values with which a field changes nothing."""
+
+
+def _field(default: Any, domain: Domain, search: bool, help: str, idle: Idle | None = None) -> Any:
     domain.check(default)
-    return dataclasses.field(default=default, metadata={"domain": domain, "search": search, "help": help})
+    metadata = {"domain": domain, "search": search, "help": help, "idle": idle or {}}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def real(default: float, low: float, high: float, *, log: bool = False, search: bool = False, help: str = "") -> Any:
+def real(
+    default: float,
+    low: float,
+    high: float,
+    *,
+    log: bool = False,
+    search: bool = False,
+    help: str = "",
+    idle: Idle | None = None,
+) -> Any:
     """A dataclass field that holds a float in [low, high]."""
-    return _field(float(default), Real(float(low), float(high), log), search, help)
+    return _field(float(default), Real(float(low), float(high), log), search, help, idle)
 
 
-def integer(default: int, low: int, high: int, *, log: bool = False, search: bool = False, help: str = "") -> Any:
+def integer(
+    default: int,
+    low: int,
+    high: int,
+    *,
+    log: bool = False,
+    search: bool = False,
+    help: str = "",
+    idle: Idle | None = None,
+) -> Any:
     """A dataclass field that holds an int in [low, high], ends included."""
-    return _field(default, Integer(low, high, log), search, help)
+    return _field(default, Integer(low, high, log), search, help, idle)
 
 
-def choice(default: Any, options: tuple[Any, ...], *, search: bool = False, help: str = "") -> Any:
+def choice(
+    default: Any, options: tuple[Any, ...], *, search: bool = False, help: str = "", idle: Idle | None = None
+) -> Any:
     """A dataclass field that holds one of `options` (strings, numbers or `(True, False)` for a flag)."""
-    return _field(default, Choice(options), search, help)
+    return _field(default, Choice(options), search, help, idle)
 
 
 def numbers(default: tuple[float, ...], low: float, high: float, *, help: str = "") -> Any:
@@ -281,6 +306,7 @@ class Field:
         default: of the class; a recipe may have its own.
         searched: whether a search moves it of its own accord.
         help: what it is, in one line; empty where the name says it.
+        idle: other fields of the class -> their values with which this one changes nothing.
     """
 
     domain: Domain
@@ -288,12 +314,20 @@ class Field:
     default: Any
     searched: bool
     help: str
+    idle: Idle = dataclasses.field(default_factory=dict)
 
 
 def fields_of(config: type) -> dict[str, Field]:
     """The fields of a configuration class, in declaration order."""
     return {
-        f.name: Field(f.metadata["domain"], _limits(config, f), f.default, f.metadata["search"], f.metadata["help"])
+        f.name: Field(
+            f.metadata["domain"],
+            _limits(config, f),
+            f.default,
+            f.metadata["search"],
+            f.metadata["help"],
+            f.metadata["idle"],
+        )
         for f in dataclasses.fields(config)
     }
 

@@ -45,8 +45,13 @@ class Training:
         "sgd", OPTIMIZERS, help="muon: orthogonalised momentum on convolutions (Jordan et al. 2024)"
     )
     lr: float = real(0.1, 1e-6, 10.0, log=True, help="first learning rate")
-    momentum: float = real(0.9, 0.0, 0.999, help="of sgd, muon and rmsprop")
-    nesterov: bool = choice(False, (True, False), help="of sgd and muon (Sutskever et al. 2013)")
+    momentum: float = real(0.9, 0.0, 0.999, help="of sgd, muon and rmsprop", idle={"optimizer": ("adam", "adamw")})
+    nesterov: bool = choice(
+        False,
+        (True, False),
+        help="of sgd and muon (Sutskever et al. 2013)",
+        idle={"optimizer": ("adam", "adamw", "rmsprop")},
+    )
     weight_decay: float = real(5e-4, 0.0, 0.1)
     decayed: str = choice("all", ("all", "matrices"), help="matrices: neither biases nor norms (He et al. 2019)")
     smoothing: float = real(0.0, 0.0, 0.9, help="label smoothing, epsilon of Szegedy et al. 2016")
@@ -59,7 +64,13 @@ class Training:
     augment: str = choice("none", AUGMENTATIONS, help="of training images, drawn anew for each epoch")
     clip: float = real(0.0, 0.0, 1e6, help="largest norm of the gradient of all weights together; 0 leaves it as it is")
     norm: str = choice("global", NORMS, help="rows whose batch statistics are taken together; local: each worker's own")
-    group: int = integer(0, 0, 8192, help="rows of a group for norm=group; 0 is a quarter of the batch, at least 16")
+    group: int = integer(
+        0,
+        0,
+        8192,
+        help="rows of a group for norm=group; 0 is a quarter of the batch, at least 16",
+        idle={"norm": ("global", "local")},
+    )
 
     def __post_init__(self) -> None:
         if self.schedule == "step" and len(self.milestones) != len(self.factors):

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from bo_distill.methods.space import choice, real
 from bo_distill.methods.training import Training
 
+TAUGHT = {"distill": (0.0,)}
+"""Without a share of soft targets their settings change nothing."""
+
 
 @dataclass(frozen=True)
 class Teacher(Training):
@@ -18,8 +21,10 @@ class Teacher(Training):
 
 @dataclass(frozen=True)
 class Transfer(Training):
-    weight: float = real(1.0, 1e-2, 10.0, log=True, search=True, help="lambda of eq. (1)")
-    lr: float = real(0.05, 1e-3, 0.3, log=True, search=True, help="first learning rate of the transfer")
+    weight: float = real(1.0, 1e-2, 10.0, log=True, search=True, help="lambda of eq. (1)", idle={"epochs": (0,)})
+    lr: float = real(
+        0.05, 1e-3, 0.3, log=True, search=True, help="first learning rate of the transfer", idle={"epochs": (0,)}
+    )
     mode: str = choice("two_stage", ("two_stage", "joint"), help="eq. (1) alone, or cross-entropy + eq. (1)")
     balance: str = choice(
         "none",
@@ -34,8 +39,12 @@ class Transfer(Training):
 @dataclass(frozen=True)
 class Finetune(Training):
     distill: float = real(0.0, 0.0, 1.0, help="share of soft-target distillation in the loss (Hinton et al. 2015)")
-    temperature: float = real(4.0, 1.0, 20.0, help="of the soft targets")
-    soft: str = choice("kd", ("kd", "dkd"), help="dkd: label and other classes apart (Zhao et al. 2022)")
-    beta: float = real(8.0, 0.0, 100.0, help="of dkd, weight of the other classes; the label's is 1")
-    standardise: bool = choice(False, (True, False), help="both logits to deviation 1 before (Sun et al. 2024)")
+    temperature: float = real(4.0, 1.0, 20.0, help="of the soft targets", idle=TAUGHT)
+    soft: str = choice("kd", ("kd", "dkd"), help="dkd: label and other classes apart (Zhao et al. 2022)", idle=TAUGHT)
+    beta: float = real(
+        8.0, 0.0, 100.0, help="of dkd, weight of the other classes; the label's is 1", idle={**TAUGHT, "soft": ("kd",)}
+    )
+    standardise: bool = choice(
+        False, (True, False), help="both logits to deviation 1 before (Sun et al. 2024)", idle=TAUGHT
+    )
     augment: str = choice("crop", ("none", "crop", "crop_flip"))

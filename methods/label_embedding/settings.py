@@ -24,7 +24,12 @@ class Base(Training):
 class Cluster:
     count: int = integer(9, 1, 30, log=True, search=True, help="S, clusters and so experts; never more than classes")
     method: str = choice("spectral", ("spectral", "agglomerative", "kmeans", "confusion"), help="see paper.cluster")
-    affinity: str = choice("shifted", ("shifted", "clipped", "angular"), help="of spectral, from the cosines")
+    affinity: str = choice(
+        "shifted",
+        ("shifted", "clipped", "angular"),
+        help="of spectral, from the cosines",
+        idle={"method": ("agglomerative", "kmeans", "confusion")},
+    )
     shuffle: bool = choice(False, (True, False), help="deal the classes at random to clusters of the same sizes")
 
 
@@ -39,8 +44,10 @@ class Experts(Training):
 
 @dataclass(frozen=True)
 class Route:
-    threshold: float = real(0.2, 0.0, 1.0, search=True, help="e as a share of log C, the largest entropy")
+    threshold: float = real(
+        0.2, 0.0, 1.0, search=True, help="e as a share of log C, the largest entropy", idle={"tuned": (True,)}
+    )
     tuned: bool = choice(False, (True, False), help="take the e that is best on validation in place of `threshold`")
     rule: str = choice("hard", RULES, help="one expert, a mixture of all, of the top m, or of all and the base")
-    top: int = integer(3, 1, 100, help="m of the rule top")
+    top: int = integer(3, 1, 100, help="m of the rule top", idle={"rule": ("hard", "soft", "average")})
     calibrate: bool = choice(True, (True, False), help="temperatures of base and experts, from validation")

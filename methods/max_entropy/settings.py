@@ -26,7 +26,15 @@ class Augment(Training):
     objective: str = choice("corrected", paper.OBJECTIVES, help="sign of L_ME as printed, turned, or plain -H")
     weight: float = real(2.0, 1e-1, 1e2, log=True, search=True, help="lambda")
     affine: str = choice("bounded", ("bounded", "free"), help="free: entries of theta as the regressor gives them")
-    bound: float = real(0.25, 1e-2, 1.0, log=True, search=True, help="how far an entry of theta may move, if bounded")
+    bound: float = real(
+        0.25,
+        1e-2,
+        1.0,
+        log=True,
+        search=True,
+        help="how far an entry of theta may move, if bounded",
+        idle={"affine": ("free",)},
+    )
     colour: str = choice("none", ("none", "affine"), help="affine: of each channel, beside the map (Suzuki 2022)")
     noise: str = choice("strength", NOISES, help="none: one map per image; input: may be ignored; strength: ranges")
     guard: str = choice(
@@ -35,7 +43,7 @@ class Augment(Training):
     apply: str = choice("fixed", ("fixed", "learned"), help="the share of images that are augmented")
     probability: float = real(0.5, 0.0, 1.0, help="that share, or where it starts, then within 0.01 to 0.99")
     padding: str = choice("reflection", paper.PADDINGS, help="outside of the image; zeros tell a discriminator the map")
-    discriminator_lr: float = real(1e-4, 1e-6, 1.0, log=True, help="of plain sgd")
+    discriminator_lr: float = real(1e-4, 1e-6, 1.0, log=True, help="of plain sgd", idle={"guard": ("teacher", "none")})
     epochs: int = integer(5, 0, 2000)
     optimizer: str = choice("adam", OPTIMIZERS)
     lr: float = real(1e-3, 1e-5, 1e-1, log=True, search=True, help="of the augmenter")
@@ -50,7 +58,13 @@ class Finetune(Training):
     order: str = choice(
         "sequence", ("sequence", "alternate"), help="alternate: the augmenter takes a step per batch too"
     )
-    decay: float = real(0.99, 0.0, 1.0, help="of the moving average that is the teacher of the alternate order")
+    decay: float = real(
+        0.99,
+        0.0,
+        1.0,
+        help="of the moving average that is the teacher of the alternate order",
+        idle={"order": ("sequence",)},
+    )
     epochs: int = integer(30, 0, 2000)
     lr: float = real(0.02, 1e-6, 10.0, log=True)
     nesterov: bool = choice(True, (True, False))

@@ -136,21 +136,24 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], dict[str
     method = get(args.method)
     recipe = args.recipe or "quick"
     settings = method.check(assignments(args.set))
-    method.configure(recipe, settings)  # refuses an unknown recipe
+    configs = method.configure(recipe, settings)  # refuses an unknown recipe
     ranges = ranges_in(args, method)
-    if args.search:
-        space = [*map(method.named, names_in(args.search))]
-    else:
-        space = [name for name, field in method.fields().items() if field.searched and name not in settings]
-    space += [name for name in ranges if name not in space]
-    for name in space:
+    asked = [*map(method.named, names_in(args.search or ""))]
+    asked += [name for name in ranges if name not in asked]
+    usual = [] if args.search else [n for n, field in method.fields().items() if field.searched and n not in settings]
+    space = [n for n in usual if n in asked or not method.idle(n, configs, {*usual, *asked})]
+    space += [name for name in asked if name not in space]
+    for name in asked:
+        option = f"--{'range' if name in ranges else 'search'} {name}"
         if name in settings:
+            raise UsageError(f"{option}: --set fixes it; leave one of the two")
+        if idle := method.idle(name, configs, space):
             raise UsageError(
-                f"--{'range' if name in ranges else 'search'} {name}: --set fixes it; leave one of the two"
+                f"{option}: changes nothing with {idle[0]}={idle[1]}; --set another {idle[0]}, or leave it out"
             )
     method.space(space, ranges)  # refuses a field that cannot be searched, or not so
     if not space:
-        raise UsageError("--set fixes every searched field; leave one, or name others by --search")
+        raise UsageError("--set leaves no field to search; leave one free, or name others by --search")
     task = Task(
         study="",
         method=args.method,

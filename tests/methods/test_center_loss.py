@@ -271,6 +271,12 @@ def test_a_term_that_would_never_begin_is_refused() -> None:
             METHOD.configure("quick", changes)
     METHOD.configure("quick", {"joint.begin": 7})
     METHOD.configure("quick", {"joint.begin": 8, "joint.term": "none"})
+    with pytest.raises(
+        UsageError, match="patience=4: the training may end before the term hinge begins, after 5 epochs"
+    ):
+        METHOD.configure("quick", {"joint.begin": 5, "joint.patience": 4})
+    METHOD.configure("quick", {"joint.begin": 5, "joint.patience": 5})
+    METHOD.configure("quick", {"joint.begin": 5, "joint.patience": 4, "joint.term": "none"})
 
 
 @pytest.mark.parametrize("start", ("kmeans", "means", "random"))

@@ -9,7 +9,8 @@ import pytest
 from bo_distill.methods import METHODS, get
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.space import Choice, Integer, Real, ranged
-from bo_distill.search.run import main
+from bo_distill.search.command.asking import make_plan
+from bo_distill.search.run import main, parser
 
 FSP = get("fsp")
 
@@ -34,6 +35,44 @@ def test_another_name_is_one_line_with_candidates(
 ) -> None:
     assert main(["fsp", option, word if option == "--search" else f"{word}=0.1"]) == 2
     assert capsys.readouterr().err == f"error: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["res_ic", "--search=policy.threshold"],
+            "--search policy.threshold: changes nothing with policy.goal=controlled",
+        ),
+        (
+            ["res_ic", "--search=threshold", "--set=goal=given", "--set=rule=last"],
+            "--search policy.threshold: changes nothing with policy.rule=last",
+        ),
+        (["fsp", "--range=beta=1:8"], "--range finetune.beta: changes nothing with finetune.distill=0.0"),
+        (["fsp", "--search=finetune.momentum", "--set=finetune.optimizer=adam"], "--search finetune.momentum: changes"),
+        (
+            ["center_loss", "--search=margin", "--set=term=pull"],
+            "--search joint.margin: changes nothing with joint.term",
+        ),
+    ],
+)
+def test_a_search_that_would_change_nothing_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {said}") and error.count("\n") == 1 and "or leave it out" in error
+
+
+def test_what_a_search_moves_of_its_own_accord_changes_something() -> None:
+    def space(*words: str) -> tuple[str, ...]:
+        return make_plan(parser().parse_args(list(words))).space
+
+    assert space("center_loss", "--set", "joint.term=none") == ("joint.lr",)
+    assert space("center_loss", "--set", "joint.term=pull") == ("joint.lr", "joint.weight")
+    assert "backbone.exit_weight" not in space("res_ic", "--set", "weighting=none")
+    assert space("res_ic", "--search", "policy.threshold,policy.goal") == ("policy.threshold", "policy.goal")
+    assert space("fsp", "--search", "distill,beta,soft") == ("finetune.distill", "finetune.beta", "finetune.soft")
 
 
 @pytest.mark.parametrize("name", METHODS)

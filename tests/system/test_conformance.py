@@ -146,6 +146,27 @@ def test_a_control_tunes_what_it_has_and_nothing_that_it_fixes(name: str) -> Non
             assert fixed.get(f"{stage}.epochs", 1) or stage not in complete, f"{control}: {stage} does not train"
 
 
+def test_what_is_said_to_change_nothing_changes_nothing(name: str, tmp_path: Path) -> None:
+    """All idle fields at once, each with the first setting that makes it so."""
+    method, states = get(name), []
+    idle = {name: field for name, field in method.fields().items() if field.idle}
+    settings = dict(TINY_SETTINGS[name])
+    for field, known in idle.items():
+        other = next(iter(known.idle))
+        settings[f"{field.partition('.')[0]}.{other}"] = known.idle[other][0]
+    for unit in (0.3, 0.9):
+        changed = {field: known.domain.from_unit(unit) for field, known in idle.items() if field not in settings}
+        assert len(changed) > 2
+        configs = method.configure("quick", {**settings, **changed})
+        assert all(method.idle(field, configs) for field in changed)
+        folder = StageCache(Storage(tmp_path / str(unit)))
+        states.append(run_stages(worker_for(name), method, configs, folder, shared_seed=0).states)
+    for stage, state in states[0].items():
+        for tensor, value in state.tensors.items():
+            assert torch.equal(value, states[1][stage].tensors[tensor]), (stage, tensor)
+        assert state.metrics == pytest.approx(states[1][stage].metrics, abs=0, nan_ok=True), stage
+
+
 def test_tiny_data_trains(name: str, finished: Run) -> None:
     last = finished.states[get(name).stages[-1].name]
     assert 0.0 <= last.metrics["val_accuracy"] <= 1.0
