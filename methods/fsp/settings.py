@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from bo_distill.methods.space import choice, real
 from bo_distill.methods.training import Training
 
-TAUGHT = {"distill": (0.0,)}
-"""Without a share of soft targets their settings change nothing."""
-
 
 @dataclass(frozen=True)
 class Teacher(Training):
@@ -39,12 +36,18 @@ class Transfer(Training):
 @dataclass(frozen=True)
 class Finetune(Training):
     distill: float = real(0.0, 0.0, 1.0, help="share of soft-target distillation in the loss (Hinton et al. 2015)")
-    temperature: float = real(4.0, 1.0, 20.0, help="of the soft targets", idle=TAUGHT)
-    soft: str = choice("kd", ("kd", "dkd"), help="dkd: label and other classes apart (Zhao et al. 2022)", idle=TAUGHT)
+    temperature: float = real(4.0, 1.0, 20.0, help="of the soft targets", idle={"distill": (0.0,)})
+    soft: str = choice(
+        "kd", ("kd", "dkd"), help="dkd: label and other classes apart (Zhao et al. 2022)", idle={"distill": (0.0,)}
+    )
     beta: float = real(
-        8.0, 0.0, 100.0, help="of dkd, weight of the other classes; the label's is 1", idle={**TAUGHT, "soft": ("kd",)}
+        8.0,
+        0.0,
+        100.0,
+        help="of dkd, weight of the other classes; the label's is 1",
+        idle={"distill": (0.0,), "soft": ("kd",)},
     )
     standardise: bool = choice(
-        False, (True, False), help="both logits to deviation 1 before (Sun et al. 2024)", idle=TAUGHT
+        False, (True, False), help="both logits to deviation 1 before (Sun et al. 2024)", idle={"distill": (0.0,)}
     )
     augment: str = choice("crop", ("none", "crop", "crop_flip"))

@@ -11,9 +11,6 @@ from bo_distill.methods.res_ic.policies import RULES
 from bo_distill.methods.space import choice, integer, real
 from bo_distill.methods.training import OPTIMIZERS, Training
 
-UNBOUNDED = {"goal": ("accurate", "cheap", "given"), "rule": ("last",)}
-"""Where no loss of accuracy is bounded, the bound changes nothing."""
-
 
 @dataclass(frozen=True)
 class Backbone(Training):
@@ -46,6 +43,16 @@ class Stopping:
         idle={"goal": ("controlled", "accurate", "cheap"), "rule": ("last", "length")},
     )
     delta: float = real(
-        0.01, 0.001, 0.5, help="accuracy below the last classifier's that goal `controlled` may lose", idle=UNBOUNDED
+        0.01,
+        0.001,
+        0.5,
+        help="accuracy below the last classifier's that goal `controlled` may lose",
+        idle={"goal": ("accurate", "cheap", "given"), "rule": ("last",)},
     )
-    alpha: float = real(0.1, 0.001, 0.5, help="chance that it loses more", idle=UNBOUNDED)
+    alpha: float = real(
+        0.1,
+        0.001,
+        0.5,
+        help="chance that it loses more",
+        idle={"goal": ("accurate", "cheap", "given"), "rule": ("last",)},
+    )

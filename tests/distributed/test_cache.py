@@ -110,6 +110,7 @@ REMAKES_NOTHING = {
     "an annotation": ("methods/fsp/stages.py", "dict[str, Tensor]", "Mapping[str, Tensor]"),
     "a default": ("methods/fsp/settings.py", "real(1.0, 1e-2, 10.0", "real(2.0, 1e-2, 20.0"),
     "a field's help": ("methods/fsp/settings.py", "of the student, 6n+2", "of the student"),
+    "what leaves a field without effect": ("methods/fsp/settings.py", '"epochs": (0,)', '"epochs": (0, 1)'),
     "another method's loss": ("methods/center_loss/paper.py", "delta: float = 1e-3", "delta: float = 1.0"),
     "how a search reads a range": ("methods/space.py", "not math.isfinite(value)", "math.isnan(value)"),
 }
