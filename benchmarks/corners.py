@@ -1,6 +1,6 @@
 """Does any configuration of a method's search space diverge? Random ones, trained for an epoch on the smallest data.
 
-    python -m benchmarks.corners METHOD [--points 200] [--precision float32,bfloat16] [--set stage.field=value]
+    python -m benchmarks.corners METHOD [--points 200] [--precision float32,bfloat16] [--device cuda] [--set stage.field=value]
 
 Prints each configuration that ends in a loss, a weight or an answer that is not finite; exits 1 if there is one.
 """
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("method")
     parser.add_argument("--points", type=int, default=200)
     parser.add_argument("--precision", default="float32,bfloat16")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rows", type=int, default=512, help="of training, at most")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
     args = parser.parse_args()
@@ -76,14 +77,14 @@ def main() -> None:
             cache = StageCache(Storage(folder))
             for number in range(args.points):
                 point = random_point(space, SEED, number)
-                if words := diverges(method, data, {**fixed, **point}, Runtime("cpu", precision), cache):
+                if words := diverges(method, data, {**fixed, **point}, Runtime(args.device, precision), cache):
                     bad += 1
                     shown = ", ".join(
                         f"{name} {v:.3g}" if isinstance(v, float) else f"{name} {v}" for name, v in point.items()
                     )
                     print(f"{precision} {number}: {shown}: {words}", flush=True)
         print(
-            f"{args.method}, {precision}: {bad} of {args.points} configurations diverge "
+            f"{args.method}, {args.device}, {precision}: {bad} of {args.points} configurations diverge "
             f"({len(data.train)} rows of {data.info.name}, {time.monotonic() - started:.0f} s)",
             flush=True,
         )
