@@ -1,6 +1,7 @@
 """Does any configuration of a method's search space diverge? Random ones, trained for an epoch on the smallest data.
 
-    python -m benchmarks.corners METHOD [--points 200] [--precision float32,bfloat16] [--device cuda] [--set stage.field=value]
+    python -m benchmarks.corners METHOD [--points 200] [--precision float32,bfloat16] [--device cpu|cuda]
+                                        [--set stage.field=value]
 
 Prints each configuration that ends in a loss, a weight or an answer that is not finite; exits 1 if there is one.
 """
