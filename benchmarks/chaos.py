@@ -151,7 +151,9 @@ def misfortune(fault: str, process: subprocess.Popen[str], storage: str, draw: r
         for member in victims:
             with suppress(OSError):
                 os.kill(member, signal.SIGKILL)
-    elif fault == "vanish" and folder.exists():
+    elif fault == "vanish":
+        if not folder.exists():
+            return "nobody: nothing was kept yet", ended(process)
         away = folder.with_name(f"{folder.name}-away")
         folder.rename(away)
         well = ended(process)

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from bo_distill.methods.errors import UsageError
+from bo_distill.methods.errors import UsageError, check_utf8
 
 OBJECT_STORES = ("s3", "gcs", "abfs")
 
@@ -52,7 +52,7 @@ class Storage:
         root: the folder inside `fs`.
 
     Raises:
-        UsageError: the URI names no file system that can be reached.
+        UsageError: the URI is not UTF-8, or names no file system that can be reached.
     """
 
     def __init__(self, uri: str | os.PathLike[str]) -> None:
@@ -61,6 +61,7 @@ class Storage:
         given = os.fspath(uri)
         if not given:
             raise UsageError("--storage is empty; give a folder or s3://bucket/prefix")
+        check_utf8("--storage", given)
         try:
             if "://" in given and not given.startswith("file://"):
                 self.uri = given
@@ -144,7 +145,7 @@ class Storage:
         """
         try:
             if self.is_local:
-                _replace(self.local_path(name), data)
+                write_whole(self.local_path(name), data)
             else:
                 # Without compression=None, pyarrow would compress by the name's ending.
                 with self.fs.open_output_stream(self.path(name), compression=None) as stream:
@@ -298,7 +299,8 @@ class Storage:
         return UsageError(f"--storage {self.uri} cannot be written: {_reason(error)}; give a folder that can")
 
 
-def _replace(target: Path, data: bytes) -> None:
+def write_whole(target: Path, data: bytes) -> None:
+    """Write a file of this machine whole or not at all: aside, flushed to disk and renamed; an older one is kept."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{uuid.uuid4().hex}.aside")
     try:

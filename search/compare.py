@@ -33,6 +33,7 @@ from bo_distill.search.command.reading import tell_reading
 from bo_distill.search.command.shell import FAILED, INTERRUPTED, OK, Parser, carry_out, positive
 from bo_distill.search.execution.comparison import Budget, check_question, run_all
 from bo_distill.search.execution.place import check_place
+from bo_distill.search.rows.export import json_text
 from bo_distill.search.rows.provenance import provenance
 from bo_distill.search.searchers.registry import entry_of, make_searcher, names_of
 from bo_distill.search.study.kept import check_name, packed
@@ -167,14 +168,13 @@ def conclude(
         "report": f"{storage.uri}/{folder}/report.html",
         **provenance(),
     }
-    content = json.dumps(summary, indent=1)
     storage.write_bytes(f"{folder}/compare.json", packed(summary))
+    keep(storage, f"{folder}/report.html", *comparison_page(json.loads(json.dumps(summary))))
     if as_json:
-        print(content)
+        print(json_text(summary))
     else:
         show(summary, title)
     sys.stdout.flush()
-    keep(storage, f"{folder}/report.html", *comparison_page(json.loads(content)))
 
 
 def show(summary: Mapping[str, Any], title: str) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,8 @@ from pathlib import Path
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.data import add_data_options, data_of
 from bo_distill.search.command.shell import OK, Parser, carry_out
+from bo_distill.search.command.terminal import named_file, print_table, write_named
+from bo_distill.search.rows.export import json_text, printable
 
 
 def parser() -> Parser:
@@ -41,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else None
     if out and out.suffix.lower() not in (".html", ".png"):
         raise UsageError(f"--out {out}: give a name that ends in .html or .png")
-    if out and not out.absolute().parent.is_dir():
-        raise UsageError(f"--out {out}: there is no such folder; make it or give another")
+    if out:
+        named_file("--out", args.out)
 
     from bo_distill.methods.data import load
     from bo_distill.methods.data_spec import DataSpec
@@ -53,11 +54,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--out {out}: {info.name} has no images; give a name that ends in .html")
     if args.json:
         seen = {"name": info.name, "kind": info.kind, "shape": info.shape, "fingerprint": info.fingerprint}
-        print(json.dumps({**seen, "tasks": info.tasks, **dataclasses.asdict(info.account)}, indent=1))
+        print(json_text({**seen, "tasks": info.tasks, **dataclasses.asdict(info.account)}))
     else:
         from bo_distill.search.command.reading import reading_rows
-        from bo_distill.search.command.terminal import print_table
-        from bo_distill.search.rows.export import printable
 
         print(
             f"{printable(info.name)}: {info.kind}, {' x '.join(map(str, info.shape))}, fingerprint {info.fingerprint}"
@@ -69,10 +68,7 @@ def run(args: argparse.Namespace) -> int:
         from bo_distill.search.pages.sections.reading import contact_sheet, dataset_page
 
         content = contact_sheet(data) if out.suffix.lower() == ".png" else dataset_page(data).encode()
-        try:
-            out.write_bytes(content)
-        except OSError as error:
-            raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from None
+        write_named("--out", args.out, content)
         print(f"{out}: written", file=sys.stderr)
     return OK
 

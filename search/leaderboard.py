@@ -13,15 +13,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, trust_option
-from bo_distill.search.command.terminal import print_table
+from bo_distill.search.command.terminal import print_table, write_named
 from bo_distill.search.rows import compaction, sql
-from bo_distill.search.rows.export import exported, flat, markdown, plain, printable
+from bo_distill.search.rows.export import exported, flat, json_text, markdown, plain, printable
 from bo_distill.search.rows.optuna import to_optuna
 from bo_distill.search.rows.row import LEADERBOARD, from_table, schema
 
@@ -47,7 +46,7 @@ def show(storage: Storage, arguments: argparse.Namespace) -> int:
     table = sql.read(storage, columns=columns, sort=arguments.sort, top=limit, **_where(arguments))
     records = plain(table.slice(0, arguments.top or len(table)))
     if arguments.json:
-        print(json.dumps(records, indent=2))
+        print(json_text(records))
     elif records:
         settings = [record.pop("config") for record in records]
         for name in _differing(settings):
@@ -85,7 +84,7 @@ def studies(storage: Storage, arguments: argparse.Namespace) -> int:
     )
     records = plain(table)
     if arguments.json:
-        print(json.dumps(records, indent=2))
+        print(json_text(records))
     elif records:
         print_table(*_figures(records))
     else:
@@ -113,13 +112,7 @@ def export(storage: Storage, arguments: argparse.Namespace) -> int:
     if not arguments.out:
         sys.stdout.buffer.write(content)
         return OK
-    target = Path(arguments.out).expanduser().absolute()
-    if not target.parent.is_dir() or target.is_dir():
-        raise UsageError(f"--out {arguments.out} cannot be written: no such folder, or a folder; give a file")
-    try:
-        Storage(target.parent).write_bytes(target.name, content)  # whole or not at all: an older file is kept
-    except UsageError as error:
-        raise UsageError(f"--out {arguments.out}: {error}") from None
+    write_named("--out", arguments.out, content)
     print(f"{len(table)} rows written to {arguments.out}")
     return OK
 
@@ -128,7 +121,7 @@ def diff(storage: Storage, arguments: argparse.Namespace) -> int:
     """What differs between two studies, by their best trials, or between two trials."""
     left, right = (_facts(storage, name) for name in (arguments.a, arguments.b))
     if arguments.json:
-        print(json.dumps({arguments.a: left, arguments.b: right}, indent=2))
+        print(json_text({arguments.a: left, arguments.b: right}))
         return OK
     names = [*left, *(name for name in right if name not in left)]
     lines = []
@@ -154,7 +147,7 @@ def query(storage: Storage, arguments: argparse.Namespace) -> int:
     table = sql.query(storage, arguments.sql)
     records = plain(table)
     if arguments.json:
-        print(json.dumps(records, indent=2, allow_nan=False))
+        print(json_text(records))
     elif records:
         print_table(table.column_names, [[_text(value) for value in record.values()] for record in records])
     else:
@@ -171,7 +164,7 @@ def reproduce(storage: Storage, arguments: argparse.Namespace) -> int:
         raise UsageError(f"{arguments.id}: no such trial (study/phase/trial); `show` lists them")
     summary = rerun(storage, found[0], arguments.data_dir)
     if arguments.json:
-        print(json.dumps(summary, indent=2))
+        print(json_text(summary))
         return OK if summary["same"] else FAILED
     for name, (then, now) in summary["differences"].items():
         print(printable(f"{name} was {then}, is {now}"))

@@ -17,13 +17,13 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.api.answers import open_model, probabilities, rows_of
 from bo_distill.search.command.data import add_data_options, given_data
 from bo_distill.search.command.shell import FAILED, OK, SOME_FAILED, Parser, carry_out, trust_option
+from bo_distill.search.command.terminal import named_file, write_named
 from bo_distill.search.rows.export import printable
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def run(args: argparse.Namespace) -> int:
     deployed = read_as(open_model(args.model, args.storage), given_data(args))
     if args.export:
         form, file = args.export
-        if not Path(file).absolute().parent.is_dir():
-            raise UsageError(f"--export {form} {file}: there is no such folder; make it or give another")
+        named_file(f"--export {form}", file)
         if args.model.lower().endswith(".onnx"):
             raise UsageError(f"--export {form}: {args.model} is an export; give the study that it is of")
         from bo_distill.search.study.exported import export
@@ -85,10 +84,7 @@ def run(args: argparse.Namespace) -> int:
         if not worst <= tolerance:
             print(f"error: --export {form}: {words}; nothing was written", file=sys.stderr)
             return FAILED
-        try:
-            Path(file).write_bytes(content)
-        except OSError as error:
-            raise UsageError(f"--export {form} {file}: cannot be written: {error.strerror}") from None
+        write_named(f"--export {form}", file, content)
         print(f"{file}: {words}", file=sys.stderr)
     return answer(args, deployed)
 

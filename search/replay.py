@@ -10,7 +10,6 @@ time is a number. A table is made by `benchmarks/table.py`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, positive
+from bo_distill.search.rows.export import json_text
 from bo_distill.search.searchers.registry import SEARCHERS, names_of
 from bo_distill.search.simulation import FAMILIES, FUNCTIONS, MADE_UP
 
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
             problem, budget=args.trials, keep=args.confirm, seeds=args.confirm_seeds, studies=args.studies
         )
     if args.json:
-        print(json.dumps(summary, indent=1))
+        print(json_text(summary))
     else:
         show(summary, problem.unit)
     return OK
@@ -117,7 +117,7 @@ def real(args: argparse.Namespace) -> int:
     simulated, measured = makespans(Study.open(Storage(args.storage), args.makespan), args.overhead)
     summary = {"study": args.makespan, "simulated": simulated, "real": measured, "error": simulated / measured - 1}
     if args.json:
-        print(json.dumps(summary, indent=1))
+        print(json_text(summary))
     else:
         print(f"{args.makespan}: simulated {simulated:.1f} s, real {measured:.1f} s, {summary['error']:+.1%}")
     return OK if abs(summary["error"]) <= 0.15 else FAILED

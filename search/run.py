@@ -8,7 +8,6 @@ Nothing heavy is imported before the command line is parsed.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from bo_distill.search.api.searching import begun, search
 from bo_distill.search.command.options import EVERY
 from bo_distill.search.command.run_options import parser
 from bo_distill.search.command.shell import FAILED, INTERRUPTED, OK, SOME_FAILED, carry_out
+from bo_distill.search.rows.export import json_text
 
 if TYPE_CHECKING:
     from bo_distill.search.study.ledger import Study
@@ -69,7 +69,7 @@ def tell(args: argparse.Namespace, study: Study, seconds: float) -> int:
 
     summary = summarise(study, seconds)
     if args.json:
-        print(json.dumps(summary, indent=1))
+        print(json_text(summary))
     else:
         print_summary(summary)
     sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,13 +76,14 @@ def _existing(name: str) -> Path:
 
 
 def _images_in(name: str) -> list[Path]:
-    """The image files that an input names: itself, or those in a folder."""
+    """The image files that an input names: itself, or those in a folder that training would read."""
+    from bo_distill.methods.data.images.folder import images_under
     from bo_distill.methods.data.images.pixels import SUFFIXES
 
     path = _existing(name)
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    files = images_under(name, path, Counter())
     if not files:
         raise UsageError(f"{path}: there is no image in this folder ({' '.join(SUFFIXES)}); give another")
     return files

@@ -9,7 +9,6 @@ A method that cannot take the data is left out, one that fails ends no other, an
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -30,7 +29,7 @@ from bo_distill.search.command.options import EVERY, seconds_of
 from bo_distill.search.command.run_options import parser
 from bo_distill.search.command.shell import FAILED, OK, SOME_FAILED
 from bo_distill.search.evidence.words import duration
-from bo_distill.search.rows.export import printable
+from bo_distill.search.rows.export import json_text, printable
 from bo_distill.search.searchers.registry import DEFAULT
 from bo_distill.search.study.kept import check_name, damaged, packed, read
 from bo_distill.search.study.ledger import Study, new_name
@@ -222,7 +221,7 @@ def _tell(args: argparse.Namespace, storage: Storage, name: str, record: Record)
     if args.json:
         studies = {one.method: summarise(one.study, 0.0) for one in every}
         said = {"verdict": verdict(every), "sentences": [one.sentence() for one in every], "studies": studies}
-        print(json.dumps({"all": name, **said, "left_out": record.left_out, "failed": record.failed}, indent=1))
+        print(json_text({"all": name, **said, "left_out": record.left_out, "failed": record.failed}))
     else:
         print(printable(verdict(every)))
         for one in every:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bo_distill.methods.data_spec import DataSpec, Option
-from bo_distill.methods.errors import UsageError
+from bo_distill.methods.errors import UsageError, check_utf8
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class DataFlag:
         """What the command line says, checked; None where it says nothing.
 
         Raises:
-            UsageError: the number is too small.
+            UsageError: the number is too small, or the text is not UTF-8.
         """
         value = getattr(args, self.dest, None)
         if value is None:
@@ -51,6 +51,9 @@ class DataFlag:
         least = self.option.least
         if least is not None and not value >= least:
             raise UsageError(f"{self.word} {value:g}: give at least {least:g}")
+        for text in value if self.many else [value]:
+            if isinstance(text, str):
+                check_utf8(self.word, text)
         if self.many:
             return tuple(value)
         return absolute(value) if self.option.path else value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from bo_distill.methods.errors import UsageError
@@ -11,6 +10,7 @@ from bo_distill.methods.space import Choice, Domain, Field, Integer, Numbers
 from bo_distill.search.command.shell import OK
 from bo_distill.search.command.terminal import print_table
 from bo_distill.search.evidence.words import short
+from bo_distill.search.rows.export import json_text
 
 
 def list_fields(args: argparse.Namespace) -> int:
@@ -25,7 +25,7 @@ def list_fields(args: argparse.Namespace) -> int:
         raise UsageError(f"--fields: which method? give one of {', '.join(METHODS)}")
     found = fields(args.method, args.recipe or "quick")
     if args.json:
-        print(json.dumps(found, indent=1))
+        print(json_text(found))
         return OK
     print_table(
         ("field", "type", "default", "range", "limits", "searched", "what it is"),

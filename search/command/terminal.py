@@ -6,8 +6,11 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
+from bo_distill.distributed.storage import write_whole
+from bo_distill.methods.errors import UsageError
 from bo_distill.search.rows.export import printable
 
 
@@ -26,6 +29,32 @@ def print_table(headers: Sequence[str], lines: Sequence[Sequence[str]], file: Te
     # Names are text, also where they look like markup.
     width = None if (file or sys.stdout).isatty() else 10_000
     Console(file=file, width=width, markup=False, highlight=False, emoji=False).print(table)
+
+
+def named_file(option: str, file: str) -> Path:
+    """The place of a file that a person named, seen before there is anything to write.
+
+    Raises:
+        UsageError: no file can be there.
+    """
+    target = Path(file).expanduser().absolute()
+    if not target.parent.is_dir():
+        raise UsageError(f"{option} {file}: there is no such folder; make it or give another")
+    if target.is_dir():
+        raise UsageError(f"{option} {file}: this is a folder; give a file")
+    return target
+
+
+def write_named(option: str, file: str, content: bytes) -> None:
+    """Write a file that a person named, whole or not at all: an older one is kept.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        write_whole(named_file(option, file), content)
+    except OSError as error:
+        raise UsageError(f"{option} {file} cannot be written: {error.strerror}; give another file") from None
 
 
 class Output(io.RawIOBase):

@@ -38,19 +38,20 @@ def plain(table: pa.Table) -> list[dict[str, Any]]:
     """Records as JSON can hold them: mappings as objects, times as text, what is not finite as None."""
     objects = mappings()
     return [
-        {name: _unpacked(value) if name in objects else _plain(value) for name, value in record.items()}
+        {name: _unpacked(value) if name in objects else jsonable(value) for name, value in record.items()}
         for record in table.to_pylist()
     ]
 
 
 def _unpacked(value: Any) -> Any:
     try:
-        return _plain(json.loads(value))
+        return jsonable(json.loads(value))
     except (TypeError, ValueError, RecursionError):  # written by others; shown as it stands
-        return _plain(value)
+        return jsonable(value)
 
 
-def _plain(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """A value as JSON can hold it: numbers as numbers, what is not finite as None, all else that is unknown as text."""
     match value:
         case float():
             return value if math.isfinite(value) else None
@@ -61,10 +62,15 @@ def _plain(value: Any) -> Any:
         case bytes():
             return value.decode("utf-8", "backslashreplace")
         case dict():
-            return {str(name): _plain(part) for name, part in value.items()}
+            return {str(name): jsonable(part) for name, part in value.items()}
         case list() | tuple():
-            return [_plain(part) for part in value]
+            return [jsonable(part) for part in value]
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def json_text(value: Any) -> str:
+    """What a command prints with --json."""
+    return json.dumps(jsonable(value), indent=1, allow_nan=False)
 
 
 def flat(record: dict[str, Any]) -> dict[str, Any]:

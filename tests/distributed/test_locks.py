@@ -121,6 +121,29 @@ def test_a_holder_that_was_stopped_on_an_object_store_finds_out(bucket: str, mon
         assert lock.generation == 3
 
 
+def test_where_the_file_system_has_no_locks_a_person_can_break_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There a file that exists is held, by a holder on another machine that died, too."""
+
+    def none(lock: object, *_: object, **__: object) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", none)
+    storage, file = Storage(tmp_path), tmp_path / ".lock"
+    with locked(storage, ".lock") as lock, pytest.raises(Taken, match=f"process {os.getpid()} on .*delete {file}"):
+        lock.check()
+        with locked(storage, ".lock"):
+            raise AssertionError
+    assert not file.exists()
+    file.write_text("1\nanother-machine\n")
+    with pytest.raises(Taken, match=f"delete {file} if it is gone"), locked(storage, ".lock"):
+        raise AssertionError
+    file.unlink()
+    with locked(storage, ".lock"):
+        pass
+
+
 def test_waiting_is_explained(
     place: Storage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

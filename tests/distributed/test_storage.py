@@ -44,6 +44,13 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_starts(
     assert storage.list() == [name]
 
 
+def test_a_name_that_is_not_utf8_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--storage=/tmp/caf\udce9"], ["--data=imagefolder:/tmp/caf\udce9"], ["--data-dir=/tmp/caf\udce9"]):
+        assert main(["fsp", *words]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and r"/tmp/caf\xe9: this name is not UTF-8; rename it" in said
+
+
 def test_a_uri_is_decoded_and_a_path_is_none(tmp_path: Path) -> None:
     assert Storage(f"file://{tmp_path}/a%20b").uri == f"{tmp_path}/a b"
     assert Storage(f"{tmp_path}/a%20b").uri == f"{tmp_path}/a%20b"

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bo_distill.distributed.cache import StageCache, encode
+from bo_distill.distributed.locks import Lock, LockLost
 from bo_distill.distributed.loop import Stopped
 from bo_distill.distributed.pipeline import run_stages
 from bo_distill.distributed.storage import Storage
@@ -154,6 +155,22 @@ def test_a_study_is_kept_and_can_be_moved(bucket: str) -> None:
     assert there.trials == study.trials and there.outcome(0) == study.outcome(0)
     with pytest.raises(UsageError, match="none of this name"):
         Study.open(Storage(f"{bucket}-nowhere"), study.plan.task.study)
+
+
+def test_a_ledger_that_does_not_follow_from_the_last_is_refused(bucket: str) -> None:
+    """As where a holder that was taken for dead writes between two looks at its lock."""
+    storage = Storage(bucket)
+    made_up(storage, "s", trials=2)
+    first, second = (Study.open(storage, "s") for _ in range(2))
+    with first.locked():
+        first.save()
+        second._last, second._version = storage.read_versioned("studies/s/ledger.json")
+        second._lock = Lock()
+        second.trials = second.trials[:1]
+        second.save()
+        with pytest.raises(LockLost, match="study s: another process goes on with it"):
+            first.save()
+    assert len(Study.open(storage, "s").trials) == 1
 
 
 @pytest.mark.slow

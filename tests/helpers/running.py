@@ -51,7 +51,7 @@ def until(found: Callable[[], Any], process: Any, seconds: float = 400) -> Any:
 def study_of(storage: Path | str) -> Study:
     """The only study there."""
     place = Storage(storage)
-    (name,) = {file.split("/")[1] for file in place.list("studies")}
+    (name,) = {file.split("/")[1] for file in place.list("studies") if file.endswith("/study.json")}
     return Study.open(place, name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,22 @@ def test_nothing_that_lies_there_is_passed_over_without_a_word(tmp_path: Path) -
     (left,) = info.account.left_out
     assert (left.why, left.count) == ("not looked into", 4)
     assert left.what == "2 hidden files, 1 hidden folders, 1 without suffix"
+
+
+def test_a_folder_that_must_not_be_looked_into_is_named() -> None:
+    """Seen with the rights of a person, who is not root."""
+    with tempfile.TemporaryDirectory() as name:
+        root, own = Path(name, "x"), os.geteuid()
+        spec = folder(root, {"a": 4, "b": 4})
+        image(root / "b" / "deep" / "9.png", 90)
+        Path(name).chmod(0o755)
+        (root / "b" / "deep").chmod(0)
+        try:
+            if own == 0:
+                os.seteuid(65534)
+            assert "deep: Permission denied; permit it or move it away" in refusal(spec)
+        finally:
+            os.seteuid(own)
 
 
 def test_the_same_file_twice_is_used_once(tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
-from bo_distill.distributed.cache import StageCache, StageCheckpoints, decode, encode
+from bo_distill.distributed.cache import StageCache, StageCheckpoints, decode, encode, sealed, unsealed
 from bo_distill.distributed.locks import LockLost
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
@@ -18,7 +20,7 @@ from bo_distill.search.study.kept import packed, unpacked
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Outcome
 from bo_distill.search.study.winner import load_model, save_winner
-from helpers.made_up import made_up
+from helpers.made_up import changed, made_up
 
 
 def flipped(content: bytes, count: int = 1000) -> list[bytes]:
@@ -42,6 +44,14 @@ def test_a_stage_state() -> None:
     for damaged in flipped(content):
         with pytest.raises(ValueError, match="not a stage's state"):
             decode(damaged)
+
+
+def test_a_checkpoint() -> None:
+    content = sealed(bytes(range(256)) * 4)
+    assert unsealed(content) == bytes(range(256)) * 4
+    for damaged in flipped(content):
+        with pytest.raises(ValueError, match="not what was written"):
+            unsealed(damaged)
 
 
 def test_a_damaged_stage_is_made_anew_and_a_damaged_checkpoint_begun_again(
@@ -91,6 +101,25 @@ def test_weights(storage: Storage) -> None:
         storage.write_bytes(name, damaged)
         with pytest.raises(UsageError, match="is not what model"):
             load_model(storage, folder)
+
+
+def test_weights_that_are_not_numbers_and_another_count_of_classes_are_refused(storage: Storage) -> None:
+    """The digests fit, as those of files that somebody made by hand."""
+    folder = save_winner(made_up(storage))
+    weights, card = (storage.read_bytes(f"{folder}/{name}") for name in ("model.safetensors", "model.json"))
+    every = safetensors.torch.load(weights)
+    next(tensor for tensor in every.values() if tensor.is_floating_point()).view(-1)[0] = float("nan")
+    spoilt = safetensors.torch.save(every)
+    storage.write_bytes(f"{folder}/model.safetensors", spoilt)
+    changed(storage, f"{folder}/model.json", weights=hashlib.sha256(spoilt).hexdigest())
+    with pytest.raises(UsageError, match="holds numbers that are not finite"):
+        load_model(storage, folder)
+    storage.write_bytes(f"{folder}/model.safetensors", weights)
+    storage.write_bytes(f"{folder}/model.json", card)
+    info = unpacked("model.json", card)[1]["info"]
+    changed(storage, f"{folder}/model.json", info={**info, "classes": info["classes"][:-1]})
+    with pytest.raises(UsageError, match="no network of fsp can be made of it"):
+        load_model(storage, folder)
 
 
 def test_what_is_packed_is_unpacked() -> None:

@@ -11,6 +11,7 @@ from bo_distill.distributed.ray.cluster import Layout
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods import METHODS, get
 from bo_distill.methods.data import load
+from bo_distill.methods.data.account import Account, LeftOut
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.search.execution import forecast as planning
 from bo_distill.search.execution.forecast import (
@@ -58,7 +59,9 @@ def test_the_runs_that_are_left_and_their_time(study: Study) -> None:
     # A control that trains as many epochs on labels alone costs what the method says it does.
     longer = forecast(study, ALONE)
     assert longer.final == 2 * (1 + len(method.controls))
+    study.info = dataclasses.replace(study.info, account=Account(left_out=(LeftOut("empty", 3),)))
     words = describe(study, ALONE)
+    assert "3 rows left out: without text or label" in words
     assert "5 of the search, 6 runs of the best 2 over fresh seeds, then 6 retrainings" in words
     # What is finished is not run again.
     study.trials = [Trial(Job(n, "search", {}, 0), 0.0, "done", 0.5) for n in range(3)]

@@ -526,7 +526,7 @@ def test_empty_result_says_so(filled: Storage, capsys: pytest.CaptureFixture[str
         (["query", "SELECT * FROM read_text('/etc/hostname')"], "disabled"),
         (["diff", "alpha", "gamma"], "gamma: no such study"),
         (["diff", "alpha", "alpha/search/99"], "alpha/search/99: no such study, and no such trial"),
-        (["export", "csv", "--out", "/dev/null/x"], "--out /dev/null/x cannot be written"),
+        (["export", "csv", "--out", "/dev/null/x"], "--out /dev/null/x: there is no such folder"),
     ],
 )
 def test_bad_usage_is_one_line(

@@ -18,7 +18,7 @@ from pyarrow import parquet
 from bo_distill.distributed.storage import Storage
 from bo_distill.search import leaderboard
 from bo_distill.search.rows.compaction import compact, verify
-from bo_distill.search.rows.export import printable
+from bo_distill.search.rows.export import json_text, printable
 from bo_distill.search.rows.files import of_study, parsed, write_row
 from bo_distill.search.rows.row import COMPACTED, ROWS, named, record_of, schema
 from bo_distill.search.rows.sql import read
@@ -140,6 +140,7 @@ def test_json_is_json(storage: Storage, capsys: pytest.CaptureFixture[str]) -> N
     values = "sum(trial) AS n, 'nan'::DOUBLE AS a, 'inf'::DOUBLE AS b, 'x'::BLOB AS c, 1.5::DECIMAL(9, 2) AS d"
     assert command(storage, "query", f"SELECT {values} FROM leaderboard", "--json") == 0
     assert json.loads(capsys.readouterr().out) == [{"n": 0, "a": None, "b": None, "c": "x", "d": 1.5}]
+    assert json.loads(json_text({"truth": float("nan"), "all": (float("inf"), 1)})) == {"truth": None, "all": [None, 1]}
 
 
 def test_an_export_that_fails_keeps_the_older_file(

@@ -57,7 +57,9 @@ def direct(study: Study) -> torch.Tensor:
 def test_only_what_the_network_needs_is_kept(study: Study) -> None:
     card = json.loads(study.storage.read_bytes(f"{study.folder}/model/model.json"))
     assert list(card["stages"]) == ["finetune"]
-    assert card["info"]["classes"] == list(load(study.plan.task.data).info.classes)
+    info = load(study.plan.task.data).info
+    assert card["info"]["classes"] == list(info.classes)
+    assert card["info"]["account"] == json.loads(json.dumps(dataclasses.asdict(info.account))), "what was read is said"
 
 
 def test_saved_twice_is_the_same(study: Study) -> None:
@@ -184,6 +186,9 @@ assert not any(name.split(".")[0] == "ray" for name in sys.modules)
 
 def test_a_bad_file_does_not_end_the_answers(study: Study, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pictures / "1.png").write_bytes(b"no image")
+    (pictures / "._1.png").write_bytes(b"what another system keeps beside a file")
+    (pictures / ".ipynb_checkpoints").mkdir()
+    (pictures / ".ipynb_checkpoints" / "0.png").write_bytes((pictures / "0.png").read_bytes())
     assert predict.main([study.storage.path(study.folder), str(pictures), "--json"]) == 3
     told = capsys.readouterr()
     assert [Path(one["input"]).name for one in json.loads(told.out)] == ["0.png", "2.png", "3.png", "4.png"]
@@ -217,6 +222,22 @@ def sentences(tmp_path: Path) -> str:
 
 def asked(*words: str) -> Any:
     return predict.parser().parse(["MODEL", *words])
+
+
+def test_deep_greys_are_answered_as_training_reads_them(
+    study: Study, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(pictures / "0.png") as image:
+        grey = np.asarray(image.convert("L"))
+    Image.fromarray(grey).save(pictures / "shallow.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(pictures / "deep.png")
+    words = [str(pictures / name) for name in ("shallow.png", "deep.png")]
+    assert predict.main([study.storage.path(study.folder), *words, "--json"]) == 0
+    shallow, as_deep = json.loads(capsys.readouterr().out)
+    assert shallow["probabilities"] == as_deep["probabilities"]
 
 
 def test_every_task_is_answered(two_tasks: Deployed, sentences: str, capsys: pytest.CaptureFixture[str]) -> None:

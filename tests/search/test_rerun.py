@@ -10,7 +10,7 @@ import pytest
 
 from bo_distill.distributed.cache import StageCache, encode
 from bo_distill.distributed.storage import Storage
-from bo_distill.methods import get
+from bo_distill.methods import get, outside
 from bo_distill.methods.data import load
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.method import State
@@ -105,6 +105,26 @@ def test_a_row_that_says_otherwise_is_found_out(finished: Storage, capsys: pytes
         write_row(finished, dataclasses.replace(row, study=f"u{expected}", val_accuracy=row.val_accuracy - gap))
         code, out = again(finished, f"u{expected}/search/0", capsys)
         assert code == expected and ("within noise" in out) == (expected == 0)
+
+
+def test_a_row_of_a_method_from_outside_comes_back_on_a_person_s_word(
+    storage: Storage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    word = "tests.helpers.trivial:METHOD"
+    monkeypatch.setattr(outside, "_trusted", {"tests.helpers.trivial"})
+    task = Task("s", word, "quick", DataSpec("digits", train_size=100), {"only.epochs": 1}, storage.uri, 5, "float32")
+    study = Study(storage, Plan(task, "random", ("only.x",), 1, seeds=0))
+    study.save_plan()
+    conductor = Conductor(study)
+    asked = conductor.ask()
+    assert asked
+    conductor.settle(asked, perform(task, asked.job, lambda row: None))
+    assert rows_of(storage)[0].method == word
+    monkeypatch.setattr(outside, "_trusted", set())
+    words = ["reproduce", "s/search/0", f"--storage={storage.uri}"]
+    assert leaderboard.main(words) == 2 and "--trust tests.helpers.trivial" in capsys.readouterr().err
+    assert leaderboard.main([*words, "--trust=tests.helpers.trivial"]) == 0
+    assert "it comes back to the last bit" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,11 @@ def test_the_winner_its_settings_and_verdicts_are_said(study: Study, capsys: pyt
 def test_paths_are_said_once_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = made_up(Storage(tmp_path))
     assert summarise(study, 1.0)["report"] is None and summarise(study, 1.0)["model"] is None
+    study.know_data()
+    study.save_plan()
     write(study, draw=False)
     report = summarise(study, 1.0)["report"]
-    assert report and Path(report).exists()
+    assert report and "What was read of the data" in Path(report).read_text()
 
 
 def test_text_of_others_is_text(study: Study, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,9 @@ from bo_distill.distributed.storage import Storage
 from bo_distill.methods.data import load
 from bo_distill.methods.data.account import Account, LeftOut
 from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.reading import tell_reading
-from bo_distill.search.command.terminal import Output
+from bo_distill.search.command.terminal import Output, write_named
 from bo_distill.search.evidence.summary import summarise
 from helpers.made_up import made_up
 
@@ -35,6 +36,21 @@ def test_a_full_device_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.write(b"some") == 4 and out.write(b"more") == 4
     os.close(full)
     assert capsys.readouterr().err == "standard output: No space left on device; the rest of it is lost\n"
+
+
+def test_a_file_that_a_person_names_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "out"
+    write_named("--out", str(out), b"older")
+    monkeypatch.setattr("bo_distill.distributed.storage.os.fsync", full)
+    for file, said in ((out, "No space left on device"), (tmp_path, "a folder"), (tmp_path / "no" / "x", "no such")):
+        with pytest.raises(UsageError, match=f"--out {file}.*{said}"):
+            write_named("--out", str(file), b"newer")
+    assert out.read_bytes() == b"older" and list(tmp_path.iterdir()) == [out]
 
 
 def test_what_was_left_out_of_the_data_is_said(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:

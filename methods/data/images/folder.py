@@ -148,17 +148,30 @@ def _classes(spec: DataSpec, place: Path, beside: Counter[str]) -> Iterator[tupl
         if path not in folders:
             beside[_kind(path) if not path.is_dir() else "hidden folders"] += 1
     for folder in folders:
-        images: list[Path] = []
-        for path in _walk(spec, folder, beside):
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-                images.append(path)
-            else:
-                beside[_kind(path)] += 1
+        images = images_under(spec.name, folder, beside)
         if not images:
             raise UsageError(
                 f"{spec.name}: class folder {folder} holds no image ({' '.join(SUFFIXES)}); fill it or remove it"
             )
-        yield normal(folder.name), sorted(images)
+        yield normal(folder.name), images
+
+
+def images_under(name: str, folder: Path, beside: Counter[str]) -> list[Path]:
+    """Images in a folder and its folders, in order; counts in `beside` what is not looked into.
+
+    Args:
+        name: what the folder is called in an error.
+
+    Raises:
+        UsageError: a folder that cannot be looked into.
+    """
+    images = []
+    for path in _walk(name, folder, beside):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            images.append(path)
+        else:
+            beside[_kind(path)] += 1
+    return sorted(images)
 
 
 def _kind(path: Path) -> str:
@@ -167,21 +180,21 @@ def _kind(path: Path) -> str:
     return path.suffix.lower() or "without suffix"
 
 
-def _walk(spec: DataSpec, folder: Path, beside: Counter[str]) -> Iterator[Path]:
+def _walk(name: str, folder: Path, beside: Counter[str]) -> Iterator[Path]:
     """Files under a folder, links followed but never round a circle."""
     above: dict[str, frozenset[str]] = {str(folder): frozenset()}
 
     def refuse(error: OSError) -> None:
-        raise UsageError(f"{spec.name}: folder {error.filename}: {error.strerror}; permit it or move it away")
+        raise UsageError(f"{name}: folder {error.filename}: {error.strerror}; permit it or move it away")
 
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(place)
         if real in above[place]:
             folders.clear()
             continue
-        if hidden := sum(name.startswith(".") for name in folders):
+        if hidden := sum(inner.startswith(".") for inner in folders):
             beside["hidden folders"] += hidden
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in folders:
-            above[os.path.join(place, name)] = above[place] | {real}
-        yield from (Path(place, name) for name in files)
+        folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
+        for inner in folders:
+            above[os.path.join(place, inner)] = above[place] | {real}
+        yield from (Path(place, file) for file in files)
