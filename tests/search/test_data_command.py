@@ -39,6 +39,8 @@ def test_a_text_as_json_and_on_a_page(tmp_path: Path, capsys: pytest.CaptureFixt
     assert told["notes"] == ["labels that look alike stay different classes: no (20 rows), No (3 rows)"]
     html = page.read_text()
     assert "sentence number" in html and "look alike" in html and "<b>odd" not in html
+    assert data.main([spec.name, "--out", str(tmp_path / "sheet.png")]) == 2
+    assert "has no images; give a name that ends in .html" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,6 @@ def test_a_text_as_json_and_on_a_page(tmp_path: Path, capsys: pytest.CaptureFixt
         (["digits", "--out", "page.pdf"], "ends in .html or .png"),
         (["digits", "--out", "nowhere/page.html"], "no such folder"),
         (["nothing"], "no such data set"),
-        (["docstrings", "--out", "sheet.png"], "has no images"),
     ],
 )
 def test_bad_usage_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
