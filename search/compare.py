@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.interruption import interruption
-from bo_distill.search.command.options import make_task, study_options
+from bo_distill.search.command.options import AUTO, make_task, study_options
 from bo_distill.search.command.reading import tell_reading
 from bo_distill.search.command.shell import FAILED, INTERRUPTED, OK, Parser, carry_out, positive
 from bo_distill.search.execution.comparison import Budget, check_question, run_all
@@ -65,6 +65,8 @@ def budget_of(args: argparse.Namespace, names: Sequence[str]) -> Budget:
     """
     positive("--budget", args.budget)
     positive("--repeats", args.repeats, 2)
+    if args.workers == AUTO:
+        raise UsageError("--workers auto: searchers are compared in one layout; give a number")
     for name in ("budget_seconds", "budget_macs"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:

@@ -46,6 +46,11 @@ class Layout:
     gpus: float
     concurrency: int
 
+    def __str__(self) -> str:
+        trials = f"{self.concurrency} trial{'s' * (self.concurrency != 1)} at once"
+        each = f"{self.cpus} CPU{'s' * (self.cpus != 1)}" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
+        return f"{trials}, each on {self.workers} worker{'s' * (self.workers != 1)} of {each}"
+
 
 Node = Mapping[str, float]
 """What a node has: "CPU", "GPU"."""

@@ -195,9 +195,9 @@ def forecast_all(
 
     lines, total = [], 0.0
     with connected(args.address, sys.stderr) if args.address else nullcontext(machine()) as nodes:
-        place = layout(nodes, workers=args.workers or 1, concurrency=args.concurrency)
+        nodes = list(nodes)
     for method, (_, study) in waiting.items():
-        seen = forecast(study, place)
+        seen = forecast(study, layout(nodes, workers=study.plan.task.workers, concurrency=args.concurrency))
         total += seen.seconds
         many = f"{seen.trials} trials" if seen.trials else f"trials for {duration(study.plan.seconds or 0)}"
         held = ", ".join(study.controls) or "no control"

@@ -6,6 +6,7 @@ Nothing heavy is imported before the options are understood.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.asking import asked_for
 from bo_distill.search.command.config import toml_of
 from bo_distill.search.command.interruption import interruption
+from bo_distill.search.command.options import AUTO
 from bo_distill.search.command.reading import tell_reading
 from bo_distill.search.command.shell import positive
 from bo_distill.search.execution.place import check_place, on_ray, settled
@@ -34,8 +36,8 @@ def begun(args: argparse.Namespace) -> Study:
     Raises:
         UsageError: it cannot be.
     """
-    for name in ("workers", "concurrency", "patience"):
-        positive(f"--{name}", getattr(args, name))
+    positive("--concurrency", args.concurrency)
+    positive("--patience", args.patience)
     positive("--seeds", args.seeds, 0)
     if args.confirm:
         positive("--confirm", args.confirm, 2)
@@ -53,7 +55,12 @@ def begun(args: argparse.Namespace) -> Study:
         raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")
     study.know_data()
     method.costs(method.configure(task.recipe, task.settings), info)  # refuses what networks cannot take
-    check_place(args, study.plan.task, info)
+    check_place(args, task, info)
+    if args.workers == AUTO:
+        from bo_distill.search.execution.layouts import fastest
+
+        workers = fastest(study, args, sys.stderr).workers
+        study.plan = dataclasses.replace(study.plan, task=dataclasses.replace(task, workers=workers))
     return study
 
 

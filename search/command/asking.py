@@ -11,6 +11,7 @@ from bo_distill.methods import get
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.data import resumed_data, same
 from bo_distill.search.command.options import (
+    AUTO,
     PRECISION,
     SEED,
     assignments,
@@ -216,7 +217,7 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
         raise UsageError(f"{going_on} --confirm: a grid has the trials that it has; start a new study")
     if searcher.word != plan.searcher:
         study.searcher_state = None
-    workers = args.workers or plan.task.workers
+    workers = plan.task.workers if args.workers in (None, AUTO) else args.workers
     data = resumed_data(args, plan.task.data)
     if data.name != plan.task.data.name and not plan.fingerprint:
         raise UsageError(f"--data {data.name}: the study is of a version that did not note its data; leave it out")

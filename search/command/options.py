@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 EVERY = "all"  # in place of a method: each that takes the data
+AUTO = "auto"  # in place of a number of workers
 
 SEED, PRECISION = 0, "auto"  # where a command names none
 
@@ -56,12 +57,27 @@ def task_options(p: Parser) -> None:
     )
 
 
+def workers_in(words: str) -> int | str:
+    """What --workers says: a number or `AUTO`."""
+    if words == AUTO:
+        return words
+    if not words.isdecimal() or not int(words):
+        raise argparse.ArgumentTypeError(f"{words}: give a number of at least 1, or auto")
+    return int(words)
+
+
 def study_options(p: Parser) -> None:
     """What every command that trains on Ray takes: a task, and where it runs."""
     task_options(p)
     place = p.group("place")
     place.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
-    place.add_argument("--workers", type=int, metavar="N", help="Ray Train workers of each trial (default 1)")
+    place.add_argument(
+        "--workers",
+        type=workers_in,
+        metavar="N",
+        help="Ray Train workers of each trial (default 1); auto: as many as a rehearsal finds fastest, more trials at "
+        "once or more workers for each",
+    )
     place.add_argument("--address", help="connect to a running Ray: auto, host:port or ray://host:port")
     p.group("output").add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -127,8 +143,7 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], dict[str
     from bo_distill.methods import get
     from bo_distill.search.study.records import Task
 
-    for name in ("workers", "concurrency"):
-        positive(f"--{name}", getattr(args, name, None))
+    positive("--concurrency", getattr(args, "concurrency", None))
     if args.seed < 0:
         raise UsageError(f"--seed {args.seed}: give at least 0")
     if args.method is None:
@@ -163,7 +178,7 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], dict[str
         storage=args.storage,
         seed=args.seed,
         precision=args.precision,
-        workers=args.workers or 1,
+        workers=1 if args.workers in (None, AUTO) else args.workers,
     )
     return task, tuple(space), ranges, method
 

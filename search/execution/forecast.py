@@ -6,6 +6,7 @@ import heapq
 import multiprocessing
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,9 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from bo_distill.distributed.cache import StageCache
 from bo_distill.distributed.pipeline import stage_keys, unmade
+from bo_distill.distributed.ranks import Ranks
 from bo_distill.distributed.ray.cluster import Layout
 from bo_distill.distributed.seeds import seed_of
 from bo_distill.distributed.worker import LocalWorker, Runtime, best_runtime
@@ -35,21 +38,13 @@ from bo_distill.search.study.searches import tuned_controls
 
 # Seconds on two cores; see docs/LOG.md.
 RAY = 6.0  # to bring Ray up and down
-
-
 TRIAL = 1.0  # of Ray, the ledger, the searcher and idle cores at a phase's end, for each trial
-
+TRAIN = 7.0  # to start Ray Train's workers, once: they stay from trial to trial
+PAGE = 8.0  # the report and the winner's model
+REHEARSAL = 5.0  # what its measured part takes where a network is small
 
 BUSY = 0.5  # share of a processor under which a rehearsal had to wait for others
-
-
-TRAIN = 7.0  # to start Ray Train's workers, once: they stay from trial to trial
-
-
-PAGE = 8.0  # the report and the winner's model
-
-
-REHEARSAL = 5.0  # what its measured part takes where a network is small
+ALONE = Ranks()
 
 
 @dataclass(frozen=True)
@@ -107,21 +102,27 @@ class Forecast:
     share: float
 
 
-def own_seconds(runtime: Runtime, wall: float, processor: float) -> float:
+def own_seconds(runtime: Runtime, ranks: Ranks, wall: float, processor: float) -> float:
     """What a computation takes when nothing else runs: no longer than the processor time of all its threads.
 
-    On a GPU it is the wall's time: the processor waits for it, and other work there is not known.
+    On a GPU it is the wall's time: the processor waits for it, and other work there is not known. So it is where ranks
+    wait for one another.
     """
-    return wall if runtime.device == "cuda" else min(wall, processor)
+    return wall if runtime.device == "cuda" or ranks.size > 1 else min(wall, processor)
 
 
-def rehearse(task: Task, asked: float) -> Rehearsal:
+def rehearse(task: Task, asked: float, ranks: Ranks = ALONE, meeting: str = "") -> Rehearsal:
     """Run all stages of a trial with default settings, all of their networks, on a few rows for a few epochs.
 
     Args:
         asked: the time at which this process was asked for.
+        ranks: of those that rehearse one trial together.
+        meeting: a file that is not there yet, by which they find one another.
     """
     torch.set_num_threads(task.cpus)
+    if ranks.size > 1:
+        backend = "nccl" if best_runtime(task.precision).device == "cuda" else "gloo"
+        dist.init_process_group(backend, init_method=f"file://{meeting}", rank=ranks.rank, world_size=ranks.size)
     trust(task.method)  # the process that sent the task has looked at it
     method, whole = get(task.method), load(task.data)
     passed = time.time() - asked
@@ -137,7 +138,7 @@ def rehearse(task: Task, asked: float) -> Rehearsal:
             name: config.rehearsed(length) if isinstance(config, Training) else config
             for name, config in configs.items()
         }
-        worker = LocalWorker(data, seed=task.seed, runtime=runtime)
+        worker = LocalWorker(data, seed=task.seed, runtime=runtime, rank=ranks.rank, world_size=ranks.size)
         states: dict[str, State] = {}
         found = {}
         for stage in method.stages:
@@ -145,15 +146,15 @@ def rehearse(task: Task, asked: float) -> Rehearsal:
             own = worker.for_stage(seed_of(task.seed, stage.name), None, None)
             with stage_running():
                 states[stage.name] = stage.run(own, short[stage.name], {need: states[need] for need in stage.needs})
-            wall = own_seconds(runtime, time.perf_counter() - before, time.process_time() - spent)
-            epochs = [own_seconds(runtime, row["seconds"], row["cpu_seconds"]) for row in own.history]
+            wall = own_seconds(runtime, ranks, time.perf_counter() - before, time.process_time() - spent)
+            epochs = [own_seconds(runtime, ranks, row["seconds"], row["cpu_seconds"]) for row in own.history]
             found[stage.name] = wall, stage.macs(short, data.info), epochs
         return found
 
     rows = max(batch, 2 * len(whole.info.classes))
     found = run(rows, 1)  # pays for imports and for what a network sets up with its first batch
-    if sum(wall for wall, _, _ in found.values()) < REHEARSAL:  # else it is slow enough for that not to matter
-        spent = sum(wall for wall, _, _ in run(rows, 1).values())
+    if ranks.from_first(sum(wall for wall, _, _ in found.values())) < REHEARSAL:  # else that does not matter much
+        spent = ranks.from_first(sum(wall for wall, _, _ in run(rows, 1).values()))
         rows = int(min(max(rows, rows * REHEARSAL / (3 * spent)), 8 * batch, len(whole.train)))
         found = run(rows, 3)
     stages = {}
@@ -164,6 +165,8 @@ def rehearse(task: Task, asked: float) -> Rehearsal:
             longer = configs[name].epochs / len(epochs) if epochs else 1.0
             stages[name] = Speed(wall * longer * len(whole.train) / rows)
     share = 1.0 if runtime.device == "cuda" else time.process_time() / max(time.time() - asked, 1e-9)
+    if ranks.size > 1:
+        dist.destroy_process_group()
     return Rehearsal(start, stages, peak_memory(), min(1.0, share))
 
 
@@ -185,15 +188,25 @@ def few(data: Data, rows: int) -> Data:
 
 
 def rehearsals(task: Task, place: Layout) -> Rehearsal:
-    """The mean of as many rehearsals side by side as trials will be: they share caches and memory as trials do."""
-    many = min(place.concurrency, len(os.sched_getaffinity(0)))
+    """The mean of as many rehearsals side by side as trials will be: they share caches and memory as trials do.
+
+    Of workers that this machine has no cores for, as many rehearse as it has; the others are taken to do as well.
+    """
+    cores = len(os.sched_getaffinity(0))
+    ranks = min(place.workers, cores)
     asked, task = time.time(), replace(task, cpus=place.cpus)
-    with ProcessPoolExecutor(many, multiprocessing.get_context("spawn")) as pool:
-        found = list(pool.map(rehearse, [task] * many, [asked] * many))
+    with tempfile.TemporaryDirectory() as folder:
+        members = [
+            (task, asked, Ranks(rank, ranks), f"{folder}/{trial}")
+            for trial in range(min(place.concurrency, cores // ranks))
+            for rank in range(ranks)
+        ]
+        with ProcessPoolExecutor(len(members), multiprocessing.get_context("spawn")) as pool:
+            found = list(pool.map(rehearse, *zip(*members, strict=True)))
     stages = {
         name: Speed(
-            statistics.fmean(one.stages[name].fixed for one in found),
-            statistics.fmean(one.stages[name].pace for one in found),
+            statistics.fmean(one.stages[name].fixed for one in found) * ranks / place.workers,
+            statistics.fmean(one.stages[name].pace for one in found) * ranks / place.workers,
         )
         for name in found[0].stages
     }
@@ -239,7 +252,7 @@ def forecast(study: Study, place: Layout) -> Forecast:
         for stage in unmade(method, keys, cache, made):
             speed, work = found.stages[stage.name], stage.macs(changed, info)
             macs += work
-            seconds += (speed.fixed + work * speed.pace) / task.workers
+            seconds += speed.fixed + work * speed.pace
         return macs, seconds
 
     own = stage_keys(method, configs, info.fingerprint, task.seed, task.seed, runtime)
@@ -265,14 +278,18 @@ def forecast(study: Study, place: Layout) -> Forecast:
         epochs=sum(getattr(config, "epochs", 0) for config in configs.values()),
         cached=tuple(stage.name for stage in method.stages if stage not in lacking),
         macs=sum(macs for phase in phases for macs, _ in phase),
-        seconds=RAY + TRAIN * (task.workers > 1) + found.start + seconds + PAGE,
+        seconds=RAY + TRAIN * (place.workers > 1) + found.start + seconds + PAGE,
         memory=found.memory,
         share=found.share,
     )
 
 
-def describe(study: Study, place: Layout) -> str:
-    """A forecast in words."""
+def describe(study: Study, place: Layout, others: Sequence[Layout]) -> str:
+    """A forecast in words.
+
+    Args:
+        others: layouts whose time is said beside that of `place`.
+    """
     plan, method, info, seen = study.plan, study.method, study.info, forecast(study, place)
     ranges = [f"  {name}: {domain}" for name, domain in study.space.items()]
     confirm = f"{seen.confirm} runs of the best {plan.confirm} over fresh seeds, " if plan.confirm else ""
@@ -297,7 +314,10 @@ def describe(study: Study, place: Layout) -> str:
         f"MACs        {seen.macs:.3g} to train",
         f"time        about {seen.seconds:.0f} s, as this machine rehearsed every stage with default settings{busy}",
         f"memory      about {seen.memory / 2**30:.1f} GiB a process",
-        f"layout      {place.concurrency} trials at once, {place.workers} workers each, "
-        f"{place.cpus} CPUs and {place.gpus:g} GPUs a worker: fits",
+        f"layout      {place}",
     ]
+    if others and seen.share < BUSY:
+        lines.append("            ask again on a quiet machine whether another layout would be faster")
+    elif others:
+        lines += (f"            {other}: about {forecast(study, other).seconds:.0f} s" for other in others)
     return "\n".join(lines)

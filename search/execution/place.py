@@ -32,11 +32,17 @@ def check_place(args: argparse.Namespace, task: Task, info: Info) -> None:
         layout(machine(), workers=task.workers, concurrency=args.concurrency)
     elif args.address != "auto":
         check_address(args.address)
-    if task.workers > 1:
-        _check_shares(task, info)
+    check_shares(task, info)
 
 
-def _check_shares(task: Task, info: Info) -> None:
+def check_shares(task: Task, info: Info) -> None:
+    """Refuse workers that cannot share a stage's batches.
+
+    Raises:
+        UsageError: as it says.
+    """
+    if task.workers == 1:
+        return
     from bo_distill.distributed.norm import has_batch_norm
     from bo_distill.distributed.ranks import Ranks, share_of
     from bo_distill.methods import get

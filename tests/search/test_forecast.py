@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from bo_distill.methods import METHODS, get
 from bo_distill.methods.data import load
 from bo_distill.methods.data.account import Account, LeftOut
 from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.errors import UsageError
 from bo_distill.search.execution import forecast as planning
+from bo_distill.search.execution import layouts as comparing
 from bo_distill.search.execution.forecast import (
     PAGE,
     RAY,
@@ -60,7 +64,7 @@ def test_the_runs_that_are_left_and_their_time(study: Study) -> None:
     longer = forecast(study, ALONE)
     assert longer.final == 2 * (1 + len(method.controls))
     study.info = dataclasses.replace(study.info, account=Account(left_out=(LeftOut("empty", 3),)))
-    words = describe(study, ALONE)
+    words = describe(study, ALONE, [])
     assert "3 rows left out: without text or label" in words
     assert "5 of the search, 6 runs of the best 2 over fresh seeds, then 6 retrainings" in words
     # What is finished is not run again.
@@ -77,10 +81,10 @@ def test_a_time_limit_ends_the_search_and_not_what_follows(study: Study) -> None
     assert forecast(study, ALONE).seconds == whole
     study.plan = dataclasses.replace(study.plan, seconds=1.0)
     short = forecast(study, ALONE).seconds
-    assert short < whole and "11 of the search, or as many as begin within 1.0 s, then 6" in describe(study, ALONE)
+    assert short < whole and "11 of the search, or as many as begin within 1.0 s, then 6" in describe(study, ALONE, [])
     study.plan = dataclasses.replace(study.plan, trials=None, seconds=3600.0)
     assert forecast(study, ALONE).seconds > 3600
-    assert "as many of the search as begin within 60 min, then 6 retrainings" in describe(study, ALONE)
+    assert "as many of the search as begin within 60 min, then 6 retrainings" in describe(study, ALONE, [])
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -104,3 +108,30 @@ def test_few_rows_are_of_all_classes() -> None:
     assert len(part.train) == 120 == part.info.train_size == len(part.train.texts) and len(part.val) < len(data.val)
     assert set(part.train.y[:, 0].tolist()) == set(range(len(data.info.classes)))
     assert few(data, 10**9).train is data.train
+
+
+@pytest.fixture
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "machine", lambda: [{"CPU": 4.0, "GPU": 0.0}])
+
+
+def test_layouts_of_a_machine(study: Study, four_cores: None) -> None:
+    found = [(place.workers, place.concurrency, place.cpus) for place in comparing.layouts(study, None)]
+    assert found == [(1, 4, 1), (2, 2, 1), (4, 1, 1)]
+    assert [(place.concurrency, place.cpus) for place in comparing.layouts(study, 2)] == [(2, 2), (2, 1), (1, 1)]
+    odd = dataclasses.replace(study.plan.task, settings={"teacher.norm": "group", "teacher.batch_size": 9})
+    study.plan = dataclasses.replace(study.plan, task=odd)
+    assert [place.workers for place in comparing.layouts(study, None)] == [1], "which cannot share batches of 9"
+
+
+@pytest.mark.parametrize(("seconds", "workers"), [((9.0, 5.0, 7.0), 2), ((5.0, 5.0, 5.0), 1)])
+def test_the_fastest_layout_is_taken(
+    study: Study, four_cores: None, seconds: tuple[float, ...], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = dict(zip((1, 2, 4), seconds, strict=True))
+    monkeypatch.setattr(comparing, "forecast", lambda study, place: SimpleNamespace(seconds=known[place.workers]))
+    said, args = io.StringIO(), SimpleNamespace(address=None, concurrency=None)
+    assert comparing.fastest(study, args, said).workers == workers  # type: ignore[arg-type]
+    assert "2 trials at once, each on 2 workers of 1 CPU: about 5 s" in said.getvalue()
+    with pytest.raises(UsageError, match="not at --address"):
+        comparing.fastest(study, SimpleNamespace(address="auto"), said)  # type: ignore[arg-type]

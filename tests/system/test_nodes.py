@@ -49,7 +49,7 @@ def finish(process: Any) -> None:
 def test_trials_lie_on_different_nodes(cluster: Any, tmp_path: Path) -> None:
     words = ["--random", "--trials=4", "--seeds=1", "--set=only.pause=1", f"--address={cluster.address}"]
     forecast, said = start(TRIVIAL, *words, "--dry-run", storage=tmp_path).communicate(timeout=400)
-    assert "2 trials at once, 1 workers each, 1 CPUs" in forecast, said
+    assert "2 trials at once, each on 1 worker of 1 CPU" in forecast, said
     assert not any(tmp_path.iterdir())
     finish(start(TRIVIAL, *words, storage=tmp_path))
     rows = rows_of(tmp_path)

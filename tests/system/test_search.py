@@ -173,7 +173,7 @@ def test_two_workers_and_a_scheduler(tmp_path: Path) -> None:
         (["fsp", "--trials=-3"], "--trials -3"),
         (["fsp", "--trials=+3"], "--resume"),
         (["fsp", "--grid", "--trials=3"], "--trials 3"),
-        (["fsp", "--workers=0"], "--workers 0"),
+        (["fsp", "--workers=0"], "--workers: 0"),
         (["fsp", "--seeds=-1"], "--seeds -1"),
         (["fsp", "--workers=999"], "--workers 999"),
         (
@@ -204,7 +204,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 def test_a_dry_run_forecasts_and_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["fsp", "--grid", "--trials=9", "--dry-run", *SMALL, f"--storage={tmp_path / 'results'}"]) == 0
     said = capfd.readouterr().out
-    assert "9 of the search, then 9 retrainings" in said and "cached: none" in said and "fits" in said
+    assert "9 of the search, then 9 retrainings" in said and "cached: none" in said and "each on 1 worker of " in said
     assert not (tmp_path / "results").exists()
 
 
