@@ -21,7 +21,6 @@ from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, trust
 from bo_distill.search.command.terminal import print_table, write_named
 from bo_distill.search.rows import compaction, sql
 from bo_distill.search.rows.export import exported, flat, json_text, markdown, plain, printable
-from bo_distill.search.rows.optuna import to_optuna
 from bo_distill.search.rows.row import LEADERBOARD, from_table, schema
 
 if TYPE_CHECKING:
@@ -104,7 +103,9 @@ def export(storage: Storage, arguments: argparse.Namespace) -> int:
     columns = SHOWN if arguments.format == "md" else ()
     table = sql.read(storage, columns=columns, sort=arguments.sort, **_where(arguments))
     if arguments.format == "optuna":
-        print(f"{to_optuna(table, arguments.url)} trials written to {arguments.url}")
+        from bo_distill.search.evidence.optuna import to_optuna
+
+        print(f"{to_optuna(table, storage, arguments.url)} trials written to {arguments.url}")
         return OK
     if arguments.format == "parquet" and not arguments.out and sys.stdout.isatty():
         raise UsageError("export parquet: a terminal cannot show it; give --out FILE")

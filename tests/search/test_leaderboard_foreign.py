@@ -16,12 +16,15 @@ import pytest
 from pyarrow import parquet
 
 from bo_distill.distributed.storage import Storage
+from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.search import leaderboard
 from bo_distill.search.rows.compaction import compact, verify
 from bo_distill.search.rows.export import json_text, printable
 from bo_distill.search.rows.files import of_study, parsed, write_row
 from bo_distill.search.rows.row import COMPACTED, ROWS, named, record_of, schema
 from bo_distill.search.rows.sql import read
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Plan, Task
 from helpers.made_up import START
 from helpers.made_up import row as make
 
@@ -185,3 +188,17 @@ def test_export_to_optuna(filled: Storage, tmp_path: Path, capsys: pytest.Captur
     assert len(study.trials) == 30 and study.best_trial.params == {"transfer.lr": 29.1}
     assert command(filled, "export", "optuna", url) == 2 and "already" in capsys.readouterr().err
     assert command(filled, "export", "optuna") == 2
+
+
+def test_export_to_optuna_by_the_metrics_of_the_study(storage: Storage, tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    task = Task("alpha", "fsp", "quick", DataSpec("digits"), {}, storage.uri, 0)
+    Study(storage, Plan(task, "random", ("transfer.lr",), 4, metrics=("val_loss", "macs"))).save_plan()
+    for trial in range(4):
+        write_row(storage, make(trial, val_loss=1.0 - trial / 10, macs_forward=1000 + trial))
+    url = f"sqlite:///{tmp_path / 'rows.db'}"
+    assert command(storage, "export", "optuna", url) == 0
+    study = optuna.load_study(study_name="alpha", storage=url)
+    assert study.user_attrs["metrics"] == ["val_loss", "macs"]
+    assert [d.name for d in study.directions] == ["MINIMIZE"] * 2
+    assert [trial.values for trial in study.trials] == [[1.0 - n / 10, 1000.0 + n] for n in range(4)]

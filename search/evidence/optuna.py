@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.rows.row import Row, from_table
+from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.metrics import ACCURACY, METRICS, Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from bo_distill.distributed.storage import Storage
 
-def to_optuna(table: pa.Table, url: str) -> int:
+
+def to_optuna(table: pa.Table, storage: Storage, url: str) -> int:
     """Write the search trials of every study of the table; returns how many.
 
-    Parameters are the settings in which a study's trials differ; what else a row says of a trial is in its user
-    attributes.
+    Values are of the metrics that the study chose by, each with its direction. Parameters are the settings in which a
+    study's trials differ; what else a row says of a trial is in its user attributes.
 
     Args:
+        storage: that holds the studies. One that is gone is taken to have chosen by validation accuracy.
         url: of an Optuna storage, such as sqlite:///rows.db.
 
     Raises:
@@ -35,19 +40,30 @@ def to_optuna(table: pa.Table, url: str) -> int:
         if row.phase == "search":
             studies.setdefault(row.study, []).append(row)
     try:
-        storage = optuna.storages.get_storage(url)
+        database = optuna.storages.get_storage(url)
     except Exception as error:  # of SQLAlchemy and its drivers, of many kinds
         raise UsageError(f"export optuna {url}: {' '.join(str(error).split())[:150]}; give sqlite:///FILE") from None
     for name, rows in studies.items():
+        metrics = _metrics(storage, name)
+        directions = ["maximize" if metric.higher else "minimize" for metric in metrics]
         try:
-            study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+            study = optuna.create_study(storage=database, study_name=name, directions=directions)
         except optuna.exceptions.DuplicatedStudyError:
             raise UsageError(f"export optuna {url}: it has a study {name} already; give another file") from None
         varied = sorted(k for k in rows[0].config if len({json.dumps(row.config.get(k)) for row in rows}) > 1)
         options = {k: sorted({_plain(row.config[k]) for row in rows}, key=str) for k in varied}
         for row in sorted(rows, key=lambda row: row.trial):
-            study.add_trial(_trial(row, {k: _distribution(v) for k, v in options.items()}))
+            study.add_trial(_trial(row, metrics, {k: _distribution(v) for k, v in options.items()}))
+        study.set_user_attr("metrics", [metric.word for metric in metrics])  # its own names for them are experimental
     return sum(map(len, studies.values()))
+
+
+def _metrics(storage: Storage, name: str) -> list[Metric]:
+    try:
+        words = Study.open(storage, name).plan.metrics
+    except UsageError:
+        words = (ACCURACY,)
+    return [METRICS[word] for word in words]
 
 
 def _plain(value: Any) -> Any:
@@ -66,13 +82,14 @@ def _distribution(values: list[Any]) -> Any:
     return CategoricalDistribution(values)
 
 
-def _trial(row: Row, distributions: Mapping[str, Any]) -> Any:
+def _trial(row: Row, metrics: Sequence[Metric], distributions: Mapping[str, Any]) -> Any:
     from optuna.trial import TrialState, create_trial
 
-    done = row.status == "done" and row.val_accuracy is not None
+    values = [metric.of(row) for metric in metrics]
+    done = row.status == "done" and None not in values
     return create_trial(
         state=TrialState.COMPLETE if done else TrialState.FAIL,
-        value=row.val_accuracy if done else None,
+        values=values if done else None,
         params={name: _plain(row.config[name]) for name in distributions},
         distributions=dict(distributions),
         user_attrs={"trial": row.trial, "status": row.status, "seconds": row.seconds, "reason": row.reason},
