@@ -45,7 +45,8 @@ def to_optuna(table: pa.Table, storage: Storage, url: str) -> int:
         raise UsageError(f"export optuna {url}: {' '.join(str(error).split())[:150]}; give sqlite:///FILE") from None
     for name, rows in studies.items():
         metrics = _metrics(storage, name)
-        directions = ["maximize" if metric.higher else "minimize" for metric in metrics]
+        better = optuna.study.StudyDirection
+        directions = [better.MAXIMIZE if metric.higher else better.MINIMIZE for metric in metrics]
         try:
             study = optuna.create_study(storage=database, study_name=name, directions=directions)
         except optuna.exceptions.DuplicatedStudyError:
@@ -85,8 +86,8 @@ def _distribution(values: list[Any]) -> Any:
 def _trial(row: Row, metrics: Sequence[Metric], distributions: Mapping[str, Any]) -> Any:
     from optuna.trial import TrialState, create_trial
 
-    values = [metric.of(row) for metric in metrics]
-    done = row.status == "done" and None not in values
+    values = [value for metric in metrics if (value := metric.of(row)) is not None]
+    done = row.status == "done" and len(values) == len(metrics)
     return create_trial(
         state=TrialState.COMPLETE if done else TrialState.FAIL,
         values=values if done else None,
