@@ -25,7 +25,9 @@ class Cell:
         printed: what the paper gives, in the table's unit; None for a control that it lacks.
         metric: of the test split (`methods.metrics.classification`, `Method.metrics`).
         against: the line of the same table that this one is held against, seed by seed.
-        searcher: "grid" or "bo" chooses the fields that the method searches, on validation; "" takes the settings.
+        searcher: "grid" or "bo" chooses the fields of `space` on validation; "" takes the settings.
+        space: fields -> range, as `methods.space.ranged` reads it; none: those that the method searches, in its ranges.
+        searching: laid over the settings while a search looks for the best; None for what the scale has.
         printed_seconds: what the paper's search took.
         headline: it belongs to the method and its control, and is trained before what is not.
         seeds: trainings of it at most; None for as many as the scale has.
@@ -37,6 +39,8 @@ class Cell:
     metric: str = "accuracy"
     against: str = ""
     searcher: str = ""
+    space: Mapping[str, str] = field(default_factory=dict)
+    searching: Mapping[str, Any] | None = None
     printed_seconds: float | None = None
     headline: bool = False
     seeds: int | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from bo_distill.methods.cost import count
 from bo_distill.methods.method import flatten
-from bo_distill.methods.space import Choice, Domain, Integer, Real
+from bo_distill.methods.space import Choice, Domain, Integer, Real, Searched
 from bo_distill.search.evidence.pareto import Front
 from bo_distill.search.evidence.statistics import Paired, student
 from bo_distill.search.evidence.words import duration, short
@@ -140,6 +140,14 @@ def verdicts(study: Study) -> list[str]:
     return said
 
 
+def end_of(domain: Searched, value: Any) -> str:
+    """ "upper" or "lower" where a value lies at that end of its range; else, and for one of a few options, empty."""
+    if isinstance(domain, Choice):
+        return ""
+    share, near = domain.to_unit(value), max(EDGE, 0.75 / domain.levels)
+    return "" if near < share < 1 - near else "upper" if share > 0.5 else "lower"
+
+
 def widened(domain: Real | Integer, limits: Domain, upper: bool) -> str:
     """The words of --range for a range that reaches beyond one of its ends: ten times as far on a log scale, else by
     half its width; not beyond the field's limits. Empty where these leave nothing."""
@@ -165,14 +173,9 @@ def advice(study: Study) -> list[str]:
     said = []
     for name, domain in study.space.items():
         value = best.job.settings.get(name)
-        if isinstance(domain, Choice) or value is None:
-            continue
-        share, cell = domain.to_unit(value), 1 / domain.levels
-        if not max(EDGE, 0.75 * cell) < share < 1 - max(EDGE, 0.75 * cell):
-            upper = share > 0.5
-            wider = widened(domain, study.method.fields()[name].limits, upper)
-            lies = f"{name} = {short(value)} lies at the {'upper' if upper else 'lower'} end of its range, "
-            lies += f"{domain.low:g} to {domain.high:g}"
+        if not isinstance(domain, Choice) and value is not None and (end := end_of(domain, value)):
+            wider = widened(domain, study.method.fields()[name].limits, end == "upper")
+            lies = f"{name} = {short(value)} lies at the {end} end of its range, {domain.low:g} to {domain.high:g}"
             said.append(
                 f"{lies}, and a better value may lie beyond: search a wider one (--range {name}={wider})."
                 if wider

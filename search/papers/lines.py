@@ -17,6 +17,7 @@ from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import Method
 from bo_distill.methods.published import Cell, PaperTable, Scale
+from bo_distill.methods.space import Searched
 from bo_distill.search.rows.row import Row
 from bo_distill.search.searchers.registry import NONE, entry_of
 from bo_distill.search.study.ledger import Study
@@ -95,6 +96,12 @@ class Reproduction:
         each = self.scale.each.get(table.data, {})
         return self.method.check({**self.scale.settings, **each, **cell.settings})
 
+    def space_of(self, table: PaperTable, cell: Cell) -> dict[str, Searched]:
+        """What a line's search moves."""
+        settings = self.settings_of(table, cell)
+        usual = [name for name, field in self.method.fields().items() if field.searched and name not in settings]
+        return self.method.space(cell.space or usual, cell.space)
+
     def run_of(self, table: PaperTable, cell: Cell) -> Run:
         """Where a line's trainings are found."""
         return self._runs[table.title, cell.name]
@@ -169,7 +176,9 @@ class Reproduction:
 
     def _plan(self, name: str, table: PaperTable, cell: Cell, storage: Storage, precision: str) -> Plan:
         complete = self.settings_of(table, cell) if cell.searcher else self.settings_of(table, Cell(""))
-        settings = {**complete, **(self.method.check(self.scale.searching) if cell.searcher else {})}
+        searching = self.scale.searching if cell.searching is None else cell.searching
+        searching = self.method.check(searching) if cell.searcher else {}
+        settings = {**complete, **searching}
         task = Task(
             study=name,
             method=self.method.name,
@@ -180,17 +189,17 @@ class Reproduction:
             seed=0,
             precision=precision,
         )
-        searched = [name for name, field in self.method.fields().items() if field.searched and name not in settings]
         sized = bool(cell.searcher) and entry_of(cell.searcher).sized
         return Plan(
             task=task,
             searcher=cell.searcher or NONE,
-            space=tuple(searched) if cell.searcher else (),
+            space=tuple(self.space_of(table, cell)) if cell.searcher else (),
+            ranges=cell.space,
             trials=0 if not cell.searcher else None if sized else self.scale.trials,
             patience=self.scale.patience if cell.searcher and not sized else None,
             seeds=self.scale.seeds if cell.searcher else 0,
             controls=False,
-            retrained={name: complete[name] for name in self.scale.searching} if cell.searcher else {},
+            retrained={name: complete[name] for name in searching},
         )
 
     def fill(self, study: Study) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 from bo_distill.methods.method import flatten
 from bo_distill.methods.published import Claim, PaperTable
+from bo_distill.methods.space import Choice
 from bo_distill.search.evidence.statistics import student
+from bo_distill.search.evidence.summary import end_of
 from bo_distill.search.evidence.words import NONE, duration, markdown, percent, short
 from bo_distill.search.papers.lines import Reproduction
 from bo_distill.search.papers.scores import Finding, Line, corrected, findings, lines_of
@@ -40,8 +42,10 @@ def page(
         *(claimed(finding) for finding in findings(one, claims, rows)),
         "## All lines\n",
         "Test accuracy, scored once for each training; validation chose whatever was chosen. Intervals are Student's, "
-        "at 95 %; differences are paired by seed.\n",
+        "at 95 %; differences are paired by seed. A line that no search chose has the scale's settings, and so has its "
+        "control.\n",
         *(paper_table(one, table, rows) for table in one.tables),
+        *filter(None, [winners(one, rows)]),
         "## What differs from the paper\n",
         departures(one) + "\n",
         "## How it was made\n",
@@ -165,9 +169,31 @@ def paper_table(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> st
     )
     note = f"{table.note}\n\n" if table.note else ""
     text = f"### {table.title}\n\n{note}" + markdown(columns, body)
-    if any(line.searched for line in lines):
+    if any(line.searched and line.cell.printed_seconds for line in lines):
         text += "\n" + search_cost(lines)
     return text
+
+
+def winners(one: Reproduction, rows: Sequence[Row]) -> str:
+    """What each search chose, in a line; empty where none has ended."""
+    said = {}
+    for table in one.tables:
+        for line in lines_of(one, table, rows):
+            if line.cell.searcher and line.rows:
+                said[one.run_of(table, line.cell).study] = f"- {winner(one, table, line)}\n"
+    return "## What the searches chose\n\n" + "".join(said.values()) if said else ""
+
+
+def winner(one: Reproduction, table: PaperTable, line: Line) -> str:
+    """What a line's search chose, and where that lies at an end of its range."""
+    said, ends = [], []
+    for name, domain in one.space_of(table, line.cell).items():
+        value = line.rows[0].config[name]
+        said.append(f"{name} {short(value)}")
+        if not isinstance(domain, Choice) and (end := end_of(domain, value)):
+            lies = f"{name} lies at the {end} end of its range, {domain.low:g} to {domain.high:g}"
+            ends.append(f"{lies}, beyond which a better value may lie")
+    return f"{line.cell.name}: validation chose {', '.join(said)}" + "".join(f"; {words}" for words in ends) + "."
 
 
 def search_cost(lines: Sequence[Line]) -> str:

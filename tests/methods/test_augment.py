@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -165,7 +166,8 @@ def test_every_operation_is_drawn() -> None:
 def test_on_a_gpu_without_waiting_for_it(kind: str) -> None:
     x = images().cuda()
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings(action="ignore"):  # that this mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
     try:
         got = augment(x, kind, 3, slice(0, 16), 16)
     finally:

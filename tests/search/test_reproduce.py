@@ -29,6 +29,7 @@ from bo_distill.search.execution.processes import Pool
 from bo_distill.search.execution.trial import attempt
 from bo_distill.search.papers import publish as results
 from bo_distill.search.papers.lines import Reproduction
+from bo_distill.search.papers.page import winners
 from bo_distill.search.papers.scores import Line, corrected, judged
 from bo_distill.search.papers.training import lacking
 from bo_distill.search.rows.files import write_row
@@ -227,6 +228,47 @@ def test_a_search_trains_in_short_and_its_winner_in_full(
     assert sorted(row.seed for row in more if row.phase == "final") == [1, 2, 3]
     assert len([row for row in more if row.phase == "search"]) == 2
     assert len({row.config_hash for row in more if row.phase == "final"}) == 1
+
+
+@pytest.mark.parametrize("word", ["small", "full", "paper"])
+def test_a_searched_line_is_held_against_a_control_that_is_searched_alike(word: str, tmp_path: Path) -> None:
+    one = Reproduction.of("fsp", word, None, str(tmp_path))
+    plans = {study.plan.task.study: study.plan for study in one.studies(Storage(tmp_path), "float32")}
+    mine, control = (plans[f"reproduce-fsp-{word}-bayesian-{name}"] for name in NAMES)
+    assert mine.space == ("transfer.lr", "transfer.weight") and control.space == ("finetune.lr",)
+    assert (mine.trials, mine.patience, mine.seeds) == (control.trials, control.patience, control.seeds)
+    method, trained = get("fsp"), []
+    for plan in (mine, control):
+        for more in ({}, plan.retrained):  # while searching, and the winner
+            trained.append(method.configure(plan.task.recipe, {**plan.task.settings, **more}))
+    epochs = [configs["transfer"].epochs + configs["finetune"].epochs for configs in trained]
+    assert epochs[:2] == epochs[2:] and not any(configs["transfer"].epochs for configs in trained[2:])
+    for configs, other in zip(trained[:2], trained[2:], strict=True):
+        early, late = (
+            [c["finetune"].learning_rate(share * c["finetune"].epochs) for c in (configs, other)]
+            for share in (0.1, 0.9)
+        )
+        assert early[0] == pytest.approx(early[1]) and late[0] == pytest.approx(late[1])
+    rate = method.space(control.space, control.ranges)["finetune.lr"]
+    assert rate.to_unit(trained[3]["finetune"].lr) == pytest.approx(0.5)
+
+
+NAMES = ("homogeneous", "student-alone-for-equal-epochs")
+
+
+def test_a_winner_at_the_end_of_its_range_is_told_on_the_page() -> None:
+    one = Reproduction.of("fsp", "small", None, "")
+    (table,) = (table for table in one.tables if table.title.startswith("Table 2 and"))
+    cell = next(cell for cell in table.cells if cell.name == "Bayesian, homogeneous")
+    study = one.run_of(table, cell).study
+    row = make(study=study, phase="final", config={"transfer.lr": 0.05, "transfer.weight": 0.01})
+    said = winners(one, [row])
+    assert said.startswith("## What the searches chose\n\n- Bayesian, homogeneous: validation chose transfer.lr 0.05, ")
+    assert said.endswith(
+        "; transfer.weight lies at the lower end of its range, 0.01 to 10, beyond which a better value may lie.\n"
+    )
+    assert said.count("lies at") == 1
+    assert winners(one, []) == ""
 
 
 def test_a_dry_run_prices_each_search_for_itself(
