@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bo_distill.methods.errors import UsageError
+from bo_distill.search.study.kept import ARRAYS
 
 if TYPE_CHECKING:
     from bo_distill.distributed.storage import Storage
     from bo_distill.methods.data.arrays import Rows
-
-FOLDER = "arrays"
-"""Of a storage: where rows that were handed over are kept."""
 
 PARTS = ("train", "val", "test")
 
@@ -36,11 +34,11 @@ def kept(data: Any, storage: Storage) -> tuple[str, str]:
     """
     rows = rows_of(data)
     digest = rows.digest
-    if not storage.exists(f"{FOLDER}/{digest}.json"):
+    if not storage.exists(f"{ARRAYS}/{digest}.json"):
         if rows.pixels is not None:
-            storage.write_bytes(f"{FOLDER}/{digest}.npy", rows.pixels)
-        storage.write_bytes(f"{FOLDER}/{digest}.json", rows.words)
-    return f"arrays:{digest}", f"{storage.uri}/{FOLDER}"
+            storage.write_bytes(f"{ARRAYS}/{digest}.npy", rows.pixels)
+        storage.write_bytes(f"{ARRAYS}/{digest}.json", rows.words)
+    return f"{ARRAYS}:{digest}", f"{storage.uri}/{ARRAYS}"
 
 
 def rows_of(data: Any) -> Rows:

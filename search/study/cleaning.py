@@ -3,7 +3,8 @@
 Needed are the stage results of every trial that is done (of a study whose winner has been retrained: those of the
 retrainings and the controls), and those that a trial under way, or a study that is not complete, will look for. Of the
 rest nothing is removed that another process holds the lock of, and no checkpoint or half-written file that was written
-within `FRESH` seconds. What told a trial to stop goes once nobody runs its study.
+within `FRESH` seconds. Rows that a program handed over go with the last study of them. What told a trial to stop goes
+once nobody runs its study.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bo_distill.distributed.pipeline import stage_keys
 from bo_distill.distributed.storage import Entry, Storage
 from bo_distill.distributed.worker import PRECISIONS, Runtime
 from bo_distill.methods.errors import UsageError
+from bo_distill.search.study.kept import ARRAYS
 from bo_distill.search.study.ledger import Study
 
 FRESH = 3600.0  # seconds within which whoever writes a checkpoint or a file aside may be at work on it
@@ -88,7 +90,7 @@ def needed(storage: Storage) -> dict[str, set[str]]:
         UsageError: of a study it cannot be known.
     """
     found = {}
-    for name in sorted({file.split("/")[1] for file in storage.list("studies") if file.endswith("/study.json")}):
+    for name in _kept(storage):
         try:
             found[name] = needed_by(Study.open(storage, name))
         except UsageError as error:
@@ -97,6 +99,10 @@ def needed(storage: Storage) -> dict[str, set[str]]:
                 f"{storage.path('studies', name)}"
             ) from None
     return found
+
+
+def _kept(storage: Storage) -> list[str]:
+    return sorted({file.split("/")[1] for file in storage.list("studies") if file.endswith("/study.json")})
 
 
 def needed_by(study: Study) -> set[str]:
@@ -154,6 +160,7 @@ def clean(storage: Storage, older: float = 0.0, dry_run: bool = False) -> Iterat
                 needs = set().union(*needed(storage).values())
             for stem, parts in free:
                 yield from _remove_stage(storage, stem, parts, stem in needs, dry_run)
+    yield from _remove_rows(storage, now, older, dry_run)
     signs: dict[str, list[Entry]] = {}
     for entry in storage.entries():
         folders, _, name = entry.name.rpartition("/")
@@ -170,6 +177,20 @@ def clean(storage: Storage, older: float = 0.0, dry_run: bool = False) -> Iterat
                 if not dry_run:
                     storage.delete(entry.name)
                 yield Removal(entry.name, "sign that stopped a trial", entry.size)
+
+
+def _remove_rows(storage: Storage, now: float, older: float, dry_run: bool) -> Iterator[Removal]:
+    """Remove rows that a program handed over and that no study is of; their study is written soon after them."""
+    found = [entry for entry in storage.entries(ARRAYS) if not entry.is_folder]
+    own = {Study.open(storage, name).plan.task.data.name for name in _kept(storage)} if found else set()
+    for entry in found:
+        if now - entry.changed <= max(older, FRESH):
+            continue
+        digest = entry.name.rpartition("/")[2].partition(".")[0]
+        if f"{ARRAYS}:{digest}" not in own:
+            if not dry_run:
+                storage.delete(entry.name)
+            yield Removal(entry.name, "rows that no study is of", entry.size)
 
 
 def _idle(stem: str, parts: Stage, needs: set[str], now: float, older: float) -> bool:

@@ -15,6 +15,10 @@ FORMAT = 2
 """Of what this version writes. Format 1 is version 0.1's, whose files bear no number; only a model's do."""
 
 
+ARRAYS = "arrays"
+"""The folder of a storage where rows that a program handed over are kept."""
+
+
 class Damaged(UsageError):
     """A file does not hold what was written."""
 

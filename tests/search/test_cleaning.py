@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bo_distill.distributed.cache import StageCache, encode
@@ -15,11 +16,14 @@ from bo_distill.distributed.locks import locked
 from bo_distill.distributed.pipeline import stage_keys
 from bo_distill.distributed.storage import Storage
 from bo_distill.distributed.worker import Runtime
+from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import State
+from bo_distill.search.api.own_data import kept
 from bo_distill.search.storage import main
 from bo_distill.search.study.cleaning import clean
 from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Plan, Task
 from bo_distill.search.study.winner import stored_states
 from helpers.made_up import made_up
 
@@ -213,3 +217,17 @@ def test_a_study_that_has_not_noted_its_data_keeps_what_it_will_look_for(study: 
     (result, *_) = left(study.storage, keys["teacher"])
     list(clean(study.storage))
     assert study.storage.exists(result)
+
+
+def test_rows_that_a_program_handed_over_go_with_the_last_study_of_them(storage: Storage) -> None:
+    images, labels = np.arange(64, dtype=np.uint8).reshape(16, 2, 2), [*"ab"] * 8
+    used, _ = kept((images, labels), storage)
+    kept((images[::-1], labels), storage)
+    task = Task("s", "fsp", "quick", DataSpec(used), {}, storage.uri, 0)
+    Study(storage, Plan(task, "random", (), 1, fingerprint="known")).save_plan()
+    assert list(clean(storage)) == [], "a study of them may be about to be written"
+    aged(storage, storage.list("arrays"))
+    gone = {removal.name for removal in clean(storage)}
+    assert len(gone) == 2 and all(used.partition(":")[2] in name for name in storage.list("arrays"))
+    storage.delete_folder("studies/s")
+    assert len(list(clean(storage))) == 2 and not storage.list("arrays")
