@@ -221,9 +221,9 @@ def test_a_study_that_has_not_noted_its_data_keeps_what_it_will_look_for(study: 
 
 def test_rows_that_a_program_handed_over_go_with_the_last_study_of_them(storage: Storage) -> None:
     images, labels = np.arange(64, dtype=np.uint8).reshape(16, 2, 2), [*"ab"] * 8
-    used, _ = kept((images, labels), storage)
+    used, place = kept((images, labels), storage)
     kept((images[::-1], labels), storage)
-    task = Task("s", "fsp", "quick", DataSpec(used), {}, storage.uri, 0)
+    task = Task("s", "fsp", "quick", DataSpec(used, directory=place), {}, storage.uri, 0)
     Study(storage, Plan(task, "random", (), 1, fingerprint="known")).save_plan()
     assert list(clean(storage)) == [], "a study of them may be about to be written"
     aged(storage, storage.list("arrays"))
