@@ -1,8 +1,8 @@
 """What a folder of large JPEGs costs: the first command that reads it, later ones, and an epoch; torchvision beside.
 
-    python -m benchmarks.images [--images 5000] [--size 64] [--epochs 2]
+    python -m benchmarks.images [--images 5000] [--photo 1920x1080] [--size 64] [--epochs 2]
 
-Made-up photos of 1920 x 1080 in ten classes lie in a temporary folder. Each measurement is a process of its own:
+Made-up photos in ten classes lie in a temporary folder. Each measurement is a process of its own:
 
     bare loop     Pillow alone, one thread: open, draft, fit; what a core can do
     first         `load` with an empty cache: the folder is decoded into a file of uint8 rows
@@ -36,14 +36,14 @@ BATCH = 128
 QUANTISED = b"\xff\xdb\x00\x43"  # begins a table of 64 quantisation steps, that of the mean first
 
 
-def photos(folder: Path, count: int) -> None:
-    """Write JPEGs of 1920 x 1080. They differ in the quantisation of brightness and colour, so that each is another
+def photos(folder: Path, count: int, width: int, height: int) -> None:
+    """Write JPEGs. They differ in the quantisation of brightness and colour, so that each is another
     image, takes as long to decode as a photo, and is written without being encoded."""
     random = np.random.default_rng(0)
     bases = []
     for _ in range(BASES):
-        coarse = Image.fromarray(random.integers(0, 256, (68, 120, 3), dtype=np.uint8)).resize((1920, 1080))
-        grain = random.integers(-12, 13, (1080, 1920, 1), dtype=np.int16)
+        coarse = Image.fromarray(random.integers(0, 256, (68, 120, 3), dtype=np.uint8)).resize((width, height))
+        grain = random.integers(-12, 13, (height, width, 1), dtype=np.int16)
         picture = Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8))
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=90)
@@ -168,12 +168,13 @@ def said(name: str, images: int, wall: float, cpu: float) -> None:
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--images", type=int, default=5000)
+    words.add_argument("--photo", default="1920x1080", metavar="WIDTHxHEIGHT")
     words.add_argument("--size", type=int, default=64)
     words.add_argument("--epochs", type=int, default=2)
     args = words.parse_args()
     with tempfile.TemporaryDirectory(prefix="images-") as scratch:
         folder, cache, size = f"{scratch}/photos", f"{scratch}/cache", args.size
-        photos(Path(folder), args.images)
+        photos(Path(folder), args.images, *map(int, args.photo.split("x")))
         (loop,) = alone(bare, folder, size, 500)
         said("bare loop, one thread", *loop)
         (first, *_), _ = alone(ours, folder, size, cache, None, 0)
