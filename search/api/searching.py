@@ -104,7 +104,8 @@ def search(args: argparse.Namespace, study: Study, go_on: str = "") -> float:
             study.save_plan()
             study.storage.write_bytes(f"{study.folder}/config.toml", toml_of(study.plan).encode())
             interruption().words = go_on
-            tell_reading(study.info)
+            if not args.quiet:
+                tell_reading(study.info, terminal)
             for name in trackers(args):
                 from bo_distill.search.execution.tracking import track
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from bo_distill.search.rows.export import printable
 
@@ -30,9 +30,14 @@ def reading_rows(info: Info, most: int = CLASSES) -> list[tuple[str, ...]]:
     return [*lines, (f"all {len(info.classes)} classes", *(f"{sum(part.values()):,}" for part in parts))]
 
 
-def tell_reading(info: Info) -> None:
-    """Say on standard error what was left out, and to a person at a terminal also how many rows there are."""
-    if sys.stderr.isatty():
+def tell_reading(info: Info, file: TextIO | None = None) -> None:
+    """Say what was left out, and to a person at a terminal also how many rows there are.
+
+    Args:
+        file: where to; standard error by default, which is Ray's while a search runs on it.
+    """
+    file = file or sys.stderr
+    if file.isatty():
         from rich.console import Console
         from rich.table import Table
 
@@ -41,6 +46,6 @@ def tell_reading(info: Info) -> None:
             table.add_column(header, justify="left" if header == "class" else "right")
         for line in reading_rows(info):
             table.add_row(*map(printable, line))
-        Console(stderr=True, markup=False, highlight=False, emoji=False).print(table)
+        Console(file=file, markup=False, highlight=False, emoji=False).print(table)
     for note in info.account.lines():
-        print(f"data: {printable(note)}", file=sys.stderr)
+        print(f"data: {printable(note)}", file=file, flush=True)
