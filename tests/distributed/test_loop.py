@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from bo_distill.distributed.cache import StageCache
+from bo_distill.distributed.pipeline import run_stages
+from bo_distill.distributed.storage import Storage
 from bo_distill.distributed.worker import LocalWorker
+from bo_distill.methods.method import State
 from bo_distill.methods.training import Batch, Player, Training
+from helpers.one import ONE
 from helpers.tiny import tiny_images
 
 
@@ -44,3 +51,15 @@ def test_a_divergence_names_the_part_that_broke_first(broken: float) -> None:
         FloatingPointError, match=r"^flow, a part of the loss, is (nan|-?inf) in epoch 2 at learning rate 0.03$"
     ):
         LocalWorker(tiny_images()).fit(Player(net, loss, training))
+
+
+def test_a_divergence_names_its_stage(storage: Storage) -> None:
+    def run(worker: Any, config: Any, needs: Any) -> State:
+        net = nn.Linear(1, 1)
+        worker.fit(Player(net, lambda batch: {"loss": net.weight.sum() * math.nan}, config))
+        return State(net.state_dict())
+
+    method = dataclasses.replace(ONE, stages=(dataclasses.replace(ONE.stages[0], run=run),))
+    with pytest.raises(FloatingPointError, match=r"^head: the loss is nan in epoch 1 at learning rate 0.1$"):
+        run_stages(LocalWorker(tiny_images()), method, method.configure("quick"), StageCache(storage), shared_seed=0)
+    assert not storage.list("stages")

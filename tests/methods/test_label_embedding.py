@@ -545,3 +545,44 @@ def test_tables_and_figures(cache: StageCache) -> None:
     assert sum(row[1] for row in tables["clusters"].rows) == CLASSES
     for name in ("fig1_cluster_sizes", "fig2_3_4_example", "similarity", "accuracy_by_threshold", "accuracy_by_macs"):
         figures[name].canvas.draw()
+
+
+# Of each cluster, in percent: top-1 of the base and of the sub-classifier, then top-3 of both.
+PAPER_TABLES = {
+    3: (
+        (56.86, 62.77, 83.05, 92.78),
+        (86.91, 90.12, 96.26, 99.48),
+        (75.28, 88.95, 85.31, 96.23),
+        (77.67, 88.15, 91.53, 97.88),
+        (74.29, 80.60, 93.25, 97.67),
+        (75.48, 79.27, 88.15, 92.86),
+        (85.58, 89.64, 94.64, 98.49),
+        (72.41, 87.21, 82.31, 95.37),
+        (81.75, 89.13, 90.41, 96.09),
+    ),
+    4: (
+        (68.00, 72.67, 87.17, 94.50),
+        (78.67, 83.78, 95.56, 98.00),
+        (75.32, 79.95, 87.22, 91.68),
+        (84.36, 89.36, 94.63, 98.18),
+        (79.21, 85.43, 90.07, 94.71),
+        (83.27, 88.82, 93.63, 98.18),
+        (76.67, 85.40, 89.53, 95.67),
+        (74.75, 86.83, 87.58, 96.50),
+    ),
+    5: ((77.43, 80.13, 90.41, 94.05), (74.00, 77.58, 86.71, 89.45), (80.82, 83.87, 95.00, 97.04)),
+}
+
+
+@pytest.mark.parametrize(("table", "pairs"), [(3, set()), (4, {(7773, 8428)}), (5, {(7691, 8002), (7739, 8038)})])
+def test_what_the_papers_tables_allow_of_base_and_perfect_routing(table: int, pairs: set[tuple[int, int]]) -> None:
+    """Each figure is a count over 100 test images of each class, rounded or cut to two decimals; 100 classes in all."""
+    totals = {(0, 0, 0)}  # classes so far; images right by the base, and by each cluster's sub-classifier
+    for printed in PAPER_TABLES[table]:
+        fits = []
+        for classes in range(1, 101):
+            counts = [round(percent * classes) for percent in printed]
+            if all(-0.005 - 1e-9 <= n / classes - p < 0.01 - 1e-9 for n, p in zip(counts, printed, strict=True)):
+                fits.append((classes, counts[0], counts[1]))
+        totals = {(n + s, a + x, b + y) for n, a, b in totals for s, x, y in fits if n + s <= 100}
+    assert {(base, perfect) for classes, base, perfect in totals if classes == 100} == pairs

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -33,7 +35,7 @@ from bo_distill.search.papers.page import winners
 from bo_distill.search.papers.scores import Line, corrected, judged
 from bo_distill.search.papers.training import lacking
 from bo_distill.search.rows.files import write_row
-from bo_distill.search.rows.row import from_table
+from bo_distill.search.rows.row import Row, from_table
 from bo_distill.search.rows.sql import read
 from bo_distill.search.study.conductor import Conductor
 from bo_distill.search.study.ledger import Study
@@ -448,3 +450,25 @@ def test_differences_are_corrected_for_their_number() -> None:
     once = Line(Cell("once", against="base"), {1: 90.0})
     p = corrected([base, better, same, once])
     assert p == {"better": pytest.approx(2 * float(stats.ttest_1samp([2.0, 2.1, 1.9], 0).pvalue)), "same": 1.0}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_cards_means_are_of_all_published_seeds(name: str) -> None:
+    """Or of the README's table, whose command stands above it."""
+    seeds: dict[tuple[object, ...], dict[int, Row]] = {}
+    for row in sorted(results.published(ROOT / "docs" / "results", name), key=lambda row: row.finished):
+        if row.phase in ("final", "control") and row.status == "done":
+            seeds.setdefault((row.study, row.control, row.config_hash), {}).setdefault(row.seed, row)
+    known = set()
+    for own in seeds.values():
+        scores = [{**row.test_metrics, "accuracy": row.test_accuracy} for row in own.values()]
+        for metric in scores[0] if len(scores) > 1 else ():
+            values = [score[metric] for score in scores if score.get(metric) is not None]
+            mean, sd = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+            known |= {f"{unit * mean:.2f} ± {unit * sd:.2f}" for unit in (1, 100)}
+    table = re.sub(r"\| ([\d.]+) \| ([\d.]+) \| \d+ \|", r"\1 ± \2", (ROOT / "README.md").read_text())
+    quoted = set(QUOTED.findall((ROOT / "methods" / name / "README.md").read_text()))
+    assert quoted and quoted <= known | set(QUOTED.findall(table))
+
+
+QUOTED = re.compile(r"\d+\.\d\d ± \d+\.\d\d")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,3 +51,9 @@ def test_a_method_that_borrows_from_another_is_found(tmp_path: Path) -> None:
         "shared.py imports bo_distill.methods.two.paper",
         "two/nets.py imports bo_distill.methods.one",
     ]
+
+
+def test_what_ray_does_not_call_public_is_used_in_one_module() -> None:
+    private = re.compile(r"\bray\._|\bray\.core\b|\bfrom ray import _|_raylet\b")
+    files = [file for room in ("methods", "distributed", "search") for file in sorted((ROOT / room).rglob("*.py"))]
+    assert [file.name for file in files if private.search(file.read_text(encoding="utf-8"))] == ["private.py"]
