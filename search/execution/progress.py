@@ -59,6 +59,14 @@ class ProgressLines(Callback):
             with contextlib.suppress(OSError):
                 print(line, file=self.terminal, flush=True)
 
+    def warn(self, line: str) -> None:
+        """A line that stays, above the one that is redrawn."""
+        if self.status is None:
+            self.say(printable(line))
+            return
+        with contextlib.suppress(OSError):
+            self.status.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
     def ended(self, trial: Trial, outcome: Outcome) -> None:
         """Print a line for a trial that ended."""
         self._learn(outcome)
@@ -94,7 +102,9 @@ class ProgressLines(Callback):
                 self.status.stop()
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
-        """Show the epoch that the trial is at."""
+        """Show the epoch that the trial is at, or what it warns of."""
+        if "said" in result:
+            self.warn(f"trial {trial.config['job']['number']}: {result['said']}")
         if "stage" in result:
             number = trial.config["job"]["number"]
             self.running[trial.trial_id] = f"{number}: {result['stage']} epoch {result['epoch']}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
@@ -31,7 +32,8 @@ def in_process(config: dict[str, Any], task: Task) -> None:
     Raises:
         UsageError: the storage cannot be written, which ends the search and not the trial alone.
     """
-    outcome = attempt(task, decoded(Job, config["job"]), lambda row: tune.report(dict(row)))
+    with heard(report := lambda row: tune.report(dict(row))):
+        outcome = attempt(task, decoded(Job, config["job"]), report)
     outcome.nodes = [ray.get_runtime_context().get_node_id()]
     tune.report({"outcome": json.dumps(dataclasses.asdict(outcome))})
 
@@ -59,6 +61,31 @@ def on_workers(config: dict[str, Any], task: Task) -> None:
             raise NodeLost(str(error)) from None
         raise
     tune.report({"outcome": json.dumps(dataclasses.asdict(outcome))})
+
+
+class _Reported(logging.Handler):
+    """Hands warnings of the trial's own thread over as rows."""
+
+    def __init__(self, report: Callable[[Mapping[str, Any]], None]) -> None:
+        super().__init__(logging.WARNING)
+        self.report, self.thread = report, threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Report {"said": the warning}."""
+        if record.thread == self.thread:  # Tune takes reports of no other
+            self.report({"said": record.getMessage()})
+
+
+@contextmanager
+def heard(report: Callable[[Mapping[str, Any]], None]) -> Iterator[None]:
+    """Let the search, which has the terminal, say what the project warns of in here: for whom a trial waits, which file
+    was set aside. What a trial's process prints goes to Ray's files."""
+    ours, handler = logging.getLogger("bo_distill"), _Reported(report)
+    ours.addHandler(handler)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
 
 
 class Crew:
@@ -164,7 +191,8 @@ def rank_of_trials(config: dict[str, Any]) -> None:
             line.send(dict(row))
 
     while (job := ranks.from_first(asked())) is not None:
-        outcome = perform(config["task"], job, report, rank=ranks.rank, world_size=ranks.size)
+        with heard(report):
+            outcome = perform(config["task"], job, report, rank=ranks.rank, world_size=ranks.size)
         outcome.nodes = ranks.gathered(ray.get_runtime_context().get_node_id())
         if line:
             line.send(outcome)

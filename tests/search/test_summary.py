@@ -6,16 +6,19 @@ import io
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from bo_distill.distributed.cache import StageCache
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.space import Field, Integer, Real, ranged
 from bo_distill.search.api.searching import keep
 from bo_distill.search.command.summary import print_summary
 from bo_distill.search.evidence.summary import advice, summarise, widened
 from bo_distill.search.execution.progress import ProgressLines
+from bo_distill.search.execution.trainable import heard
 from bo_distill.search.pages.study import write
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Outcome
@@ -148,6 +151,25 @@ def test_a_log_has_a_line_for_the_start_and_for_each_run(study: Study) -> None:
     assert first == "fsp-bo-made-up: 10 trials, then 6 retrainings; 2 at a time"
     assert second.startswith("trial 3, search: 90.71% on validation, 2.0 s | 10 of 10 trials | 6 of 6 retrainings")
     assert study.listeners == []
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_a_trial_warns_of_is_said_where_the_search_speaks(terminal: bool, study: Study) -> None:
+    """For whom it waits, or which stage was set aside: its own process prints into Ray's files."""
+
+    class Shown(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+    cache, rows, told = StageCache(study.storage), list[Any](), Shown()
+    study.storage.write_bytes(cache.name("s", "key"), b"damaged")
+    with heard(rows.append):
+        assert cache.get("s", "key") is None
+    assert [list(row) for row in rows] == [["said"]]
+    progress = ProgressLines(study, told, later=6, width=2)
+    progress.on_trial_result(1, [], SimpleNamespace(config={"job": {"number": 4}}, trial_id="x"), rows[0])
+    progress.close()
+    assert "trial 4: stages/s-key.pt is set aside (" in told.getvalue()
 
 
 def test_quiet_says_nothing_and_a_log_that_is_gone_ends_no_search(study: Study) -> None:
