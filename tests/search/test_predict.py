@@ -330,7 +330,10 @@ def test_tables_are_read_by_column_and_lines_as_an_editor_counts_them(tmp_path: 
     texts = data.val.texts[:3]
     (tmp_path / "a.csv").write_text("label,text\n" + "".join(f"x,{text}\n" for text in texts), encoding="utf-8")
     (tmp_path / "a.txt").write_text("\n".join([texts[0] + "\u2028" + texts[1], texts[2]]), encoding="utf-8")
-    ((names, x),) = rows_of([str(tmp_path / "a.csv")], deployed, [])
-    assert len(names) == 3 and torch.equal(x, data.val.x[:3])
+    (tmp_path / "a.tsv").write_text("label\ttext\n" + "".join(f"x\t{text}\n" for text in texts), encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"id": 7, "text": text}) + "\n" for text in texts))
+    for table in ("a.csv", "a.tsv", "a.jsonl"):
+        ((names, x),) = rows_of([str(tmp_path / table)], deployed, [])
+        assert len(names) == 3 and torch.equal(x, data.val.x[:3]), table
     ((names, x),) = rows_of([str(tmp_path / "a.txt")], deployed, [])
     assert [name.rsplit(":", 1)[1] for name in names] == ["1", "2"] and torch.equal(x[1], data.val.x[2])
