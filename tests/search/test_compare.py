@@ -24,6 +24,7 @@ from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import Method, Recipe, Stage, State
 from bo_distill.methods.space import Real, real
 from bo_distill.methods.training import Training
+from bo_distill.search import compare
 from bo_distill.search.compare import main
 from bo_distill.search.evidence.statistics import (
     ALPHA,
@@ -336,3 +337,15 @@ def test_a_comparison_from_end_to_end(tmp_path: Path) -> None:
     )
     again = run()
     assert {k: v for k, v in again.items() if k != "dirty"} == {k: v for k, v in found.items() if k != "dirty"}
+
+
+def test_a_comparison_is_kept_before_it_is_printed(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("no terminal")
+
+    monkeypatch.setattr("bo_distill.search.pages.comparison.comparison_page", lambda summary: ("page", {}))
+    monkeypatch.setattr(compare, "show", fails)
+    courses = {name: [Course((0.5, 0.6), (1.0, 1.0), (2.0, 2.0))] * 2 for name in ("random", "bo")}
+    with pytest.raises(RuntimeError, match="no terminal"):
+        compare.conclude(storage, "comparisons/c", {"comparison": "c"}, courses, "made up", as_json=False)
+    assert {"comparisons/c/compare.json", "comparisons/c/report.html"} <= set(storage.list())
