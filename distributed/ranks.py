@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -75,15 +76,16 @@ class Ranks:
         return box[0]
 
 
-_met: tuple[object, Board | None] = (None, None)
+# A process group that outlives `destroy_process_group` is torn down with the interpreter, where its threads abort it.
+_met: tuple[Callable[[], object], Board | None] = (lambda: None, None)
 
 
 def board_of(ranks: Ranks) -> Board | None:
     """The board for short messages of the process group that there is now. The first call of a group is collective."""
     global _met
     group = dist.group.WORLD
-    if _met[0] is not group:
-        _met = group, meet(ranks.rank, ranks.size, WORD)
+    if _met[0]() is not group:
+        _met = weakref.ref(group), meet(ranks.rank, ranks.size, WORD)
     return _met[1]
 
 

@@ -130,12 +130,12 @@ def make_searcher(
             foreign searcher is given several metrics.
     """
     entry = entry_of(word)
-    if entry.lacking:
-        raise UsageError(f"--searcher {word}: not without {entry.lacking}; install it")
     if metrics > 1 and (entry.pauses or entry.module == "foreign"):
         raise UsageError(
             f"--searcher {word}: makes one metric large; give one to --metric, or --bo, --random or --grid"
         )
+    if entry.lacking:
+        raise UsageError(f"--searcher {word}: not without {entry.lacking}; install it")
 
     def make(first: Sequence[Settings]) -> Searcher:
         """One of its kind, for one metric."""

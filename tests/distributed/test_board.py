@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,9 @@ def _rank(rank: int, folder: str, size: int) -> None:
     by_board = [ranks.spread(word).clone() for word in words]
     assert board_of(ranks)
     Board.MACHINES = ()
+    group = weakref.ref(dist.group.WORLD)
     dist.destroy_process_group()
+    assert group() is None, "nobody holds it until the interpreter ends, where its threads would abort the process"
     dist.init_process_group("gloo", init_method=f"file://{folder}/again", rank=rank, world_size=size)
     by_messages = [ranks.spread(word) for word in words]
     assert not board_of(ranks), "another group meets anew"

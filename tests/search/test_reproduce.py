@@ -24,6 +24,7 @@ from bo_distill.methods import METHODS, get
 from bo_distill.methods.data import load
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.fsp import published
+from bo_distill.methods.method import flatten
 from bo_distill.methods.published import Cell, Claim, PaperTable, Scale
 from bo_distill.search import reproduce
 from bo_distill.search.command.shell import SOME_FAILED
@@ -352,11 +353,12 @@ def test_more_seeds_are_trained_of_a_winner_too(tiny: None, tmp_path: Path, caps
 
 
 def test_what_a_storage_does_not_hold_stays_published(tiny: None, tmp_path: Path) -> None:
+    config = flatten(get("fsp").configure("quick"))
     for part in ("a", "b"):
         study = next(iter(Reproduction.of("fsp", "small", None, "").studies(Storage(tmp_path / part), "auto")))
         name = study.plan.task.study if part == "a" else "reproduce-fsp-small-searched"
         phase, control = ("control", "taught") if part == "a" else ("final", None)
-        row = make(study=name, phase=phase, control=control, method="fsp", config={}, test_accuracy=0.5)
+        row = make(study=name, phase=phase, control=control, method="fsp", config=config, test_accuracy=0.5)
         write_row(Storage(tmp_path / part), row)
     one = Reproduction.of("fsp", "small", None, "")
     (tmp_path / "out" / "fsp").mkdir(parents=True)
