@@ -195,9 +195,12 @@ def forecast_all(
 
     lines, total = [], 0.0
     with connected(args.address, sys.stderr) if args.address else nullcontext(machine()) as nodes:
-        nodes = list(nodes)
+        places = {
+            method: layout(nodes, workers=study.plan.task.workers, concurrency=args.concurrency)
+            for method, (_, study) in waiting.items()
+        }
     for method, (_, study) in waiting.items():
-        seen = forecast(study, layout(nodes, workers=study.plan.task.workers, concurrency=args.concurrency))
+        seen = forecast(study, places[method])
         total += seen.seconds
         many = f"{seen.trials} trials" if seen.trials else f"trials for {duration(study.plan.seconds or 0)}"
         held = ", ".join(study.controls) or "no control"

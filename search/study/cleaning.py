@@ -181,11 +181,9 @@ def clean(storage: Storage, older: float = 0.0, dry_run: bool = False) -> Iterat
 
 def _remove_rows(storage: Storage, now: float, older: float, dry_run: bool) -> Iterator[Removal]:
     """Remove rows that a program handed over and that no study is of; their study is written soon after them."""
-    found = [entry for entry in storage.entries(ARRAYS) if not entry.is_folder]
-    own = {Study.open(storage, name).plan.task.data.name for name in _kept(storage)} if found else set()
-    for entry in found:
-        if now - entry.changed <= max(older, FRESH):
-            continue
+    old = [e for e in storage.entries(ARRAYS) if not e.is_folder and now - e.changed > max(older, FRESH)]
+    own = {Study.open(storage, name).plan.task.data.name for name in _kept(storage)} if old else set()
+    for entry in old:
         digest = entry.name.rpartition("/")[2].partition(".")[0]
         if f"{ARRAYS}:{digest}" not in own:
             if not dry_run:
