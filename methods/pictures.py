@@ -172,6 +172,7 @@ def spaces(points: Mapping[str, np.ndarray], y: Tensor, classes: Sequence[str], 
             for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
                 axis.labelpad = -12
             axes.set_box_aspect((1, 1, 1), zoom=0.95)
+            axes.set_in_layout(False)  # matplotlib before 3.11.2 takes its axes for larger than the figure
     if len(classes) <= NAMED:
         entries = figure.axes[0].get_legend_handles_labels()
         figure.legend(*entries, loc="outside right center", fontsize=8, markerscale=2)
