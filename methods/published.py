@@ -24,6 +24,7 @@ class Cell:
         settings: "stage.field" -> value, laid over the scale's.
         printed: what the paper gives, in the table's unit; None for a control that it lacks.
         metric: of the test split (`methods.metrics.classification`, `Method.metrics`).
+        macs: metric of the test split that is a share of the multiply-adds, which stands beside; "" for none.
         against: the line of the same table that this one is held against, seed by seed.
         searcher: "grid" or "bo" chooses the fields of `space` on validation; "" takes the settings.
         space: fields -> range, as `methods.space.ranged` reads it; none: those that the method searches, in its ranges.
@@ -37,6 +38,7 @@ class Cell:
     settings: Mapping[str, Any] = field(default_factory=dict)
     printed: float | None = None
     metric: str = "accuracy"
+    macs: str = ""
     against: str = ""
     searcher: str = ""
     space: Mapping[str, str] = field(default_factory=dict)

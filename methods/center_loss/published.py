@@ -91,7 +91,7 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
 CLAIMS = (
     Claim(
         "Pulling features to their class's centre and pushing centres apart adds 1.4 points.",
-        "Section 3-2",
+        "Section 3-2: with the loss",
         WITH,
         WITHOUT,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -140,8 +141,9 @@ def span_of(line: Line, unit: str = "%") -> str:
 
 
 def paper_table(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> str:
-    """A table of the paper with our column, and what its searches cost."""
+    """A table of the paper with our column, what is not trained of it, and what its searches cost."""
     lines, unit = lines_of(one, table, rows), table.unit
+    costly = any(line.macs for line in lines)
     p = corrected(lines)
     by_name = {line.cell.name: line for line in lines}
     body = [
@@ -154,8 +156,10 @@ def paper_table(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> st
             span_of(line, unit),
             f"{line.over(by_name[line.cell.against])} over {line.cell.against}" if line.cell.against else "",
             f"{p[line.cell.name]:.2g}" if line.cell.name in p else "",
+            *([number(statistics.fmean(line.macs) if line.macs else None)] if costly else []),
         )
         for line in lines
+        if line.scores
     ]
     columns = (
         "line",
@@ -166,9 +170,14 @@ def paper_table(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> st
         "95% interval",
         "difference",
         "p (Holm)",
+        *(["MACs %"] if costly else []),
     )
-    note = f"{table.note}\n\n" if table.note else ""
-    text = f"### {table.title}\n\n{note}" + markdown(columns, body)
+    parts = [f"### {table.title}\n", f"{table.note}\n" if table.note else "", markdown(columns, body) if body else ""]
+    if lacking := [line.cell for line in lines if not line.scores]:
+        printed = (f" (paper {number(cell.printed, unit)})" if cell.printed is not None else "" for cell in lacking)
+        names = "; ".join(cell.name + words for cell, words in zip(lacking, printed, strict=True))
+        parts.append(f"Not trained yet: {names}.\n")
+    text = "\n".join(filter(None, parts))
     if any(line.searched and line.cell.printed_seconds for line in lines):
         text += "\n" + search_cost(lines)
     return text

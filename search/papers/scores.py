@@ -26,12 +26,14 @@ class Line:
 
     Attributes:
         scores: seed -> in the table's unit.
+        macs: shares of the multiply-adds, in percent, where the cell has them.
         rows: the trainings that were scored.
         searched: the search's trials, where a search chose the settings.
     """
 
     cell: Cell
     scores: Mapping[int, float]
+    macs: tuple[float, ...] = ()
     rows: tuple[Row, ...] = ()
     searched: tuple[Row, ...] = ()
 
@@ -60,14 +62,16 @@ def lines_of(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> list[
     """A table's lines from the leaderboard's rows."""
     lines = []
     for cell in table.cells:
-        own, scores = one.rows_of(table, cell, rows), {}
+        own, scores, macs = one.rows_of(table, cell, rows), {}, []
         for row in own:
             value = row.test_accuracy if cell.metric == "accuracy" else row.test_metrics.get(cell.metric)
             if value is not None:
                 scores[row.seed] = 100 * value if table.unit == "%" else value
+            if cell.macs in row.test_metrics:
+                macs.append(100 * row.test_metrics[cell.macs])
         study = one.run_of(table, cell).study
         searched = [row for row in rows if cell.searcher and row.study == study and row.phase == "search"]
-        lines.append(Line(cell, scores, tuple(own), tuple(searched)))
+        lines.append(Line(cell, scores, tuple(macs), tuple(own), tuple(searched)))
     return lines
 
 
@@ -112,13 +116,13 @@ def findings(one: Reproduction, claims: Sequence[Claim], rows: Sequence[Row]) ->
 def judged(line: Line, control: Line) -> tuple[str, str]:
     """Verdict in a word or two, and in a sentence."""
     differences, span = line.minus(control), student(line.minus(control))
-    what = f"{line.cell.name} is {line.over(control)} points from {control.cell.name}, over {len(differences)} seeds"
+    what = f"{line.cell.name} against {control.cell.name}, {line.over(control)} points"
     if not differences:
         return "not trained yet", "Line or control is not trained yet."
     if len(differences) == 1:
-        return "one seed", f"One seed shows nothing yet: {line.over(control)} points over {control.cell.name}."
+        return "one seed", f"One seed shows nothing yet: {what}."
     if span and span[0] > 0:
-        return "holds", f"It holds here at equal budget: {what}."
+        return "holds", f"It holds here at equal budget: {what}, over {len(differences)} seeds."
     if span and span[1] < 0:
-        return "does not hold", f"It does not hold here at equal budget: {what}."
-    return "not shown", f"It is not shown here at equal budget: {what}."
+        return "does not hold", f"It does not hold here at equal budget: {what}, over {len(differences)} seeds."
+    return "not shown", f"It is not shown here at equal budget: {what}, over {len(differences)} seeds."

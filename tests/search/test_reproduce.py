@@ -32,8 +32,8 @@ from bo_distill.search.execution.processes import Pool
 from bo_distill.search.execution.trial import attempt
 from bo_distill.search.papers import publish as results
 from bo_distill.search.papers.lines import Reproduction
-from bo_distill.search.papers.page import winners
-from bo_distill.search.papers.scores import Line, corrected, judged
+from bo_distill.search.papers.page import paper_table, winners
+from bo_distill.search.papers.scores import Line, corrected, findings, judged
 from bo_distill.search.papers.training import lacking
 from bo_distill.search.rows.files import write_row
 from bo_distill.search.rows.row import Row, from_table
@@ -274,6 +274,30 @@ def test_a_winner_at_the_end_of_its_range_is_told_on_the_page() -> None:
     assert winners(one, []) == ""
 
 
+def test_a_table_shows_what_is_trained_and_names_the_rest() -> None:
+    cells = (Cell("whole", printed=90.0), Cell("early", {"transfer.weight": 2.0}, macs="share", against="whole"))
+    table = PaperTable("Table 1: exits", (*cells, Cell("late", {"transfer.weight": 3.0}, 80.0)))
+    one = replace(Reproduction.of("fsp", "small", None, ""), tables=(table,))
+    assert paper_table(one, table, []).endswith(
+        "\n\nNot trained yet: whole (paper 90.00); early; late (paper 80.00).\n"
+    )
+    rows = [
+        make(
+            study=one.run_of(table, cell).study,
+            phase="control",
+            control=cell.name,
+            config=one.settings_of(table, cell),
+            test_accuracy=accuracy,
+            test_metrics={"share": 0.25} if cell.macs else {},
+        )
+        for cell, accuracy in zip(cells, (0.5, 0.625), strict=True)
+    ]
+    text = paper_table(one, table, rows)
+    assert text.count("| MACs % |") == 1 and text.endswith("\n\nNot trained yet: late (paper 80.00).\n")
+    assert "| early | – | 62.50 | – | 1 | – | +12.50 over whole |  | 25.00 |" in text
+    assert "MACs" not in paper_table(one, table, rows[:1])
+
+
 def test_a_dry_run_prices_each_search_for_itself(
     tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -428,6 +452,8 @@ def test_every_line_can_be_configured(name: str, word: str) -> None:
             assert table.data in one.scale.data and cell.against in ("", *names) and cell.against != cell.name
     every = {cell.name for table in one.tables for cell in table.cells}
     assert one.scale.shown and every >= {*one.scale.shown, *one.scale.compared}
+    for claim in results.claims_of(one):
+        assert len(findings(one, [claim], [])) == 1
 
 
 def test_readme_and_pages_agree_with_the_rows(tmp_path: Path) -> None:
