@@ -273,7 +273,7 @@ class StageCache:
 
     def lock(self, stage: str, key: str) -> AbstractContextManager[Lock]:
         """One process computes, others wait for it."""
-        return locked(self.storage, f"stages/.{stage}-{key}.lock", wait=True)
+        return locked(self.storage, f"stages/.{stage}-{key}.lock", wait=True, what=f"stage {stage}")
 
 
 class StageCheckpoints:

@@ -21,6 +21,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT = 5.0  # seconds between two renewals
 PATIENCE = 5.0  # seconds of waiting that need no explanation
+
+purpose: ContextVar[str] = ContextVar("purpose", default="")
+"""What this process does, such as "trial 3 of STUDY": who waits for one of its locks is told so."""
 
 
 class Taken(Exception):
@@ -60,22 +64,23 @@ class Lock:
 
 
 @contextlib.contextmanager
-def locked(storage: Storage, name: str, *, wait: bool = False) -> Iterator[Lock]:
+def locked(storage: Storage, name: str, *, wait: bool = False, what: str = "") -> Iterator[Lock]:
     """Hold `name` alone.
 
     Args:
         name: of the lock's file; it starts with a dot, so that no listing shows it.
         wait: for another holder to let go; after `PATIENCE` seconds it is said for whom. Otherwise refuse at once.
+        what: it guards, for that line; its name by default.
 
     Raises:
         Taken: another process holds it and `wait` is false.
         UsageError: the storage cannot be written.
     """
     if storage.is_local:
-        with _file_lock(storage, name, wait) as lock:
+        with _file_lock(storage, name, wait, what or name) as lock:
             yield lock
         return
-    lease = _Lease(storage, name)
+    lease = _Lease(storage, name, what or name)
     lease.acquire(wait)
     try:
         yield lease
@@ -85,16 +90,18 @@ def locked(storage: Storage, name: str, *, wait: bool = False) -> Iterator[Lock]
 
 def _me() -> dict[str, Any]:
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": now}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": now, "purpose": purpose.get()}
 
 
 def _holder(words: Mapping[str, Any]) -> str:
-    known = "pid" in words and "host" in words
-    return f"process {words['pid']} on {words['host']} since {words.get('since')}" if known else "another process"
+    if "pid" not in words or "host" not in words:
+        return "another process"
+    process = f"process {words['pid']} on {words['host']} since {words.get('since')}"
+    return f"{words['purpose']} ({process})" if words.get("purpose") else process
 
 
 @contextlib.contextmanager
-def _file_lock(storage: Storage, name: str, wait: bool) -> Iterator[Lock]:
+def _file_lock(storage: Storage, name: str, wait: bool, what: str) -> Iterator[Lock]:
     from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
     path = storage.local_path(name)
@@ -108,10 +115,11 @@ def _file_lock(storage: Storage, name: str, wait: bool) -> Iterator[Lock]:
             lock = SoftFileLock(path)
             lock.acquire(timeout=PATIENCE if wait else 0)
     except Timeout:
-        words = f"held by {_holder(_read_owner(owner))}; wait for it, end it, or delete {path} if it is gone"
+        holder = _holder(_read_owner(owner))
         if not wait:
-            raise Taken(words) from None
-        log.warning("waiting for %s, %s", path.name, words)
+            raise Taken(f"held by {holder}; wait for it, end it, or delete {path} if it is gone") from None
+        remedy = f"; delete {path} if that is gone" if isinstance(lock, SoftFileLock) else ""
+        log.warning("waiting for %s, held by %s%s", what, holder, remedy)
         lock.acquire()
     except OSError as error:
         raise storage.not_writable(error) from error
@@ -136,8 +144,8 @@ def _read_owner(path: Path) -> dict[str, Any]:
 class _Lease(Lock):
     """A lock on an object store: JSON of its holder and generation, replaced by conditional puts alone."""
 
-    def __init__(self, storage: Storage, name: str) -> None:
-        self.storage, self.name = storage, name
+    def __init__(self, storage: Storage, name: str, what: str) -> None:
+        self.storage, self.name, self.what = storage, name, what
         self.own = {"token": uuid.uuid4().hex, **_me()}
         self.version = ""
         self.beats = 0
@@ -157,14 +165,11 @@ class _Lease(Lock):
             if later == version and self._take(again, later):
                 break
             if later != version and found.get("token") == again.get("token"):
-                words = (
-                    f"held by {_holder(again)}; wait for it, end it, or delete "
-                    f"{self.storage.path(self.name)} if it is gone"
-                )
                 if not wait:
-                    raise Taken(words)
+                    path = self.storage.path(self.name)
+                    raise Taken(f"held by {_holder(again)}; wait for it, end it, or delete {path} if it is gone")
                 if not said:
-                    log.warning("waiting for %s, %s", self.name, words)
+                    log.warning("waiting for %s, held by %s", self.what, _holder(again))
                     said = True
         self.thread = threading.Thread(target=self._beat, daemon=True)
         self.thread.start()

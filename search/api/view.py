@@ -161,13 +161,14 @@ class StudyView:
     def result(self) -> Text:
         """What was found, in words: the trials, the winner, a verdict on each control, what to do next."""
         from bo_distill.search.command.summary import print_summary
+        from bo_distill.search.evidence.advice import in_python
         from bo_distill.search.evidence.summary import summarise
 
         seconds = self._seconds
         if seconds is None:
             seconds = sum(trial.seconds for trial in self._study.trials)
         out = io.StringIO()
-        print_summary(summarise(self._study, seconds), out)
+        print_summary(summarise(self._study, seconds, in_python), out)
         return Text(out.getvalue().strip("\n"))
 
     def frame(self) -> pd.DataFrame:
@@ -259,7 +260,8 @@ class StudyView:
         return Result.of(self._study, trial, self._study.outcome(trial.job.number))
 
     def _score(self, phase: str, control: str | None) -> Score | None:
-        from bo_distill.search.evidence.summary import scores, summary_of
+        from bo_distill.search.evidence.summary import summary_of
+        from bo_distill.search.evidence.verdicts import scores
 
         found = summary_of([*scores(self._study, phase, control).values()])
         return Score(**found) if found else None

@@ -9,7 +9,7 @@ import numpy as np
 
 from bo_distill.methods.paired import holm
 from bo_distill.search.evidence.statistics import ALPHA, Paired
-from bo_distill.search.evidence.summary import scores
+from bo_distill.search.evidence.verdicts import scores
 from bo_distill.search.evidence.words import percent, points, span
 from bo_distill.search.study.ledger import Study
 

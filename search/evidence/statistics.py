@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from bo_distill.methods.paired import holm
 from bo_distill.search.evidence.words import points, span
@@ -103,6 +103,21 @@ class Paired:
         p = float(stats.ttest_1samp(differences, 0.0).pvalue) if interval else None
         return Paired(len(seeds), float(np.mean(differences)), interval, p)
 
+    @property
+    def open(self) -> bool:
+        """Whether there is an interval, and zero lies in it: no difference is shown."""
+        return self.interval is not None and self.interval[0] <= 0 <= self.interval[1]
+
+    def visible(self, seeds: int, share: float = 0.8) -> float | None:
+        """The difference that so many seeds would show in this share of cases, were they to differ as these do; by the
+        noncentral t distribution. None where there is no interval."""
+        if self.interval is None:
+            return None
+        spread = (self.interval[1] - self.mean) * math.sqrt(self.n) / stats.t.isf(ALPHA / 2, self.n - 1)
+        critical = stats.t.isf(ALPHA / 2, seeds - 1)
+        found = optimize.brentq(lambda shift: stats.nct.sf(critical, seeds - 1, shift) - share, 0.0, 100.0)
+        return float(found * spread / math.sqrt(seeds))
+
     def sentence(self, name: str, other: str) -> str:
         """What the difference shows, in one sentence."""
         over = f"{self.n} {'seed' if self.n == 1 else 'seeds'}"
@@ -110,7 +125,7 @@ class Paired:
             why = "one seed shows no difference" if self.n == 1 else f"the same on all {over}, so there is no interval"
             return f"{name} minus {other}: {points(self.mean)} points; {why}."
         found = f"{points(self.mean)} points, 95% interval {span(self.interval, signed=True)}, {over}"
-        if self.interval[0] <= 0 <= self.interval[1]:
+        if self.open:
             return f"No difference between {name} and {other} is shown ({found})."
         return f"{name[0].upper()}{name[1:]} is {'better' if self.mean > 0 else 'worse'} than {other} ({found})."
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from bo_distill.distributed.cache import StageCache
+from bo_distill.distributed.locks import purpose
 from bo_distill.distributed.loop import Stopped
 from bo_distill.distributed.pipeline import Run, run_stages
 from bo_distill.distributed.storage import Storage
@@ -57,6 +58,7 @@ def perform(
     torch.set_num_threads(task.cpus)
     started, outcome = time.monotonic(), Outcome(started=time.time(), nodes=[socket.gethostname()])
     storage = Storage(task.storage)
+    purpose.set(f"trial {job.number} of {task.study}")
     trust(task.method)  # the process that sent the task has looked at it
     method = get(task.method)
     configs = method.configure(task.recipe, {**task.settings, **job.settings})

@@ -9,8 +9,8 @@ from typing import Any
 from bo_distill.methods.method import flatten
 from bo_distill.methods.published import Claim, PaperTable
 from bo_distill.methods.space import Choice
+from bo_distill.search.evidence.advice import end_of
 from bo_distill.search.evidence.statistics import student
-from bo_distill.search.evidence.summary import end_of
 from bo_distill.search.evidence.words import NONE, duration, markdown, percent, short
 from bo_distill.search.papers.lines import Reproduction
 from bo_distill.search.papers.scores import Finding, Line, corrected, findings, lines_of

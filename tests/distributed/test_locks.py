@@ -25,6 +25,7 @@ import threading
 from bo_distill.distributed import locks
 from bo_distill.distributed.storage import Storage
 locks.HEARTBEAT = {BEAT}
+locks.purpose.set("trial 3 of s")
 try:
     with locks.locked(Storage(sys.argv[1]), ".lock") as lock:
         print("held", lock.generation, flush=True)
@@ -151,9 +152,10 @@ def test_waiting_is_explained(
     with holder(place) as first:
         assert said(first).startswith("held")
         threading.Timer(2, first.kill).start()
-        with locked(place, ".lock", wait=True) as lock:
+        with locked(place, ".lock", wait=True, what="stage teacher") as lock:
             lock.check()
-    assert f"held by process {first.pid}" in caplog.text and "delete" in caplog.text
+    assert f"waiting for stage teacher, held by trial 3 of s (process {first.pid} on" in caplog.text
+    assert "delete" not in caplog.text, "it is free at once when that process is gone"
 
 
 def test_a_damaged_lock_is_taken_over(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,8 @@ from bo_distill.methods.space import Choice, Real
 from bo_distill.search.command.asking import asked_for, make_plan, resumed
 from bo_distill.search.command.config import command
 from bo_distill.search.command.summary import print_summary
-from bo_distill.search.evidence.summary import advice, ended, summarise
+from bo_distill.search.evidence.advice import advice, ended
+from bo_distill.search.evidence.summary import summarise
 from bo_distill.search.execution.comparison import opened
 from bo_distill.search.execution.place import settled
 from bo_distill.search.run import main, parser

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bo_distill.distributed.cache import StageCache
@@ -16,7 +18,9 @@ from bo_distill.distributed.storage import Storage
 from bo_distill.methods.space import Field, Integer, Real, ranged
 from bo_distill.search.api.searching import keep
 from bo_distill.search.command.summary import print_summary
-from bo_distill.search.evidence.summary import advice, summarise, widened
+from bo_distill.search.evidence.advice import advice, in_python, widened
+from bo_distill.search.evidence.statistics import Paired, student
+from bo_distill.search.evidence.summary import summarise
 from bo_distill.search.execution.progress import ProgressLines
 from bo_distill.search.execution.trainable import heard
 from bo_distill.search.pages.study import write
@@ -87,6 +91,40 @@ def test_a_winner_at_the_end_of_its_range_is_told(study: Study) -> None:
         study.method.space(study.plan.space, {"transfer.weight": "0.01:100:log"})  # which a search takes
     finally:
         object.__setattr__(best.job, "settings", settings)
+
+
+def test_remedies_are_given_as_they_can_be_typed(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "best", lambda: study.trials[7])  # the last, whose accuracy is others' too
+    monkeypatch.setattr(study, "plan", replace(study.plan, trials=8))
+    late = "The winner came late, 8 of 10: more trials may find a better one"
+    assert f"{late} (--extend fsp-bo-made-up --trials +8)." in advice(study)
+    assert f"{late} (bo_distill.run(extend='fsp-bo-made-up', trials='+8'))." in advice(study, in_python)
+    monkeypatch.setattr(study, "plan", replace(study.plan, searcher="grid"))
+    assert not any("came late" in sentence for sentence in advice(study)), "a grid cannot be extended"
+    monkeypatch.setattr(study, "plan", replace(study.plan, seeds=0))
+    assert any(
+        sentence.startswith("The test split is unread. --resume fsp-bo-made-up --seeds 3") for sentence in advice(study)
+    )
+    assert in_python({"range": "transfer.lr=1e-5:1:log"}) == "range={'transfer.lr': '1e-5:1:log'}"
+
+
+def test_where_no_difference_is_shown_more_seeds_are_proposed(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any("seeds show" in sentence for sentence in advice(study)), "the control's is shown"
+    found = Paired.of({1: 0.90, 2: 0.92, 3: 0.88}, {1: 0.89, 2: 0.90, 3: 0.90})
+    monkeypatch.setattr("bo_distill.search.evidence.advice.against_controls", lambda study: {"student_alone": found})
+    (sentence,) = [sentence for sentence in advice(study) if "seeds show" in sentence]
+    assert "3 would show one of 6.8 points from student alone in four of five cases, 10 one of 2.1" in sentence
+    assert "--seeds 10" in sentence
+
+
+def test_a_difference_that_seeds_can_show_is_shown_in_four_of_five_cases() -> None:
+    draws = np.random.default_rng(0).normal(0.0, 0.02, (4000, 5))
+    pair = Paired.of(dict(enumerate([0.01, 0.03, 0.05])), dict.fromkeys(range(3), 0.0))
+    assert pair
+    gap = pair.visible(5)
+    assert gap and np.std([0.01, 0.03, 0.05], ddof=1) == pytest.approx(0.02)
+    shown = np.mean([(interval := student(row + gap)) is not None and interval[0] > 0 for row in draws])
+    assert shown == pytest.approx(0.8, abs=0.02)
 
 
 @pytest.mark.parametrize(
