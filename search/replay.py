@@ -22,16 +22,22 @@ from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, positive
 from bo_distill.search.rows.export import json_text
 from bo_distill.search.searchers.registry import SEARCHERS, names_of
-from bo_distill.search.simulation import FAMILIES, FUNCTIONS, MADE_UP
+from bo_distill.search.simulation import AGAIN, ASHA, FAMILIES, FUNCTIONS, MADE_UP
 
 
 def parser() -> Parser:
     """The command's options."""
     p = Parser(prog="python -m search.replay", description="Simulate studies on recorded trials.", allow_abbrev=False)
     p.add_argument("problem", metavar="TABLE", nargs="?", help=f"a Parquet file, or {', '.join(MADE_UP)}")
-    p.add_argument("--searchers", default="grid,random,bo", help=f"by commas: {', '.join(SEARCHERS)}, or MODULE:CLASS")
+    p.add_argument(
+        "--searchers",
+        default="grid,random,bo",
+        help=f"by commas: {', '.join(SEARCHERS)}, or MODULE:CLASS; bo+asha: stops trials that fall behind, and has the "
+        "epochs of bo's whole trainings",
+    )
     p.add_argument("--trials", type=int, default=20, metavar="N", help="budget of a study (20)")
     p.add_argument("--studies", type=int, default=100, metavar="K", help="of each searcher (100)")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the first study; the next has N + 1 (0)")
     p.add_argument("--workers", type=int, default=1, metavar="N", help="trials at once (1)")
     p.add_argument("--stragglers", type=float, default=0.0, metavar="P", help="share of trials, five times as slow")
     p.add_argument("--failures", type=float, default=0.0, metavar="P", help="share of attempts that die")
@@ -59,6 +65,7 @@ def check(args: argparse.Namespace) -> None:
     for name in ("trials", "workers", "jobs", "confirm", "confirm_seeds", "against_grid"):
         positive("--" + name.replace("_", "-"), getattr(args, name))
     positive("--studies", args.studies, 2)
+    positive("--seed", args.seed, 0)
     for name in ("stragglers", "failures"):
         if not 0 <= getattr(args, name) < 1:
             raise UsageError(f"--{name} {getattr(args, name):g}: give a share from 0 up to, not including, 1")
@@ -78,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         return real(args)
     if args.problem is None:
         raise UsageError(f"which table? give a Parquet file or one of {', '.join(MADE_UP)}")
-    names = names_of(args.searchers)
+    names = names_of(args.searchers, ASHA)
     from bo_distill.search.simulation.curse import winners_curse
     from bo_distill.search.simulation.problems import function
     from bo_distill.search.simulation.recorded import Table
@@ -95,8 +102,9 @@ def run(args: argparse.Namespace) -> int:
     words = ("trials", "workers", "stragglers", "failures", "asha", "overhead")
     options = {name: getattr(args, name) for name in words}
     started = time.perf_counter()
-    found = simulated(problem, names, options, args.studies, args.jobs, args.against_grid)
-    summary = {"problem": args.problem, **options, "studies": args.studies, **found}
+    seeds = range(args.seed, args.seed + args.studies)
+    found = simulated(problem, names, options, seeds, args.jobs, args.against_grid)
+    summary = {"problem": args.problem, **options, "studies": args.studies, "seed": args.seed, **found}
     summary["seconds"] = time.perf_counter() - started
     if args.confirm:
         summary["confirm"] = winners_curse(
@@ -136,22 +144,36 @@ def show(summary: Mapping[str, Any], unit: str) -> None:
     table.add_column("searcher")
     for name in ("best seen", "its true value", "regret", f"as good as {summary['reference']} after", "makespan s"):
         table.add_column(name, justify="right")
-    for share in summary["reached"].get(summary["reference"], ()):
+    shares = summary["reached"].get(summary["reference"], {}).copy()
+    again = shares.pop(AGAIN, None)
+    for share in shares:
         table.add_column(f"grid's best by {share}", justify="right")
     for name, found in summary["searchers"].items():
         reached = [trials for trials in found["to_reference"]["trials"] if trials is not None]
-        share = len(reached) / summary["studies"]
         table.add_row(
             name,
             f"{scale * found['mean']:.4g}",
-            f"{scale * summary['truth'][name]:.4g}",
+            f"{scale * summary['truth']['mean'][name]:.4g}",
             f"{scale * statistics.fmean(found['regret']):.3g}",
-            f"{statistics.median(reached):.0f} trials in {share:.0%}" if reached else "never",
+            f"{statistics.median(reached):.0f} trials in {len(reached) / summary['studies']:.0%}"
+            if reached
+            else "never",
             f"{summary['makespan'][name]:.4g}",
-            *(f"{part:.1%}" for part in summary["reached"].get(name, {}).values()),
+            *(f"{summary['reached'][name][share]:.1%}" for share in shares),
         )
     console.print(table)
     console.print(summary["verdict"], highlight=False)
+    if again is not None:
+        console.print(f"grid's best by the same grid under other seeds: {again:.1%}", highlight=False)
+    true = summary["truth"]
+    for name, above in true["above"].items():
+        between = true["interval"][name]
+        said = f", 95% interval {scale * between[0]:+.3g} to {scale * between[1]:+.3g}" if between else ""
+        console.print(
+            f"true value of the choice: {name} less {summary['reference']} {scale * above:+.3g}{said}; p of being no "
+            f"worse {true['p_no_worse'][name]:.2g}",
+            highlight=False,
+        )
     if "confirm" in summary:
         found = summary["confirm"]
         console.print(

@@ -25,11 +25,10 @@ import numpy as np
 from bayes_opt import BayesianOptimization
 from scipy.stats import qmc
 from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
-from threadpoolctl import threadpool_limits
 
 from bo_distill.search.searchers.acquisition import WORTH, BelieverEI, Matern52, NothingNew, fit_with_priors
 from bo_distill.search.searchers.base import METRIC, Estimate, Space, check_same
-from bo_distill.search.searchers.cube import Array, Config, Cube, Row, axes_of
+from bo_distill.search.searchers.cube import Array, Config, Cube, Row, axes_of, one_thread
 
 
 def make(word: str, space: Space, seed: int, trials: int | None, first: Sequence[Config]) -> Proposer:
@@ -168,8 +167,7 @@ class Proposer:
             n_restarts_optimizer=0,
             optimizer=fit_with_priors,
         )
-        # One thread: these matrices are small, the cores are the trials', and their number must not change a sum.
-        with warnings.catch_warnings(), threadpool_limits(1):
+        with warnings.catch_warnings(), one_thread():
             # scikit-learn remarks on every length scale that ends at a bound, bayes_opt on every repeat.
             warnings.simplefilter("ignore")
             for row, target, _ in evidence:

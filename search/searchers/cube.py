@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
 from bayes_opt.parameter import FloatParameter
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
+from threadpoolctl import ThreadpoolController
 
 from bo_distill.methods.space import Choice, Searched
 
@@ -19,6 +22,18 @@ Row = tuple[float, ...]  # a point of the unit cube: one coordinate in [0, 1] pe
 Array = NDArray[np.floating[Any]]
 
 HAIR = 1e-3  # of a range: no training can tell two rates apart that are nearer
+
+
+@functools.cache
+def _pools() -> ThreadpoolController:
+    """The libraries' threads. To find these takes longer than most of what is done under the limit."""
+    return ThreadpoolController()
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Linear algebra in one thread: a search's matrices are small, the cores are the trials', and their number must not
+    change a sum."""
+    return _pools().limit(limits=1)
 
 
 class Scale(Protocol):

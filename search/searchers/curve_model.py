@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
@@ -81,8 +81,10 @@ class CurveModel:
 
     def _condition(self) -> None:
         covariance = self.covariance(self.seen, self.seen) + np.diag(np.full(len(self.targets), self.noise))
-        self.factor = cho_factor(covariance, lower=True)
-        self.weights = cho_solve(self.factor, self.targets)
+        factor = cho_factor(covariance, lower=True)
+        self.weights = cho_solve(factor, self.targets)
+        # Few observations and many predictions: a product with the inverse is faster than a solution for each.
+        self.whitening = solve_triangular(factor[0], np.eye(len(self.targets)), lower=True)
 
     def believing(self, points: Points) -> CurveModel:
         """A model that takes what is expected at these points for observed."""
@@ -110,44 +112,47 @@ class CurveModel:
         distance = np.sqrt(5) * cdist(a / each, b / each)
         return np.asarray((1 + distance + distance**2 / 3) * np.exp(-distance))
 
-    def covariance(self, a: Points, b: Points, alike: Array | None = None) -> Array:
-        """(len a, len b) prior covariance, without the noise of single observations.
+    def terms(self, t: Any, u: Any) -> tuple[Any, Any, Any]:
+        """The prior covariance of two values after the shares t and u, which broadcast, without the noise of single
+        observations: what it is for each unit of the configurations' `likeness`, whatever that is, and beyond both
+        where the two are of one trial."""
+        _, (worth, own, common, offset, swerve, _, pace), early = self._parts(self.theta)
+        decay = pace / (pace + t + u)
+        loading = (1 + early * pace / (pace + t)) * (1 + early * pace / (pace + u))
+        return worth * loading + own * decay, LEVEL + common * decay, offset + swerve * decay
+
+    def covariance(self, a: Points, b: Points) -> Array:
+        """(len a, len b) prior covariance, without the noise of single observations."""
+        like, level, lone = self.terms(a.t[:, None], b.t)
+        same = (a.trial[:, None] == b.trial) & (b.trial != NOBODY)
+        return np.asarray(like * self.likeness(a.x, b.x) + level + same * lone)
+
+    def to_seen(self, t: float, alike: Array, same: Array | None = None) -> Array:
+        """(n, observations) prior covariance of values after the share t with what was observed.
 
         Args:
-            alike: the configurations' `likeness`, where it is known.
+            alike: (n, observations) likeness of the configurations.
+            same: (n, observations) which are of one trial; None: none.
         """
-        _, (worth, own, common, offset, swerve, _, pace), early = self._parts(self.theta)
-        matern = self.likeness(a.x, b.x) if alike is None else alike
-        decay = pace / (pace + a.t[:, None] + b.t)
-        loading = np.outer(*(1 + early * pace / (pace + points.t) for points in (a, b)))
-        same = (a.trial[:, None] == b.trial) & (b.trial != NOBODY)
-        known = LEVEL + worth * loading * matern + (own * matern + common) * decay
-        return np.asarray(known + same * (offset + swerve * decay))
+        like, level, lone = self.terms(t, self.seen.t)
+        across = alike * like + level
+        return np.asarray(across if same is None else across + same * lone)
 
-    def reduced(self, points: Points, alike: Array | None = None) -> tuple[Array, Array]:
+    def reduced(self, across: Array) -> tuple[Array, Array]:
         """What predictions at points are made of: (n,) means, in units of the values; (observations, n) V, so that the
         posterior covariance is the prior one less V'V, in squared units of the targets.
 
         Args:
-            alike: (n, observations) likeness of the configurations to those observed, where it is known.
+            across: (n, observations) prior covariance of the points with what was observed.
         """
-        across = self.covariance(points, self.seen, alike)
-        parts = solve_triangular(self.factor[0], across.T, lower=True, check_finite=False)
-        return self.centre + self.scale * (across @ self.weights), parts
+        return self.centre + self.scale * (across @ self.weights), self.whitening @ across.T
 
     def predict(self, points: Points) -> tuple[Array, Array]:
         """(n,) means and standard deviations, in units of the values, without the noise of single observations."""
-        mean, parts = self.reduced(points)
-        variance = self.paired(points, points) - (parts**2).sum(axis=0)
+        mean, parts = self.reduced(self.covariance(points, self.seen))
+        like, level, lone = self.terms(points.t, points.t)
+        variance = like + level + (points.trial != NOBODY) * lone - (parts**2).sum(axis=0)
         return mean, self.scale * np.sqrt(np.maximum(variance, 0))
-
-    def paired(self, a: Points, b: Points) -> Array:
-        """(n,) the diagonal of `covariance`, for points of the same configurations."""
-        _, (worth, own, common, offset, swerve, _, pace), early = self._parts(self.theta)
-        decay = pace / (pace + a.t + b.t)
-        loading = (1 + early * pace / (pace + a.t)) * (1 + early * pace / (pace + b.t))
-        same = (a.trial == b.trial) & (b.trial != NOBODY)
-        return np.asarray(LEVEL + worth * loading + (own + common) * decay + same * (offset + swerve * decay))
 
     def _parts(self, theta: Array) -> tuple[Array, Array, float]:
         """Length scales, variances and pace, and a."""

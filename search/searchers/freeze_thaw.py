@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 from scipy.stats import qmc
-from threadpoolctl import threadpool_limits
 
 from bo_distill.search.searchers.base import METRIC, Estimate, Length, Settings, Space, Step, check_same
-from bo_distill.search.searchers.cube import HAIR, Array, Cube, Row, axes_of
+from bo_distill.search.searchers.cube import HAIR, Array, Cube, Row, axes_of, one_thread
 from bo_distill.search.searchers.curve_model import NOBODY, CurveModel, Points
 
 RATIO = math.sqrt(2)  # from one pause to the next, in epochs
@@ -94,7 +93,7 @@ class FreezeThaw:
             else:
                 return self._none_new()
         else:
-            with warnings.catch_warnings(), threadpool_limits(1):
+            with warnings.catch_warnings(), one_thread():
                 found = self._choose(trial_id, known, rng)
             if found is None:
                 return self._none_new()
@@ -214,7 +213,7 @@ class FreezeThaw:
             under_way = [names.index(name) for name in self._running]
             until = np.array([epochs / self.length.curve for epochs in self._running.values()])
             model = model.believing(Points(begun.x[under_way], until, np.array(under_way)))
-        mean, _ = model.reduced(begun)
+        mean, _ = model.reduced(model.covariance(begun, model.seen))
         paused = [i for i, name in enumerate(names) if name not in self._running and name not in self._over]
         gains = Gains(model, begun, mean, self.length, self.pauses)
         best: tuple[float, str, Array | None] = -math.inf, "", None
@@ -287,7 +286,10 @@ class Gains:
     def __init__(self, model: CurveModel, begun: Points, mean: Array, length: Length, pauses: Sequence[int]) -> None:
         self.model, self.begun, self.mean, self.length, self.pauses = model, begun, mean, length, pauses
         self.leaders = np.argsort(-mean)[:2]
-        self.parts = model.reduced(begun)[1]
+        self.parts = model.reduced(model.covariance(self._of_leaders(), model.seen))[1]
+
+    def _of_leaders(self) -> Points:
+        return Points(*(part[self.leaders] for part in self.begun))
 
     def of_new(self, x: Array) -> Array:
         """(n,) of configurations that no trial has."""
@@ -301,25 +303,23 @@ class Gains:
             trial: (n,) whose; one more than there are: a new one's.
             reached: (n,) epochs of its curve.
         """
-        model, count = self.model, len(x)
-        end = Points(x, np.ones(count), np.full(count, NOBODY))
-        alike = model.likeness(x, model.seen.x)
-        mean, parts = model.reduced(end, alike)
-        rival = np.where(trial == self.leaders[0], self.leaders[-1], self.leaders[0])
-        ahead = np.abs(mean - self.mean[rival]) / model.scale
-        to_rival = model.likeness(self.begun.x[self.leaders], x)
+        model = self.model
+        alike, to_leaders = model.likeness(x, model.seen.x), model.likeness(self.begun.x[self.leaders], x)
         fresh = trial == len(self.mean)
-        best = np.full(count, -np.inf)
+        same = None if fresh.all() else trial[:, None] == model.seen.trial
+        mean, parts = model.reduced(model.to_seen(1.0, alike))
+        # The best of the others: the second where the first is this trial itself.
+        second = (trial == self.leaders[0]).astype(int) * (len(self.leaders) - 1)
+        ahead = np.abs(mean - self.mean[self.leaders[second]]) / model.scale
+        best = np.full(len(x), -np.inf)
         horizons = [pause for pause in self.pauses if pause > reached.min()]
         for pause in [*horizons[:-1:2], horizons[-1]]:
-            later = Points(x, np.full(count, pause / self.length.curve), trial)
-            seen = model.reduced(later, alike)[1]
-            shared = model.paired(end, later) - (parts * seen).sum(axis=0)
-            for number, leader in enumerate(self.leaders):
-                one = Points(*(part[[leader]] for part in self.begun))
-                theirs = model.covariance(one, later, to_rival[[number]])[0] - self.parts[:, leader] @ seen
-                shared = shared - np.where(rival == leader, theirs, 0)
-            variance = model.paired(later, later) + model.noise - (seen**2).sum(axis=0)
+            t = pause / self.length.curve
+            seen = model.reduced(model.to_seen(t, alike, same))[1]
+            like, level, _ = model.terms(1.0, t)
+            rival = like * to_leaders + level - self.parts.T @ seen
+            shared = like + level - (parts * seen).sum(axis=0) - rival[second, np.arange(len(x))]
+            variance = sum(model.terms(t, t)) + model.noise - (seen**2).sum(axis=0)
             deviation = np.maximum(np.abs(shared) / np.sqrt(np.maximum(variance, 1e-12)), 1e-12)
             z = ahead / deviation
             gain = deviation * (np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) - z * ndtr(-z))

@@ -183,11 +183,11 @@ def foreseen(word: str, space: Space, seed: int, trials: int | None) -> list[Set
     return [random_point(space, seed, number) for number in range(trials or 0)]
 
 
-def names_of(text: str) -> list[str]:
-    """Searchers as a command names them, by commas."""
+def names_of(text: str, suffix: str = "") -> list[str]:
+    """Searchers as a command names them, by commas; the suffix may follow each."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        entry_of(name, "--searchers")
+        entry_of(name.removesuffix(suffix), "--searchers")
     if not names or len(set(names)) < len(names):
         raise UsageError(f"--searchers {text}: name each searcher once, by commas")
     return names

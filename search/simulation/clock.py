@@ -153,6 +153,7 @@ def simulate(
     failures: float = 0.0,
     asha: bool = False,
     overhead: float = 0.0,
+    epochs: float = math.inf,
     reporter: Callable[[Any], Reporter] = Reporter,
 ) -> list[Simulated]:
     """One study as an event queue runs it; the trials in the order in which they ended.
@@ -160,6 +161,7 @@ def simulate(
     Args:
         searcher: asked and told as in a real search.
         trials: budget.
+        epochs: a budget, too: no trial starts once those that have ended had so many.
         workers: trials at once.
         seed: of noise, stragglers and failures.
         stragglers: share of trials that take five times as long.
@@ -174,7 +176,8 @@ def simulate(
 
     def start(now: float) -> bool:
         """Start another trial, if the budget and the searcher have one."""
-        settings = searcher.suggest(str(queue.started)) if queue.started < trials else None
+        spent = sum(trial.epochs for trial in ended)
+        settings = searcher.suggest(str(queue.started)) if queue.started < trials and spent < epochs else None
         if isinstance(settings, dict):
             queue.start(now, settings)
         return isinstance(settings, dict)

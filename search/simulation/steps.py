@@ -143,17 +143,23 @@ def simulate_steps(
     return list(ended.values()), [*seen, *(choice() for _ in looks[len(seen) :])]
 
 
+def within(trials: Sequence[Simulated], epochs: float) -> list[Simulated]:
+    """Those that had ended when so many epochs were spent."""
+    return list(trials[: bisect_right(list(accumulate(trial.epochs for trial in trials)), epochs)])
+
+
 def looked(trials: Sequence[Simulated], looks: Sequence[float]) -> list[float]:
     """The truth of what a study without pauses would have chosen after each of `looks` epochs."""
-    spent = list(accumulate(trial.epochs for trial in trials))
-    winners = [winner_of(trials[: bisect_right(spent, look)]) for look in looks]
+    winners = [winner_of(within(trials, look)) for look in looks]
     return [winner.truth if winner else math.nan for winner in winners]
 
 
 class Goal(NamedTuple):
-    """What a grid of whole trainings chose: its true value, the noise of a trial there, and the grid's epochs."""
+    """What a grid of whole trainings chose: its true value, that of what the same trainings under other seeds chose,
+    the noise of a trial there, and the grid's epochs."""
 
     truth: float
+    again: float
     noise: float
     epochs: int
 
@@ -163,8 +169,17 @@ def grid_best(problem: Problem, trainings: int, seed: int) -> Goal:
     grid = make_searcher("grid", problem.space, seed, trainings)
     points = list(iter(lambda: grid.suggest(""), grid.FINISHED))
     points *= -(-trainings // len(points))  # over several seeds, where the trainings are more than the grid's points
-    found = [problem.look_up(point, stream(seed, number, 2)) for number, point in enumerate(points[:trainings])]
-    best = int(np.argmax([one.curve[-1] for one in found]))
-    again = [problem.look_up(points[best], stream(seed, number, 3)) for number in range(64)]
+
+    def found(draw: int) -> list[Recorded]:
+        """The trainings, their noise of this draw."""
+        return [problem.look_up(point, stream(seed, number, draw)) for number, point in enumerate(points[:trainings])]
+
+    def best(trials: Sequence[Recorded]) -> int:
+        """The number of the one that is chosen."""
+        return int(np.argmax([one.curve[-1] for one in trials]))
+
+    first, second = found(2), found(4)
+    again = [problem.look_up(points[best(first)], stream(seed, number, 3)) for number in range(64)]
     noise = float(np.std([one.curve[-1] - one.truth for one in again]))
-    return Goal(found[best].truth, noise or math.ulp(1.0), sum(len(one.curve) for one in found))
+    epochs = sum(len(one.curve) for one in first)
+    return Goal(first[best(first)].truth, second[best(second)].truth, noise or math.ulp(1.0), epochs)

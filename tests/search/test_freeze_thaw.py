@@ -59,8 +59,13 @@ def test_the_covariance_is_one_and_its_diagonal_agrees() -> None:
     whole = fitted.covariance(points, points)
     np.testing.assert_allclose(whole, whole.T)
     assert np.linalg.eigvalsh(whole).min() > -1e-9
-    np.testing.assert_allclose(np.diag(whole), fitted.paired(points, points))
-    np.testing.assert_allclose(whole, fitted.covariance(points, points, fitted.likeness(points.x, points.x)))
+    like, level, lone = fitted.terms(points.t, points.t)
+    np.testing.assert_allclose(np.diag(whole), like + level + (points.trial != NOBODY) * lone)
+    at = fitted.seen.t == 0.4
+    some = Points(*(part[at] for part in fitted.seen))
+    same = some.trial[:, None] == fitted.seen.trial
+    across = fitted.to_seen(0.4, fitted.likeness(some.x, fitted.seen.x), same)
+    np.testing.assert_allclose(across, fitted.covariance(some, fitted.seen))
 
 
 def test_what_is_believed_changes_no_mean_and_leaves_less_to_learn() -> None:

@@ -28,6 +28,8 @@ from bo_distill.search.simulation.curse import winners_curse
 from bo_distill.search.simulation.problems import function
 from bo_distill.search.simulation.recorded import Table, domain_of
 from bo_distill.search.simulation.steps import length_of, simulate_steps
+from bo_distill.search.simulation.studies import simulated
+from bo_distill.search.simulation.surfaces import Curves
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Job, Outcome, Plan, Task, Trial
 
@@ -207,10 +209,34 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no difference shown" in (said := capsys.readouterr().out) or "is better than" in said
 
 
+def test_trials_that_are_stopped_early_have_the_epochs_of_whole_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["alike", "--searchers=random,random+asha", "--studies=3", "--trials=6", "--jobs=1"]
+    assert main([*words, "--seed=5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["searchers"]["random"]["trials"] == [6] * 3
+    assert all(6 < trials < 6 * 18 for trials in found["searchers"]["random+asha"]["trials"])
+    true = found["truth"]
+    assert true["above"]["random+asha"] == pytest.approx(true["mean"]["random+asha"] - true["mean"]["random"])
+    assert 0 < true["p_no_worse"]["random+asha"] < 1
+    again = simulated(Curves("alike"), ["random"], {"trials": 6, "asha": False}, range(5, 8), 1)
+    assert again["truth"]["mean"]["random"] == true["mean"]["random"], "--seed is the first study's"
+    assert main([*words, "--against-grid=8"]) == 0
+    said = capsys.readouterr().out
+    assert "random+asha less random" in said and "5%" in said and "under other seeds" in said
+
+
+def test_an_epoch_budget_starts_no_trial_beyond_it() -> None:
+    problem = Curves("alike")
+    trials = simulate(problem, make_searcher("random", problem.space, 0, 99), trials=99, epochs=60, workers=2)
+    assert sum(trial.epochs for trial in trials) == 5 * 18  # four within the budget, and the one beside them
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ([], "which table"),
+        (["branin", "--searchers=curves+asha"], "asha"),
+        (["branin", "--seed=-1"], "--seed -1"),
         (["nowhere.parquet"], "nowhere.parquet"),
         ([str(Path(__file__))], "not a table"),
         (["branin", "--searchers=nonsense"], "nonsense"),
