@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler
@@ -11,11 +12,17 @@ from bo_distill.search.study.ledger import Study
 
 
 def halving(epochs: int) -> dict[str, Any]:
-    """ASHA's arguments: it looks after 1, 3, 9, ... epochs of a trial that has so many, and keeps a third.
+    """ASHA's arguments: it looks after a quarter and a half of a curve of so many epochs, and keeps the better half.
 
-    A trial that reaches `max_t` is ended by Ray, so that lies beyond the last epoch.
+    Trainings here have tens of epochs, not thousands. Looks at the first of them, and a third kept, stop what learns
+    slowly and ends high. A trial that reaches `max_t` is ended by Ray, so that lies beyond the last epoch.
     """
-    return {"time_attr": "epoch", "max_t": max(epochs, 2) + 1, "grace_period": 1, "reduction_factor": 3}
+    return {
+        "time_attr": "epoch",
+        "max_t": max(epochs, 2) + 1,
+        "grace_period": max(1, math.ceil(epochs / 4)),
+        "reduction_factor": 2,
+    }
 
 
 def asha_scheduler(metric: str, epochs: int) -> ASHAScheduler:
@@ -28,16 +35,27 @@ class GracefulStop(ASHAScheduler):
 
     Tune would kill the trial. Ray Train's workers, nested in it, would then keep their placement group for ever and the
     next trial would wait for it; and a trial that ends by itself can say what it had reached.
+
+    Args:
+        stage: whose epochs are judged.
+        epochs: of that stage.
     """
 
-    def __init__(self, study: Study, **options: Any) -> None:
-        super().__init__(**options)
-        self.study = study
+    def __init__(self, study: Study, stage: str, epochs: int) -> None:
+        super().__init__(**halving(epochs))
+        self.study, self.stage = study, stage
+        configs = study.method.configure(study.plan.task.recipe, study.plan.task.settings)
+        names = [one.name for one in study.method.stages]
+        self.before = sum(getattr(configs[name], "epochs", 0) for name in names[: names.index(stage)])
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Never STOP for a trial that trains: its sign is written instead."""
         if trial.config["job"]["phase"] != "search":  # what was chosen is trained to its end
             return str(self.CONTINUE)
+        if "outcome" not in result:
+            if result.get("stage") != self.stage:
+                return str(self.CONTINUE)
+            result = {**result, "epoch": result["epoch"] - self.before}
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == self.STOP and "outcome" not in result:
             self.study.storage.write_bytes(stop_sign(self.study.plan.task, trial.config["job"]["number"]), b"")

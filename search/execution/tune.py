@@ -19,7 +19,7 @@ from bo_distill.distributed.ray.cluster import Layout, alive, free_orphans, node
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.records import decoded
 from bo_distill.search.command.interruption import interruption
-from bo_distill.search.execution.asha import GracefulStop, halving
+from bo_distill.search.execution.asha import GracefulStop
 from bo_distill.search.execution.progress import ProgressLines
 from bo_distill.search.execution.trainable import in_process, on_workers
 from bo_distill.search.study.conductor import Conductor, Finished
@@ -155,13 +155,11 @@ def run_study(study: Study, layout: Layout, terminal: TextIO | None) -> None:
         Exception: of a listener of the study, once the trial that it was told of is kept.
     """
     plan, task = study.plan, study.plan.task
-    search = StudySearch(Conductor(study))
-    scheduler = None
+    conductor = Conductor(study)
+    search, scheduler = StudySearch(conductor), None
     if plan.asha:
-        longest = sum(
-            getattr(config, "epochs", 0) for config in study.method.configure(task.recipe, task.settings).values()
-        )
-        scheduler = GracefulStop(study, **halving(longest))
+        stage, length = conductor.curve
+        scheduler = GracefulStop(study, stage, length.curve)
     later = plan.confirmations + plan.seeds * (1 + len(study.controls))
     later += len(tuned_controls(plan, study.method)) * (plan.searched or 0)
     progress = ProgressLines(study, terminal, later, layout.concurrency)

@@ -85,6 +85,7 @@ class EventQueue:
         self._stopping = set[int]()
         self._shared_at = math.inf
         self._scheduler: Any = None
+        self._before = 0  # epochs before those that have a value
 
     def start(self, now: float, settings: Settings) -> None:
         """Start the next trial."""
@@ -97,7 +98,8 @@ class EventQueue:
             if self._scheduler is None:
                 from bo_distill.search.execution.asha import asha_scheduler
 
-                self._scheduler = asha_scheduler("value", epochs)
+                self._before = int((~np.isnan(prospect.curve)).argmax())
+                self._scheduler = asha_scheduler("value", epochs - self._before)
             self._scheduler.on_trial_add(None, SimpleNamespace(trial_id=str(number)))
         first = 1 if self.asha and not prospect.fails else epochs
         heapq.heappush(self._events, (float(prospect.times[first - 1]), number, first))
@@ -138,7 +140,7 @@ class EventQueue:
 
     def _falls_behind(self, number: int, epoch: int, value: float) -> bool:
         """Whether the scheduler would stop the trial."""
-        told = {"epoch": epoch, "value": value}
+        told = {"epoch": epoch - self._before, "value": value}
         return bool(self._scheduler.on_trial_result(None, SimpleNamespace(trial_id=str(number)), told) == "STOP")
 
 

@@ -33,7 +33,8 @@ def length_of(method: Method, configs: Configs) -> tuple[str, Length]:
     own = [(stage.name, getattr(configs[stage.name], "epochs", 0)) for stage in method.stages if not stage.shared]
     trained = [(name, epochs) for name, epochs in own if epochs]
     if not trained:
-        raise UsageError(f"--curves: no stage of {method.name} trains in epochs that trials do not share; leave it out")
+        words = f"no stage of {method.name} trains in epochs that trials do not share"
+        raise UsageError(f"--curves, --asha: {words}; leave them out")
     (*earlier, (name, epochs)) = trained
     return name, Length(sum(count for _, count in earlier), epochs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.space import Real
+from bo_distill.search.execution.asha import GracefulStop, halving
+from bo_distill.search.execution.trial import stop_sign
 from bo_distill.search.searchers.acquisition import BelieverEI
 from bo_distill.search.searchers.base import Estimate
 from bo_distill.search.searchers.bayesian import Proposer
@@ -251,3 +254,28 @@ def test_a_stopped_trial_s_configuration_is_not_proposed_again() -> None:
     other = make_searcher("bo", problem.space, 0, None)
     other.restore_state(search.save_state())
     assert [other.suggest("1")] == [search.suggest("1")] != [first]
+
+
+def test_trials_are_stopped_by_the_epochs_of_the_stage_that_is_judged_and_not_by_its_first(storage: Storage) -> None:
+    task = Task("s", "fsp", "quick", DataSpec("digits"), {"finetune.epochs": 12}, storage.uri, 0, "float32")
+    study = Study(storage, Plan(task, "bo", ("transfer.lr",), 9, seeds=0, asha=True))
+    configs = study.method.configure("quick", task.settings)
+    before = configs["teacher"].epochs + configs["transfer"].epochs
+    scheduler = GracefulStop(study, "finetune", 12)
+    scheduler.set_search_properties("val_accuracy", "max")  # as Tune does
+    first = int(halving(12)["grace_period"])
+
+    def stopped(number: int, stage: str, epoch: int, accuracy: float) -> bool:
+        trial = SimpleNamespace(trial_id=str(number), config={"job": {"phase": "search", "number": number}})
+        if epoch == 1:
+            scheduler.on_trial_add(None, trial)
+        row = {"stage": stage, "epoch": epoch + (before if stage == "finetune" else 0), "val_accuracy": accuracy}
+        assert scheduler.on_trial_result(None, trial, row) == scheduler.CONTINUE
+        return storage.exists(stop_sign(task, number))
+
+    for number in range(8):  # each behind the ones before it
+        assert not stopped(number, "teacher", 1, 0.9 - number / 10)
+        for epoch in range(1, first):
+            assert not stopped(number, "finetune", epoch, 0.9 - number / 10)
+        behind = stopped(number, "finetune", first, 0.9 - number / 10)
+    assert first > 1 and behind
