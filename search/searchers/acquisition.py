@@ -11,6 +11,7 @@ from bayes_opt.acquisition import ExpectedImprovement
 from bayes_opt.parameter import wrap_kernel
 from bayes_opt.target_space import TargetSpace
 from scipy.optimize import minimize
+from scipy.spatial.distance import cdist
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
@@ -23,6 +24,14 @@ FITTED = 128
 
 # Keeps the Cholesky factor of 1,000 near-identical points positive definite.
 JITTER = 1e-8
+
+
+# Coordinates no further apart than this are of one result of a stage.
+SAME = 1e-9
+
+
+# Seconds that any trial takes.
+SOONEST = 1e-3
 
 
 # No two trials need be further apart than this share of a range, however noisy they are.
@@ -77,6 +86,35 @@ def fit_with_priors(objective: Callable[[Array], Any], start: Array, bounds: Arr
     return found.x, found.fun
 
 
+class Bill:
+    """What a trial at a point costs: the stages that none of the trained points shares with it.
+
+    Args:
+        stages: (columns, seconds) of each; a result follows from the coordinates in its columns.
+        trained: (m, d) points whose stages are there to be taken over.
+    """
+
+    def __init__(self, stages: Sequence[tuple[Sequence[int], float]], trained: Array) -> None:
+        self.stages = [(list(columns), seconds) for columns, seconds in stages if columns]
+        self.trained = trained
+
+    def of(self, points: Array) -> Array:
+        """(n,) seconds."""
+        total = np.zeros(len(points))
+        for columns, seconds in self.stages:
+            apart = cdist(points[:, columns], self.trained[:, columns], "chebyshev").min(axis=1)
+            total += seconds * (apart > SAME)
+        return np.maximum(total, SOONEST)
+
+    def shared(self, points: Array, owners: Array, rng: np.random.RandomState) -> Array:
+        """The points, half of which take over a random stage's coordinates from their owner, a point (n, d) each."""
+        which = rng.randint(2 * len(self.stages), size=len(points))
+        taken = np.zeros(points.shape, dtype=bool)
+        for number, (columns, _) in enumerate(self.stages):
+            taken[np.ix_(which == number, columns)] = len(columns) < points.shape[1]
+        return np.where(taken, owners, points)
+
+
 class BelieverEI(ExpectedImprovement):
     """Expected improvement on the best posterior mean, where each pending point has the value that is predicted.
 
@@ -85,10 +123,14 @@ class BelieverEI(ExpectedImprovement):
         pending: points of trials under way.
         known: (m, d) points that are not to be proposed again.
         variances: (n,) of each observation, beyond the noise that all have, in squared units of the target.
+        bill: what the improvement is divided by; None: nothing.
     """
 
-    def __init__(self, cube: Cube, pending: Sequence[Row], known: Array, variances: Array) -> None:
+    def __init__(
+        self, cube: Cube, pending: Sequence[Row], known: Array, variances: Array, bill: Bill | None = None
+    ) -> None:
         super().__init__(xi=0.0)
+        self.bill = bill
         self.cube, self.pending, self.known, self.variances = cube, list(pending), known, variances
         self.hair = cube.hair()
         self.promise = math.inf
@@ -106,8 +148,8 @@ class BelieverEI(ExpectedImprovement):
         fit_gp: bool = True,
         random_state: Any = None,
     ) -> Array:
-        """The point of the largest expected improvement, which is left in `promise`, in deviations of a trial's noise.
-        Where none is to be expected, the point at which least is known.
+        """The point of the largest expected improvement, per second where there is a bill. The largest there is is left
+        in `promise`, in deviations of a trial's noise. Where none is to be expected, the point at which least is known.
 
         Args:
             gp: unfitted, its kernel a sum of signal and noise.
@@ -141,17 +183,24 @@ class BelieverEI(ExpectedImprovement):
         spread = 10 ** random_state.uniform(-3, -0.5, size=(len(around), 1))
         drawn = self.cube.draw(random_state, self.known, self.hair, n_random)
         pool = np.vstack([drawn, self._step(around, spread, random_state)])
+        if self.bill:
+            owners = self.bill.trained[random_state.randint(len(self.bill.trained), size=len(drawn))]
+            pool = np.vstack([pool, self._new(self.bill.shared(drawn, owners, random_state))])
         if not len(pool):
             raise NothingNew
         loss = acquire(pool)
+        most = loss.min()
+        loss = loss / self._seconds(pool)
         for scale in SCALES:
             kept = np.argsort(loss)[:n_smart]
             children = self._step(np.repeat(pool[kept], 32, axis=0), scale, random_state)
             if not len(children):  # a finite space all but used up
                 break
             pool = np.vstack([pool[kept], children])
-            loss = np.concatenate([loss[kept], acquire(children)])
-        self.promise = -loss.min() / math.sqrt(noise)
+            found = acquire(children)
+            most = min(most, found.min())
+            loss = np.concatenate([loss[kept], found / self._seconds(children)])
+        self.promise = -most / math.sqrt(noise)
         if self.promise < WORTH and len(drawn):  # look where least is known: the model may be wrong there
             return drawn[gp.predict(drawn, return_std=True)[1].argmax()]
         return pool[loss.argmin()]
@@ -182,9 +231,17 @@ class BelieverEI(ExpectedImprovement):
             gp.fit(np.vstack([points, self.pending]), np.concatenate([targets, believed]))
         return self._get_acq(gp)
 
+    def _seconds(self, points: Array) -> Array:
+        return self.bill.of(points) if self.bill else np.ones(len(points))
+
+    def _new(self, points: Array) -> Array:
+        return self.cube.unseen(points, self.known, self.hair)
+
     def _step(self, points: Array, scale: Any, rng: np.random.RandomState) -> Array:
-        """Random neighbours: a normal step in every coordinate, now and then any other level in a discrete one."""
+        """Random neighbours: a normal step in every coordinate, now and then any other level in a discrete one. With a
+        bill, half of them keep what one stage follows from."""
         moved = np.clip(points + scale * rng.standard_normal(points.shape), 0.0, 1.0)
         discrete = [axis.levels < math.inf for axis in self.cube.axes.values()]
         anew = (rng.random_sample(points.shape) < 0.2) & discrete
-        return self.cube.unseen(np.where(anew, rng.random_sample(points.shape), moved), self.known, self.hair)
+        moved = np.where(anew, rng.random_sample(points.shape), moved)
+        return self._new(self.bill.shared(moved, points, rng) if self.bill else moved)

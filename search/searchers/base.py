@@ -42,6 +42,18 @@ class Step(NamedTuple):
     epochs: int
 
 
+class StageCost(NamedTuple):
+    """What a trial pays for a stage, unless an earlier trial trained it with the same values of these fields.
+
+    Attributes:
+        fields: searched ones that the stage's result follows from.
+        seconds: that it takes.
+    """
+
+    fields: tuple[str, ...]
+    seconds: float
+
+
 class Searcher(Protocol):
     """Proposes configurations of one space. The names are those of Ray Tune's searchers.
 
@@ -82,6 +94,14 @@ class Searcher(Protocol):
         Raises:
             ValueError: the state is of another space, or cannot be gone on from.
         """
+        ...
+
+
+class WeighingSearcher(Searcher, Protocol):
+    """A searcher that can seek what promises most per second instead of per trial."""
+
+    def weigh(self, costs: Sequence[StageCost]) -> None:
+        """Hear what trials pay for, as far as that is known by now."""
         ...
 
 

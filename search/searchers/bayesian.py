@@ -26,8 +26,8 @@ from bayes_opt import BayesianOptimization
 from scipy.stats import qmc
 from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
 
-from bo_distill.search.searchers.acquisition import WORTH, BelieverEI, Matern52, NothingNew, fit_with_priors
-from bo_distill.search.searchers.base import METRIC, Estimate, Space, check_same
+from bo_distill.search.searchers.acquisition import WORTH, BelieverEI, Bill, Matern52, NothingNew, fit_with_priors
+from bo_distill.search.searchers.base import METRIC, Estimate, Space, StageCost, check_same
 from bo_distill.search.searchers.cube import Array, Config, Cube, Row, axes_of, one_thread
 
 
@@ -93,6 +93,7 @@ class Proposer:
         self._observed: list[tuple[Row, float | None]] = []  # None: failed
         self._silent: list[Row] = []  # ended without a value
         self._stopped: dict[str, tuple[Row, Estimate | None]] = {}  # early
+        self._costs: list[StageCost] = []  # by which improvement is weighed; none: all trials cost the same
         self._idle = 0  # proposals in a row from which no improvement was expected
         self.reason = ""
 
@@ -154,7 +155,7 @@ class Proposer:
             return None
         evidence = self._evidence()
         variances = np.array([variance for *_, variance in evidence])
-        acquisition = self.acquisition(cube, list(self._pending.values()), known, variances)
+        acquisition = self.acquisition(cube, list(self._pending.values()), known, variances, self._bill(cube))
         axes: Any = cube.axes  # which bayes_opt takes, though its annotation knows of bounds only
         optimizer = BayesianOptimization(
             None, axes, acquisition, random_state=rng, verbose=0, allow_duplicate_points=True
@@ -179,6 +180,15 @@ class Proposer:
         self._idle = self._idle + 1 if acquisition.promise < WORTH else 0
         return point
 
+    def _bill(self, cube: Cube) -> Bill | None:
+        """What a trial costs beside those whose stages were trained, or are being trained."""
+        trained = [*self._pending.values(), *(row for row, value in self._observed if value is not None)]
+        if not self._costs or not trained:
+            return None
+        numbers = {name: number for number, name in enumerate(cube.axes)}
+        stages = [([numbers[name] for name in cost.fields], cost.seconds) for cost in self._costs]
+        return Bill(stages, np.array(trained))
+
     def _evidence(self) -> list[tuple[Row, float, float]]:
         """(point, target, variance) of each trial: what the model is to make large, after fence and penalty, and how
         uncertain that is beyond a trial's noise. A point that was observed again is there again: so the model sees how
@@ -194,6 +204,10 @@ class Proposer:
             *((row, worst if value is None else max(sign * value, fence), 0.0) for row, value in self._observed),
             *((row, max(sign * guess.value, fence), guess.deviation**2) for row, guess in estimates),
         ]
+
+    def weigh(self, costs: Sequence[StageCost]) -> None:
+        """Seek what promises most per second from now on, by these costs; until told again."""
+        self._costs = list(costs)
 
     def on_trial_complete(self, trial_id: str, result: Config | None = None, error: bool = False) -> None:
         """Take the outcome of a trial, also of one that a scheduler stopped early.
@@ -263,6 +277,7 @@ class Proposer:
             "queue": list(self._queue),
             "count": self._count,
             "idle": self._idle,
+            "costs": [[list(cost.fields), cost.seconds] for cost in self._costs],
             "reason": self.reason,
             "pending": dict(self._pending),
             "observed": list(self._observed),
@@ -282,6 +297,7 @@ class Proposer:
     def _take(self, state: Config) -> None:
         self._seed, self._n_initial, self._count = state["seed"], state["n_initial"], state["count"]
         self._idle = state["idle"]
+        self._costs = [StageCost(tuple(fields), seconds) for fields, seconds in state.get("costs", ())]
         self._queue = [list(row) for row in state["queue"]]
         self._pending = {trial: tuple(row) for trial, row in state["pending"].items()}
         self._observed = [(tuple(row), value) for row, value in state["observed"]]

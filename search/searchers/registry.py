@@ -27,6 +27,7 @@ class Entry:
         sized: it has a natural number of trials, all known from the start, and cannot be extended.
         flag: whether --WORD chooses it.
         from_defaults: its first trial is that of the recipe's own values.
+        weighs: it is a `base.WeighingSearcher`.
         learns: what it proposes depends on what came of the trials before.
         needs: the package that it cannot do without, and the distribution or extra that has it.
     """
@@ -38,6 +39,7 @@ class Entry:
     flag: bool = False
     pauses: bool = False
     from_defaults: bool = False
+    weighs: bool = False
     learns: bool = False
     needs: tuple[str, str] | None = None
 
@@ -65,7 +67,16 @@ BAYES_OPT, OPTUNA = ("bayes_opt", "bayesian-optimization"), ("optuna", "the extr
 SEARCHERS = {
     entry.word: entry
     for entry in (
-        Entry("bo", "Bayesian optimisation", "bayesian", flag=True, from_defaults=True, learns=True, needs=BAYES_OPT),
+        Entry(
+            "bo",
+            "Bayesian optimisation",
+            "bayesian",
+            flag=True,
+            from_defaults=True,
+            weighs=True,
+            learns=True,
+            needs=BAYES_OPT,
+        ),
         Entry(
             CURVES,
             "Bayesian optimisation on learning curves",

@@ -16,14 +16,14 @@ from bo_distill.methods.space import Real
 from bo_distill.search.rows.files import write_row
 from bo_distill.search.rows.provenance import provenance
 from bo_distill.search.rows.row import Row
-from bo_distill.search.searchers.base import METRIC, Length, PausingSearcher, Step
+from bo_distill.search.searchers.base import METRIC, Length, PausingSearcher, Step, WeighingSearcher
 from bo_distill.search.searchers.curves import Curve, Reporter
 from bo_distill.search.searchers.registry import entry_of, pauses
 from bo_distill.search.study.curve import curve_of, length_of, reached
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.metrics import ACCURACY, METRICS
 from bo_distill.search.study.records import ATTEMPTS, Job, Outcome, Phase, Trial, failed
-from bo_distill.search.study.searches import ControlSearches, heard, searcher_of, tuned_controls
+from bo_distill.search.study.searches import ControlSearches, StageCosts, heard, searcher_of, tuned_controls
 
 
 class Finished(Exception):
@@ -45,6 +45,10 @@ class Conductor:
         self.pausing = cast(PausingSearcher, self.inner) if self.inner and pauses(study.plan.searcher) else None
         one = len(study.plan.metrics) == 1
         self.reporter = self._reporter() if self.inner and one and not self.pausing else None
+        # Where time is the budget, the search is for what promises most per second.
+        weighs = entry_of(study.plan.searcher).weighs if self.inner else False
+        timed = study.plan.seconds is not None and study.plan.trials is None
+        self.stage_costs = StageCosts(study) if weighs and timed and one else None
         self.waiting = [trial for trial in study.trials if trial.status == "running"]
         self.exhausted = False
         self.control_searches: ControlSearches | None = None
@@ -263,6 +267,9 @@ class Conductor:
 
     def _report(self, trial: Trial, outcome: Outcome) -> None:
         """Tell the searcher what came of a trial."""
+        if self.stage_costs:
+            self.stage_costs.note(outcome)
+            cast(WeighingSearcher, self.inner).weigh(self.stage_costs.known())
         if self.reporter:
             self.reporter.report(*self._ended(trial, outcome))
             for stopped, estimate in self.reporter.estimates.items():

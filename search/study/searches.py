@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import Method, flatten
-from bo_distill.search.searchers.base import METRIC, Length, Searcher, Space
+from bo_distill.search.searchers.base import METRIC, Length, Searcher, Space, StageCost
 from bo_distill.search.searchers.registry import DEFAULT, beginning, make_searcher, pauses
 from bo_distill.search.study.curve import length_of
 from bo_distill.search.study.ledger import Study
-from bo_distill.search.study.records import Plan, Trial
+from bo_distill.search.study.records import Outcome, Plan, Trial
 
 
 def searcher_of(study: Study) -> Searcher | None:
@@ -69,6 +70,40 @@ def told(
     for trial in taken_over:
         searcher.suggest(str(trial.job.number))
     return searcher
+
+
+class StageCosts:
+    """What the stages of a study's trials were seen to take: the median over the trials that trained them."""
+
+    def __init__(self, study: Study) -> None:
+        self.space, self.stages = tuple(study.space), study.method.stages
+        self.seconds: dict[str, list[float]] = {stage.name: [] for stage in self.stages}
+        self.beside: list[float] = []  # seconds that a trial took beside its stages
+        for trial in study.of_phase("search"):
+            if trial.finished:
+                self.note(study.outcome(trial.job.number))
+
+    def note(self, outcome: Outcome) -> None:
+        """Take what a trial took; one that has not ended by itself tells nothing."""
+        if outcome.status != "done":
+            return
+        for name, seconds in outcome.stage_seconds.items():
+            if name not in outcome.cached:
+                self.seconds[name].append(seconds)
+        self.beside.append(max(0.0, outcome.seconds - sum(outcome.stage_seconds.values())))
+
+    def known(self) -> list[StageCost]:
+        """Of the stages that were trained, and of what every trial takes beside them."""
+        follows: dict[str, set[str]] = {}
+        for stage in self.stages:
+            own = {name for name in self.space if name.split(".")[0] == stage.name}
+            follows[stage.name] = own.union(*(follows[need] for need in stage.needs))
+        costs = [
+            StageCost(tuple(name for name in self.space if name in follows[stage]), median(seconds))
+            for stage, seconds in self.seconds.items()
+            if seconds
+        ]
+        return [*costs, StageCost(self.space, median(self.beside))] if self.beside else []
 
 
 def heard(study: Study, trial: Trial) -> Any:
