@@ -12,8 +12,9 @@ from hypothesis import settings
 from bo_distill.distributed.storage import Storage
 
 torch.set_num_threads(1)
-# A shell that starts the tests in the background has Ctrl-C ignored, which the searches that they start would inherit.
+# A shell that starts the tests in the background has Ctrl-C ignored, and nohup SIGHUP; searches would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # The same examples every time: a test that fails tells of the change. `--hypothesis-profile=default` draws new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
