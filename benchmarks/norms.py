@@ -67,10 +67,13 @@ def main() -> None:
             values.append(accuracy(data, way, args.epochs, seed))
             print(f"seed {seed}, {way}: {values[-1]:.2f} %", flush=True)
     for way, values in found.items():
-        differences = [value - whole for value, whole in zip(values, found["global"], strict=True)]
-        interval = student(differences)
-        words = f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
-        print(f"{way}: {mean(values):.2f} %, {mean(differences):+.2f} points over global{words}")
+        words = f"{way}: {mean(values):.2f} %"
+        if way != "global":
+            differences = [value - whole for value, whole in zip(values, found["global"], strict=True)]
+            words += f", {mean(differences):+.2f} points over global"
+            if interval := student(differences):
+                words += f" ({interval[0]:+.2f} to {interval[1]:+.2f})"
+        print(words)
 
 
 if __name__ == "__main__":
