@@ -238,6 +238,8 @@ def _figures(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[st
         if name in ("macs_forward", "params"):
             power = next((power for power in (12, 9, 6, 3) if value >= 10**power), 0)
             return f"{value / 10**power:.{1 if power else 0}f}{'TGMk'[(12 - power) // 3] if power else ''}"
+        if name == "ended":
+            return f"{value[:16].replace('T', ' ')} UTC"
         return f"{value:.1f}" if name == "seconds" else _text(value)
 
     names = list(records[0]) if records else list(SHOWN)

@@ -131,6 +131,8 @@ def run_every(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """See that the options are for all methods."""
+    if args.fields:
+        raise UsageError(f"all --fields: fields are of one method; give {', '.join(METHODS)} in place of all")
     if args.data is None:
         raise UsageError("all: which data? give --data imagefolder:PATH, text:FILE, digits or another")
     for option in ("set", "search", "range", "extend", "no_controls", "controls", "metric"):
@@ -214,12 +216,11 @@ def forecast_all(
 
 def _tell(args: argparse.Namespace, storage: Storage, name: str, record: Record) -> int:
     """Say which methods helped, and write the page; returns the exit code."""
-    from bo_distill.search.evidence.every import verdict
+    from bo_distill.search.evidence.every import few_seeds, verdict
     from bo_distill.search.evidence.summary import summarise
-
-    every = results(storage, record)
     from bo_distill.search.pages.study import keep
 
+    every = results(storage, record)
     keep(storage, f"comparisons/{name}/report.html", *page_of_all(storage, name))
     if args.json:
         studies = {one.method: summarise(one.study, 0.0) for one in every}
@@ -231,6 +232,8 @@ def _tell(args: argparse.Namespace, storage: Storage, name: str, record: Record)
             print(printable(f"- {one.sentence()}"))
         for method, why in {**record.left_out, **record.failed}.items():
             print(printable(f"- {method}: {'failed' if method in record.failed else 'left out'}, {why}"))
+        if few := few_seeds(every):
+            print(few)
         for one in every:
             print(f"{one.method:<16} {storage.uri}/{one.study.folder}/report.html")
         print(f"{EVERY:<16} {storage.uri}/comparisons/{name}/report.html")

@@ -131,4 +131,4 @@ def keep(study: Study, quiet: bool) -> None:
         write(study)
     except Exception as error:  # what draws is a dozen libraries
         name = study.plan.task.study
-        print(f"the page was not drawn: {error}; python -m search.report {name} tries again", file=sys.stderr)
+        print(f"the page was not drawn: {error}; bo-distill report {name} tries again", file=sys.stderr)

@@ -18,6 +18,7 @@ Options of the command line win over those of the file; --set and --range add to
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import shlex
 import tomllib
@@ -64,7 +65,9 @@ class FileParser(Parser):
         given, known = read_toml(file), {"method", *self.options} - set(ELSEWHERE)
         for name in given:
             if name not in known:
-                raise UsageError(f"--config {file}: {name}: no option that a file may give; see --help")
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else "see --help"
+                raise UsageError(f"--config {file}: {name}: no option that a file may give; {hint}")
         return self.words_for(given)
 
     @property
@@ -145,14 +148,14 @@ def command(plan: Plan) -> str:
     options = options_of(plan)
     method, searcher = options.pop("method"), entry_of(options.pop("searcher"))
     words = [one for word in words_of(options) for one in word.split("=", 1)]
-    return shlex.join(["python", "-m", "search.run", method, *searcher.option, *words])
+    return shlex.join(["bo-distill", "run", method, *searcher.option, *words])
 
 
 def toml_of(plan: Plan) -> str:
     """The file that asks for the same search."""
     options = options_of(plan)
     tables = {name: value for name, value in options.items() if isinstance(value, dict)}
-    lines = ["# The same search again: python -m search.run --config THIS_FILE"]
+    lines = ["# The same search again: bo-distill run --config THIS_FILE"]
     lines += [f"{name} = {_toml(value)}" for name, value in options.items() if name not in tables]
     for name, table in tables.items():
         lines += ["", f"[{name}]", *(f"{_toml(field)} = {_toml(value)}" for field, value in table.items())]

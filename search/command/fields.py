@@ -28,7 +28,7 @@ def list_fields(args: argparse.Namespace) -> int:
         print(json_text(found))
         return OK
     print_table(
-        ("field", "type", "default", "range", "limits", "searched", "what it is"),
+        ("field", "type", "default", "range", "limits", "searched", "meaning"),
         [
             (
                 one["field"],

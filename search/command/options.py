@@ -23,12 +23,22 @@ AUTO = "auto"  # in place of a number of workers
 SEED, PRECISION = 0, "auto"  # where a command names none
 
 
-def task_options(p: Parser) -> None:
-    """What every command that trains takes: the method, the data, what is fixed and searched."""
-    p.add_argument("method", nargs="?", metavar="METHOD", help=f"{', '.join(METHODS)}; of search.run also {EVERY}")
+def task_options(p: Parser, every: bool = False) -> None:
+    """What every command that trains takes: the method, the data, what is fixed and searched.
+
+    Args:
+        every: `EVERY` may stand in place of a method.
+    """
+    words = f"{', '.join(METHODS)}, or package.module:NAME of your own"
+    words += f"; {EVERY}: each that takes --data" if every else ""
+    p.add_argument("method", nargs="?", metavar="METHOD", help=words)
     add_data_options(p.group("data"))
     task = p.group("what is searched")
-    task.add_argument("--recipe", help="quick (a laptop's size, default) or paper (the paper's networks and schedule)")
+    task.add_argument(
+        "--recipe",
+        help="quick (a laptop's size, default) or paper (the paper's networks and schedule); each has data of its own, "
+        "used where --data names none",
+    )
     task.add_argument(
         "--set",
         action="append",
@@ -66,9 +76,13 @@ def workers_in(words: str) -> int | str:
     return int(words)
 
 
-def study_options(p: Parser) -> None:
-    """What every command that trains on Ray takes: a task, and where it runs."""
-    task_options(p)
+def study_options(p: Parser, every: bool = False) -> None:
+    """What every command that trains on Ray takes: a task, and where it runs.
+
+    Args:
+        every: as of `task_options`.
+    """
+    task_options(p, every)
     place = p.group("place")
     place.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
     place.add_argument(

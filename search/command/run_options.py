@@ -19,7 +19,7 @@ def parser() -> FileParser:
     )
     for title in ("data", "what is searched", "searcher", "budget", "going on", "place", "output"):
         p.group(title)
-    study_options(p)
+    study_options(p, every=True)
     p.group("what is searched").add_argument(
         "--metric",
         metavar="WORDS",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 from bo_distill.search.command.terminal import print_table
@@ -22,8 +20,7 @@ def print_summary(found: Mapping[str, Any], file: TextIO | None = None) -> None:
         printable(f"{found['method']} on {found['data']['name']}, {found['searcher']}: {len(searched)} trials"),
         file=file,
     )
-    _table(
-        file,
+    print_table(
         ("trial", *found["searched"], *(metric.head for metric in metrics), "seconds", "status"),
         [
             (
@@ -35,15 +32,16 @@ def print_summary(found: Mapping[str, Any], file: TextIO | None = None) -> None:
             )
             for trial in searched
         ],
+        file,
     )
     print("Cost of one inference:", file=file)
-    _table(
-        file,
+    print_table(
         ("network", "MACs", "parameters", "not counted"),
         [
             (name, f"{macs:,}", f"{found['params'][name]:,}", ", ".join(sorted(found["uncounted"][name])) or "nothing")
             for name, macs in found["macs"].items()
         ],
+        file,
     )
     for line in _words(found):
         print(printable(line), file=file)
@@ -99,14 +97,3 @@ def _scored(scored: Mapping[str, Any]) -> str:
 def _exact(value: Any) -> str:
     """A setting as it can be given again."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _table(file: TextIO | None, headers: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """A table where it fits; on a narrower terminal a line for each row, which the terminal may wrap."""
-    widths = [max(map(len, column)) for column in zip(headers, *lines, strict=True)]
-    narrow = (file or sys.stdout).isatty() and sum(widths) + 3 * len(widths) > shutil.get_terminal_size().columns
-    if not narrow:
-        print_table(headers, lines, file)
-        return
-    for line in lines:
-        print(printable(", ".join(f"{name} {value}" for name, value in zip(headers, line, strict=True))), file=file)

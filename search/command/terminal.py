@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,20 +18,57 @@ from bo_distill.search.rows.export import printable
 
 
 def print_table(headers: Sequence[str], lines: Sequence[Sequence[str]], file: TextIO | None = None) -> None:
-    """A table on standard output, or in a file; figures to the right. In a pipe nothing is cut off or wrapped."""
+    """A table on standard output, or in a file; figures to the right. Nothing is cut off, at any width.
+
+    On a terminal that is too narrow for it, columns that say the same in every row are said once, above it; if that is
+    not enough, each row is a paragraph.
+    """
+    out = file or sys.stdout
+    room = shutil.get_terminal_size().columns if out.isatty() else None
+    heads, rows = [*map(printable, headers)], [[*map(printable, line)] for line in lines]
+    if room is not None and _width(heads, rows) > room:
+        varies = [len(rows) == 1 or len(set(column)) > 1 for column in zip(*rows, strict=True)]
+        if any(varies):
+            named = [f"{head} {cell}" if cell else "" for head, cell in zip(heads, rows[0], strict=True)]
+            alike = [words for words, own in zip(named, varies, strict=True) if words and not own]
+            if alike:
+                _wrapped(f"in every row: {', '.join(alike)}", room, file)
+            heads, *rows = [[*compress(line, varies)] for line in (heads, *rows)]
+        if _width(heads, rows) > room:
+            for row in rows:
+                first, *others = [f"{head} {cell}".strip() for head, cell in zip(heads, row, strict=True) if cell]
+                _wrapped(f"{first}: {', '.join(others)}" if others else first, room, file)
+            return
+    _boxed(heads, rows, room, file)
+
+
+def _width(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Columns of a terminal that the whole table takes."""
+    from rich.cells import cell_len
+
+    return 1 + sum(3 + max(map(cell_len, column)) for column in zip(heads, *rows, strict=True))
+
+
+def _wrapped(text: str, room: int, file: TextIO | None) -> None:
+    """A paragraph whose later lines are set in; words stay whole."""
+    lines = textwrap.wrap(text, room, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    print("\n".join(lines), file=file)
+
+
+def _boxed(heads: Sequence[str], rows: Sequence[Sequence[str]], room: int | None, file: TextIO | None) -> None:
+    """The table in columns."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
-    for header, column in zip(headers, zip(*lines, strict=True), strict=True):
+    for head, column in zip(heads, zip(*rows, strict=True), strict=True):
         figures = all(cell[:1] in "+-0123456789" for cell in column)
-        table.add_column(printable(header), justify="right" if figures else "left")
-    for line in lines:
-        table.add_row(*(printable(cell) for cell in line))
+        table.add_column(head, justify="right" if figures else "left")
+    for row in rows:
+        table.add_row(*row)
     # Names are text, also where they look like markup.
-    width = None if (file or sys.stdout).isatty() else 10_000
-    Console(file=file, width=width, markup=False, highlight=False, emoji=False).print(table)
+    Console(file=file, width=room or 10_000, markup=False, highlight=False, emoji=False).print(table)
 
 
 def named_file(option: str, file: str) -> Path:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import heapq
-import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +28,7 @@ from bo_distill.methods.method import State, flatten
 from bo_distill.methods.outside import trust
 from bo_distill.methods.training import Training
 from bo_distill.search.evidence.words import duration
+from bo_distill.search.execution.processes import side_by_side
 from bo_distill.search.execution.trial import peak_memory
 from bo_distill.search.searchers.registry import foreseen
 from bo_distill.search.study.ledger import Study
@@ -201,7 +200,7 @@ def rehearsals(task: Task, place: Layout) -> Rehearsal:
             for trial in range(min(place.concurrency, cores // ranks))
             for rank in range(ranks)
         ]
-        with ProcessPoolExecutor(len(members), multiprocessing.get_context("spawn")) as pool:
+        with side_by_side(len(members)) as pool:
             found = list(pool.map(rehearse, *zip(*members, strict=True)))
     stages = {
         name: Speed(

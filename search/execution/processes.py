@@ -7,9 +7,10 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +35,17 @@ def end_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def side_by_side(count: int) -> Iterator[ProcessPoolExecutor]:
+    """So many fresh processes; what they still do is given up when the block ends, and when this process does."""
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+        try:
+            yield pool
+        finally:
+            for process in multiprocessing.active_children():
+                process.terminate()
 
 
 class Pool:

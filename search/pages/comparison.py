@@ -35,7 +35,7 @@ def comparison_page(summary: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
     if account := summary["data"].get("account"):
         with page.folded("What was read of the data"):
             add_reading(page, decoded(Account, account))
-    with page.folded("The studies; search.report shows each"):
+    with page.folded("The studies; bo-distill report shows each"):
         page.table(("searcher", "studies"), [(name, ", ".join(names)) for name, names in summary["studies"].items()])
     return page.html(f"{summary['method']} on {summary['data']['name']}: searchers compared"), page.pictures
 
@@ -123,9 +123,9 @@ def _differences(page: Page, summary: Mapping[str, Any]) -> None:
 def _provenance(page: Page, summary: Mapping[str, Any]) -> None:
     code = f"{summary['commit'] or NONE}{' and changes that were not committed' if summary['dirty'] else ''}"
     page.section("Provenance")
-    page.table(
-        ("", ""),
-        [
+    page.add(
+        "facts",
+        entries=[
             ("comparison", summary["comparison"]),
             ("method", f"{summary['method']}, recipe {summary['recipe']}"),
             ("searched", ", ".join(summary["space"])),

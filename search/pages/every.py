@@ -6,12 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from bo_distill.search.evidence.every import Held, verdict
+from bo_distill.search.evidence.every import Held, few_seeds, verdict
 from bo_distill.search.evidence.statistics import student
 from bo_distill.search.evidence.words import percent, points, span
 from bo_distill.search.pages.charts import look
 from bo_distill.search.pages.charts.scores import differences, scores
-from bo_distill.search.pages.page import Page
+from bo_distill.search.pages.page import Cell, Page
 
 
 def every_page(name: str, every: Sequence[Held], missing: Mapping[str, str]) -> tuple[str, dict[str, bytes]]:
@@ -34,10 +34,12 @@ def every_page(name: str, every: Sequence[Held], missing: Mapping[str, str]) -> 
         _table(page, every)
         with look.style():
             _charts(page, every)
+        if few := few_seeds(every):
+            page.say(few)
         page.say(
             "Differences are paired by seed; intervals are Student's for each method by itself, p is Holm's over all",
             "methods. Networks differ between methods: a gain is over a method's own plain training, and says nothing",
-            "of another's. Both hold for fresh seeds on this test split, not for other data.",
+            "of another's. All of it holds for fresh seeds on this test split, not for other data.",
         )
     if missing:
         page.section("Not carried through")
@@ -50,7 +52,7 @@ def every_page(name: str, every: Sequence[Held], missing: Mapping[str, str]) -> 
                 one.method,
                 one.study.plan.task.study,
                 ", ".join(one.study.plan.space),
-                f"search.report {one.study.plan.task.study}",
+                Cell("its page", None, f"../../{one.study.folder}/report.html"),
             )
             for one in every
         ],
@@ -76,8 +78,12 @@ def _table(page: Page, every: Sequence[Held]) -> None:
                 one.epochs,
             )
         )
-    columns = ("winner, test %", "plain, test %", "difference", "95% interval", "p (Holm)", "seeds", "trials", "epochs")
-    page.table(("method", *columns), rows, "The largest gain first; trials and epochs are the search's")
+    scored = ("winner, test %", "plain, test %", "difference, points", "95% interval", "p (Holm)")
+    page.table(
+        ("method", *scored, "seeds", "trials", "epochs"),
+        rows,
+        "The largest gain first; trials and epochs are the search's",
+    )
 
 
 def _charts(page: Page, every: Sequence[Held]) -> None:
@@ -99,7 +105,7 @@ def _charts(page: Page, every: Sequence[Held]) -> None:
             lambda narrow: differences(pairs, narrow, "points of test accuracy"),
             "Winner minus plain training",
             "Winner minus plain training on test: mean of the paired differences and its 95% interval. Filled: shown "
-            "after Holm's correction.",
+            "after Holm's correction. A difference that is the same on all seeds has no interval and is left out.",
         )
     groups = {}
     for one in every:

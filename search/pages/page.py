@@ -35,10 +35,12 @@ class Cell:
     Attributes:
         text: what is read.
         value: what a column is sorted by, and what is exported, in the column's unit.
+        link: where the text leads; empty where it is only read.
     """
 
     text: str
     value: Any
+    link: str = ""
 
 
 @dataclass(frozen=True)

@@ -117,8 +117,8 @@ def _side_by_side(page: Page, every: Sequence[Findings]) -> None:
         "anytime", lambda narrow: anytime(courses, narrow=narrow), "Best validation accuracy against what was spent"
     )
     page.say(
-        "One run of each searcher is an anecdote, not a comparison: search.compare repeats them at equal budget over",
-        "paired seeds and gives a verdict. Accuracies are comparable only where method and data are the same.",
+        "One run of each searcher is an anecdote, not a comparison: bo-distill compare repeats them at equal budget",
+        "over paired seeds and gives a verdict. Accuracies are comparable only where method and data are the same.",
     )
 
 

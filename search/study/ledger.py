@@ -143,9 +143,8 @@ class Study:
             plan = _record(Plan, storage, f"studies/{name}/study.json")[1]
         except FileNotFoundError:
             known = sorted({entry.split("/")[1] for entry in storage.list("studies")})
-            raise UsageError(
-                f"study {name}: none of this name under {storage.uri}; there are {', '.join(known[-5:]) or 'none'}"
-            ) from None
+            there = f"{storage.uri}, which has {', '.join(known[-5:]) or 'none at all'}"
+            raise UsageError(f"study {name}: none of this name under {there}; give another name or --storage") from None
         # A folder that was copied or renamed is a study of its own.
         study = cls(storage, replace(plan, task=replace(plan.task, study=name)))
         study._read_ledger()

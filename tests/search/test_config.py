@@ -38,7 +38,7 @@ def test_the_file_and_the_command_of_a_study_ask_for_it_again(words: list[str], 
     plan, file = plan_of(*words), tmp_path / "config.toml"
     file.write_text(toml_of(plan))
     assert plan_of(f"--config={file}") == plan
-    assert plan_of(*command(plan).split()[3:]) == plan
+    assert plan_of(*command(plan).split()[2:]) == plan
 
 
 def test_the_command_line_wins_and_fields_add_up(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_the_command_line_wins_and_fields_add_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("trails = 3\n", "trails: no option that a file may give"),
+        ("trails = 3\n", "trails: no option that a file may give; did you mean trials?"),
         ('trust = ["os"]\n', "trust: no option that a file may give"),
         ('config = "other.toml"\n', "config: no option that a file may give"),
         ("trials = \n", "this is no TOML"),

@@ -81,7 +81,13 @@ def test_every_method_that_takes_the_data_is_held_against_plain_training(
 
     untrained["fails"] = ()  # mended
     assert main(words(storage, "--resume", name)) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 1 + 4 + 1 + 5
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 4 + 1 + 1 + 5 and lines[6].startswith(
+        "So few seeds show large differences only: in four of"
+    )
+    assert "center_loss 0." in lines[6] and "fsp" not in lines[6], "its difference is shown"
+    page = storage.read_bytes(f"comparisons/{name}/report.html").decode()
+    assert lines[6][:70] in page and f'href="../../studies/{every.read_record(storage, name).studies["fsp"]}/' in page
     assert list(every.read_record(storage, name).studies) == ["fsp", "max_entropy", "label_embedding", "center_loss"]
     before = storage.read_bytes(f"comparisons/{name}/report.html")
     assert report.main([name, f"--storage={storage.uri}"]) == 0
@@ -107,6 +113,7 @@ def test_an_interruption_goes_on_with_the_trials_that_there_are(
 def test_what_is_not_for_all_methods_is_refused(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
     for more, remedy in (
         (["all"], "all: which data? give --data"),
+        (["all", "--fields"], "all --fields: fields are of one method; give fsp, "),
         (["all", "--data=digits", "--set", "lr=1"], "all --set: not for all methods at once; leave it out"),
         (["all", "--data=digits", "--seeds", "1"], "give at least 2"),
         (["all", "--resume", "none"], "--resume none: no searches of all methods by this name"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from bo_distill.methods.data.account import Account, LeftOut
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.reading import tell_reading
-from bo_distill.search.command.terminal import Output, write_named
+from bo_distill.search.command.terminal import Output, print_table, write_named
 from bo_distill.search.evidence.summary import summarise
 from helpers.made_up import made_up
 
@@ -28,6 +30,28 @@ def test_a_command_outlives_the_reader_of_what_it_prints(tmp_path: Path) -> None
     os.close(reader)
     assert out.write(b"second\n") == 7 and out.write(b"third\n") == 6
     os.close(writer)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [200, 60, 40, 12])
+def test_a_table_is_read_whole_at_any_width(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    heads = ("study", "trial", "control", "val %", "transfer.weight", "reason")
+    rows = [("fsp-bo-20261126", str(n), "", f"9{n}.5", "0.1", f"diverged: loss of batch {n} is nan") for n in range(3)]
+    print_table(heads, rows, told := Terminal())
+    text = re.sub(r"\x1b\[\d*m", "", told.getvalue())
+    lines, words = text.splitlines(), " ".join(text.split())
+    assert "…" not in words and all(cell in words for row in rows for cell in row)
+    longest = max(len(word) for row in rows for word in " ".join(row).split())
+    assert max(map(len, lines)) <= max(columns, longest + 5)
+    if columns == 60:
+        assert lines[0] == "in every row: study fsp-bo-20261126, transfer.weight 0.1"
+    if columns == 40:
+        assert "trial 1: val % 91.5, reason diverged: loss of batch 1 is nan" in words
 
 
 def test_a_full_device_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,42 @@ def test_a_second_signal_ends_at_once_but_a_doubled_one_is_one() -> None:
     assert process.communicate(timeout=30) == ("", "go on so\n") and process.returncode == 130
 
 
+SIDE_BY_SIDE = """
+import os, time
+from bo_distill.search.execution.processes import side_by_side
+if __name__ == "__main__":
+    with side_by_side(2) as pool:
+        print(*{pool.submit(os.getpid).result() for _ in range(2)}, flush=True)
+        pool.submit(time.sleep, 600).result()
+"""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_processes_side_by_side_end_with_the_command(sign: signal.Signals, tmp_path: Path) -> None:
+    script = tmp_path / "side.py"
+    script.write_text(SIDE_BY_SIDE)
+    how: dict[str, Any] = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+        "env": {**os.environ, "PYTHONPATH": str(ROOT)},
+    }
+    with subprocess.Popen([sys.executable, script], text=True, start_new_session=True, **how) as process:
+        assert process.stdout
+        pids = [int(word) for word in process.stdout.readline().split()]
+        process.send_signal(sign)
+        process.wait(timeout=20)
+
+    def alive(pid: int) -> bool:
+        with suppress(OSError):
+            return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # empty of one that nobody has waited for
+        return False
+
+    deadline = time.monotonic() + 20
+    while any(map(alive, pids)):
+        assert time.monotonic() < deadline, pids
+        time.sleep(0.05)
+
+
 def test_what_was_to_be_ignored_is_ignored() -> None:
     """As `nohup` starts a command."""
     process = stuck("30", "60", "ask", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))

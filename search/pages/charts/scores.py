@@ -51,7 +51,7 @@ def scores(
 
 def _folded(name: str, narrow: bool) -> str:
     """A row's name, on several lines where there is little room beside the axes."""
-    return textwrap.fill(name, 14 if narrow else 40)
+    return textwrap.fill(name, 16 if narrow else 40)
 
 
 def anytime(courses: Mapping[str, Sequence[Course]], unit: str = "accuracy", narrow: bool = False) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import time
 
 from bo_distill.search.command.config import command
@@ -15,9 +16,9 @@ from bo_distill.search.searchers.registry import NONE
 
 def add_provenance(page: Page, f: Findings) -> None:
     page.section("Provenance")
-    page.table(("", ""), _facts(f))
+    page.add("facts", entries=_facts(f))
     if f.study.plan.searcher != NONE and f.study.plan.seeds:  # not a part of a comparison or of a paper's tables
-        page.add("code", title="The same search:", text=command(f.study.plan))
+        page.add("command", title="The same search:", words=[*map(shlex.quote, shlex.split(command(f.study.plan)))])
     if best := f.study.best():
         config = json.loads(f.rows[best.job.number]["config"]) if best.job.number in f.rows else best.job.settings
         known = f.study.method.fields()
@@ -38,7 +39,7 @@ def add_provenance(page: Page, f: Findings) -> None:
         with page.folded("What was read of the data"):
             add_reading(page, account)
     with page.folded("study.json"):
-        page.add("code", title="", text=json.dumps(dataclasses.asdict(f.study.plan), indent=1))
+        page.add("code", text=json.dumps(dataclasses.asdict(f.study.plan), indent=1))
 
 
 def _facts(f: Findings) -> list[tuple[str, str]]:
@@ -56,7 +57,7 @@ def _facts(f: Findings) -> list[tuple[str, str]]:
         ("commit", all_of("commit") + (" and changes that were not committed" if dirty else "")),
         (
             "versions",
-            f"Python {all_of('python')}, torch {all_of('torch')}, ray {all_of('ray')}, ours {all_of('version')}",
+            f"Python {all_of('python')}, torch {all_of('torch')}, ray {all_of('ray')}, bo-distill {all_of('version')}",
         ),
         ("data", f"{plan.task.data.name}, fingerprint {all_of('data_fingerprint')}"),
         ("seeds", f"search {plan.task.seed}; retraining {', '.join(map(str, seeds)) or 'none'}"),

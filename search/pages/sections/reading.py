@@ -46,7 +46,7 @@ def dataset_page(data: Data) -> str:
         ("shape of a row", " x ".join(map(str, info.shape))),
         ("fingerprint", info.fingerprint),
     ]
-    page.table(("", ""), facts)
+    page.add("facts", entries=facts)
     add_reading(page, info.account)
     page.section("Balance")
     with look.style():

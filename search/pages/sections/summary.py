@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from bo_distill.methods.space import Choice, Domain
+from bo_distill.search.evidence.advice import advice
 from bo_distill.search.evidence.statistics import Paired, student
 from bo_distill.search.evidence.summary import tuned
 from bo_distill.search.evidence.words import duration, percent, points, short, span
@@ -36,11 +37,13 @@ def add_summary(page: Page, f: Findings) -> None:
         ("setting", "winner's value", "searched in"),
         [(name, best.job.settings[name], _range(domain)) for name, domain in f.fields.items()],
     )
-    if not won:
+    if won:
+        _flattery(page, f, best)
+        _controls(page, f, won)
+    else:
         page.say("The winner was not retrained, and the test split was not read.")
-        return
-    _flattery(page, f, best)
-    _controls(page, f, won)
+    if f.study.complete and plan.searcher != NONE and (said := advice(f.study)):
+        page.add("listed", title="What to do next", entries=said)
 
 
 def _tiles(page: Page, f: Findings, best: Trial, tested: list[float]) -> None:
@@ -96,7 +99,7 @@ def _controls(page: Page, f: Findings, won: dict[int, float]) -> None:
             apart = (points(difference.mean), span(difference.interval, signed=True), short(difference.p))
             verdicts.append(difference.sentence("the winner", word))
         rows.append((word, len(other), *own, *apart))
-    page.table(("", "seeds", "test %", "95% interval", "winner minus this", "95% interval", "p"), rows, mark=0)
+    page.table(("", "seeds", "test %", "95% interval", "winner minus this, points", "95% interval", "p"), rows, mark=0)
     page.chart(
         "test",
         lambda narrow: scores(groups, {name: student(v, 0, 1) for name, v in groups.items()}, narrow=narrow),
