@@ -12,15 +12,15 @@ from bo_distill.search.study.ledger import Study
 
 
 def halving(epochs: int) -> dict[str, Any]:
-    """ASHA's arguments: it looks after a quarter and a half of a curve of so many epochs, and keeps the better half.
+    """ASHA's arguments: it looks after half of a curve of so many epochs, and keeps the better half.
 
-    Trainings here have tens of epochs, not thousands. Looks at the first of them, and a third kept, stop what learns
-    slowly and ends high. A trial that reaches `max_t` is ended by Ray, so that lies beyond the last epoch.
+    Trainings here have tens of epochs, not thousands: looks at the first of them stop what learns slowly, or late, and
+    ends high. A trial that reaches `max_t` is ended by Ray, so that lies beyond the last epoch.
     """
     return {
         "time_attr": "epoch",
         "max_t": max(epochs, 2) + 1,
-        "grace_period": max(1, math.ceil(epochs / 4)),
+        "grace_period": max(1, math.ceil(epochs / 2)),
         "reduction_factor": 2,
     }
 

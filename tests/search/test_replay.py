@@ -117,7 +117,7 @@ def test_asha_saves_work_and_keeps_a_good_winner() -> None:
         return sum(t.macs for t in trials), winner.truth
 
     (work, best), (less, nearly) = run(False), run(True)
-    assert less < 0.8 * work and nearly > best - 5
+    assert less < 0.9 * work and nearly > best - 5
 
 
 @pytest.mark.parametrize("name", [word for word, entry in SEARCHERS.items() if not entry.lacking])
@@ -210,15 +210,15 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_trials_that_are_stopped_early_have_the_epochs_of_whole_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["alike", "--searchers=random,random+asha", "--studies=3", "--trials=6", "--jobs=1"]
+    words = ["alike", "--searchers=random,random+asha", "--studies=3", "--trials=12", "--jobs=1"]
     assert main([*words, "--seed=5", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["searchers"]["random"]["trials"] == [6] * 3
-    assert all(6 < trials < 6 * 18 for trials in found["searchers"]["random+asha"]["trials"])
+    assert found["searchers"]["random"]["trials"] == [12] * 3
+    assert 36 < sum(found["searchers"]["random+asha"]["trials"]) < 36 * 2
     true = found["truth"]
     assert true["above"]["random+asha"] == pytest.approx(true["mean"]["random+asha"] - true["mean"]["random"])
-    assert 0 < true["p_no_worse"]["random+asha"] < 1
-    again = simulated(Curves("alike"), ["random"], {"trials": 6, "asha": False}, range(5, 8), 1)
+    assert 0 < true["p_no_worse"]["random+asha"] <= 1
+    again = simulated(Curves("alike"), ["random"], {"trials": 12, "asha": False}, range(5, 8), 1)
     assert again["truth"]["mean"]["random"] == true["mean"]["random"], "--seed is the first study's"
     assert main([*words, "--against-grid=8"]) == 0
     said = capsys.readouterr().out
