@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from bo_distill.search.command.terminal import print_table
 from bo_distill.search.rows.export import printable
 
 if TYPE_CHECKING:
@@ -38,14 +39,7 @@ def tell_reading(info: Info, file: TextIO | None = None) -> None:
     """
     file = file or sys.stderr
     if file.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=f"{printable(info.name)}: rows", title_justify="left", box=None)
-        for header in ("class", "train", "val", "test"):
-            table.add_column(header, justify="left" if header == "class" else "right")
-        for line in reading_rows(info):
-            table.add_row(*map(printable, line))
-        Console(file=file, markup=False, highlight=False, emoji=False).print(table)
+        print(f"{printable(info.name)}: rows", file=file)
+        print_table(("class", "train", "val", "test"), reading_rows(info), file)
     for note in info.account.lines():
         print(f"data: {printable(note)}", file=file, flush=True)

@@ -67,8 +67,9 @@ def _boxed(heads: Sequence[str], rows: Sequence[Sequence[str]], room: int | None
         table.add_column(head, justify="right" if figures else "left")
     for row in rows:
         table.add_row(*row)
-    # Names are text, also where they look like markup.
-    Console(file=file, width=room or 10_000, markup=False, highlight=False, emoji=False).print(table)
+    # Names are text, also where they look like markup; in a notebook rich would show the table and not write it.
+    width = room or 10_000
+    Console(file=file, width=width, markup=False, highlight=False, emoji=False, force_jupyter=False).print(table)
 
 
 def named_file(option: str, file: str) -> Path:

@@ -290,7 +290,7 @@ def describe(study: Study, place: Layout, others: Sequence[Layout]) -> str:
         others: layouts whose time is said beside that of `place`.
     """
     plan, method, info, seen = study.plan, study.method, study.info, forecast(study, place)
-    ranges = [f"  {name}: {domain}" for name, domain in study.space.items()]
+    ranges = [f"  {n}: {d}{', log scale' if getattr(d, 'log', False) else ''}" for n, d in study.space.items()]
     confirm = f"{seen.confirm} runs of the best {plan.confirm} over fresh seeds, " if plan.confirm else ""
     confirm += f"{seen.tune} of the controls' own searches, " if seen.tune else ""
     many = f"{seen.trials} of the search"

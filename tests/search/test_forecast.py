@@ -65,7 +65,7 @@ def test_the_runs_that_are_left_and_their_time(study: Study) -> None:
     assert longer.final == 2 * (1 + len(method.controls))
     study.info = dataclasses.replace(study.info, account=Account(left_out=(LeftOut("empty", 3),)))
     words = describe(study, ALONE, [])
-    assert "3 rows left out: without text or label" in words
+    assert ", log scale" in words and "3 rows left out: without text or label" in words
     assert "5 of the search, 6 runs of the best 2 over fresh seeds, then 6 retrainings" in words
     # What is finished is not run again.
     study.trials = [Trial(Job(n, "search", {}, 0), 0.0, "done", 0.5) for n in range(3)]

@@ -54,6 +54,12 @@ def test_a_table_is_read_whole_at_any_width(columns: int, monkeypatch: pytest.Mo
         assert "trial 1: val % 91.5, reason diverged: loss of batch 1 is nan" in words
 
 
+def test_a_table_for_a_text_is_in_it_in_a_notebook_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    print_table(("trial", "status"), [("1", "done")], text := io.StringIO())
+    assert "trial" in text.getvalue() and "done" in text.getvalue()
+
+
 def test_a_full_device_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     out = Output(full)
