@@ -52,7 +52,7 @@ def every_page(name: str, every: Sequence[Held], missing: Mapping[str, str]) -> 
                 one.method,
                 one.study.plan.task.study,
                 ", ".join(one.study.plan.space),
-                Cell("its page", None, f"../../{one.study.folder}/report.html"),
+                Cell("open", None, f"../../{one.study.folder}/report.html"),
             )
             for one in every
         ],
