@@ -165,10 +165,10 @@ const show = (study, number) => {
   const curves = Object.entries(trial.curves).map(([stage, found]) => make('section', {}, make('h3', {}, stage),
     make('div', { class: 'plots' }, ...Object.entries(found).map(([name, lines]) =>
       plot(name, lines, best && best !== trial ? best.curves[stage]?.[name] ?? [] : [])))));
-  const over = best && best !== trial && curves.length ? [make('p', {}, 'Dashed: the same of the winner.')] : [];
+  const over = best && best !== trial && curves.length ? [make('p', {}, 'Dashed: the winner.')] : [];
   dialog.replaceChildren(
     make('header', {}, make('h2', {}, trial.title), ...steps, close), list(trial.facts),
-    make('h3', {}, 'Settings of its own'), list(Object.entries(trial.settings)), ...curves, ...over,
+    make('h3', {}, 'Settings of its own'), list(Object.entries(trial.settings)), ...over, ...curves,
     make('details', {}, make('summary', {}, 'Settings that all trials share'), list(Object.entries(study.fixed))));
   if (!dialog.open) dialog.showModal();
 };
