@@ -21,14 +21,16 @@ def summary(out: Path) -> str:
     body = []
     for name in METHODS:
         one = Reproduction.of(name, "full", None, "")
-        for finding in findings(one, claims_of(one), published(out, name)):
+        claims = claims_of(one)
+        several = len({claim.table for claim in claims}) > 1
+        for finding in findings(one, claims, published(out, name)):
             line, control = finding.line, finding.control
             if not line.scores and not control.scores:
                 continue
             body.append(
                 (
                     f"[`{name}`](docs/results/{name}/README.md)",
-                    line.cell.name,
+                    line.cell.name + (f", {finding.claim.table}" if several else ""),
                     number(line.cell.printed),
                     *(f"{number(own.mean)} ({len(own.scores)})" if own.scores else NONE for own in (line, control)),
                     line.over(control),
