@@ -46,7 +46,8 @@ def rows_of(storage: Path) -> list[Any]:
 def test_a_bayesian_search_from_end_to_end(tmp_path: Path) -> None:
     done = run("fsp", "--bo", "--trials=4", "--seeds=2", "--json", *SMALL, storage=tmp_path)
     assert done.returncode == 0, done.stderr
-    lines = done.stderr.splitlines()
+    # On a busy machine a trial may also say that it waits for a stage that another one makes.
+    lines = [line for line in done.stderr.splitlines() if ": waiting for stage" not in line]
     assert len(lines) == 1 + 4 + 2 * 3 + 1, "the start, a line for each run, the page"
     assert "4 trials, then 6 retrainings" in lines[0] and "% on validation" in lines[1] and "left" in lines[1]
     found = json.loads(done.stdout)
