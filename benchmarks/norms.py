@@ -10,6 +10,7 @@ default.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from statistics import mean
 
 import torch
@@ -39,14 +40,8 @@ def accuracy(data: Data, way: str, epochs: int, seed: int) -> float:
     def loss(batch: Batch) -> dict[str, Tensor]:
         return {"loss": F.cross_entropy(net(batch.x).float(), batch.y)}
 
-    training = Training(
-        epochs=epochs,
-        nesterov=True,
-        schedule="linear",
-        warmup=epochs / 5,
-        augment="crop_flip",
-        norm=WAYS[way].norm,
-        group=WAYS[way].group,
+    training = replace(
+        WAYS[way], epochs=epochs, nesterov=True, schedule="linear", warmup=epochs / 5, augment="crop_flip"
     )
     worker.fit(Player(net, loss, training))
     return 100 * float((worker.predict(net, data.val.x).argmax(1) == data.val.y).float().mean())

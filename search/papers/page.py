@@ -174,9 +174,8 @@ def paper_table(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> st
     )
     parts = [f"### {table.title}\n", f"{table.note}\n" if table.note else "", markdown(columns, body) if body else ""]
     if lacking := [line.cell for line in lines if not line.scores]:
-        printed = (f" (paper {number(cell.printed, unit)})" if cell.printed is not None else "" for cell in lacking)
-        names = "; ".join(cell.name + words for cell, words in zip(lacking, printed, strict=True))
-        parts.append(f"Not trained yet: {names}.\n")
+        names = (c.name if c.printed is None else f"{c.name} (paper {number(c.printed, unit)})" for c in lacking)
+        parts.append(f"Not trained yet: {'; '.join(names)}.\n")
     text = "\n".join(filter(None, parts))
     if any(line.searched and line.cell.printed_seconds for line in lines):
         text += "\n" + search_cost(lines)
