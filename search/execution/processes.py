@@ -40,12 +40,14 @@ def end_with_parent() -> None:
 @contextmanager
 def side_by_side(count: int) -> Iterator[ProcessPoolExecutor]:
     """So many fresh processes; what they still do is given up when the block ends, and when this process does."""
+    others = multiprocessing.active_children()  # a program that searches may have processes of its own
     with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         try:
             yield pool
         finally:
             for process in multiprocessing.active_children():
-                process.terminate()
+                if process not in others:
+                    process.terminate()
 
 
 class Pool:
