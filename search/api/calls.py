@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bo_distill.methods.errors import UsageError
@@ -35,6 +37,25 @@ COMMAND_ONLY = {
 """Options that a Python call says in another way."""
 
 
+@contextmanager
+def as_arguments() -> Iterator[None]:
+    """Errors that name options as a command line has them name the arguments of `run` instead."""
+
+    def argument(option: re.Match[str]) -> str:
+        word = option[1]
+        if word in SEARCHERS and SEARCHERS[word].flag:
+            return f'searcher="{word}"'
+        return word.replace("-", "_") if word in options else option[0]
+
+    options = parser().options
+    try:
+        yield
+    except UsageError as error:
+        error.args = (re.sub(r"(?<![\w-])--([a-z][a-z-]*)", argument, str(error)),)
+        raise
+
+
+@as_arguments()
 def run(
     method: str | None = None,
     *,
@@ -96,6 +117,7 @@ def run(
     return StudyView(study, seconds)
 
 
+@as_arguments()
 def open(name: str, storage: str = "results", *, trust: Sequence[str] = ()) -> StudyView:
     """A study that was run before, or that runs elsewhere.
 
