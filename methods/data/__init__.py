@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,21 +27,48 @@ from bo_distill.methods.data.dataset import Data, DataSpec, Info, Split
 from bo_distill.methods.data.source import Source, subset
 from bo_distill.methods.errors import TestSplitLocked, UsageError
 
-__all__ = ["SETS", "Data", "DataSpec", "Info", "Split", "load", "load_test", "stage_running"]
+__all__ = ["SETS", "Data", "DataSpec", "Info", "Split", "load", "load_test", "named", "stage_running"]
+
+
+class Named(NamedTuple):
+    """A data set that has a name.
+
+    Attributes:
+        module: whose `read(spec)` returns its `Source`.
+        kind: as in `Info`; "" where that is not known before it is read.
+    """
+
+    module: str
+    kind: str
+
 
 SETS = {
-    "digits": "bo_distill.methods.data.digits",
-    "glyphs": "bo_distill.methods.data.glyphs",
-    "docstrings": "bo_distill.methods.data.docstrings",
-    "cifar10": "bo_distill.methods.data.cifar",
-    "cifar100": "bo_distill.methods.data.cifar",
-    "imagefolder:PATH": "bo_distill.methods.data.images.folder",
-    "text:PATH": "bo_distill.methods.data.texts.file",
-    "arrays:DIGEST": "bo_distill.methods.data.arrays",
+    "digits": Named("bo_distill.methods.data.digits", "image"),
+    "glyphs": Named("bo_distill.methods.data.glyphs", "image"),
+    "docstrings": Named("bo_distill.methods.data.docstrings", "text"),
+    "cifar10": Named("bo_distill.methods.data.cifar", "image"),
+    "cifar100": Named("bo_distill.methods.data.cifar", "image"),
+    "imagefolder:PATH": Named("bo_distill.methods.data.images.folder", "image"),
+    "text:PATH": Named("bo_distill.methods.data.texts.file", "text"),
+    "arrays:DIGEST": Named("bo_distill.methods.data.arrays", ""),
 }
-"""Name on the command line -> the module whose `read(spec)` returns its `Source`."""
+"""By the name on the command line."""
 
 _locked: ContextVar[bool] = ContextVar("_locked", default=False)
+
+
+def named(spec: DataSpec) -> Named:
+    """What is known of a set before it is read.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    name, _, place = spec.name.partition(":")
+    own = {word.partition(":")[0]: found for word, found in SETS.items() if ":" in word}
+    found = own.get(name) if place else SETS.get(spec.name)
+    if found is None:
+        raise UsageError(f"--data {spec.name}: no such data set; give one of {', '.join(SETS)}")
+    return found
 
 
 def load(spec: DataSpec) -> Data:
@@ -139,11 +166,7 @@ def _known(source: Source, info: Info, splits: dict[str, Split]) -> dict[str, An
 
 def _read(spec: DataSpec) -> Source:
     """The rows of a set, from the module that knows it."""
-    name, _, place = spec.name.partition(":")
-    own = {word.partition(":")[0]: module for word, module in SETS.items() if ":" in word}
-    module = own.get(name) if place else SETS.get(spec.name)
-    if module is None:
-        raise UsageError(f"--data {spec.name}: no such data set; give one of {', '.join(SETS)}")
+    module = named(spec).module
     for word, value, known in (
         ("conflicts", spec.conflicts, ("drop", "refuse")),
         ("unreadable", spec.unreadable, ("refuse", "drop")),

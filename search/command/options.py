@@ -155,6 +155,7 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], dict[str
         UsageError: any of them cannot be.
     """
     from bo_distill.methods import get
+    from bo_distill.methods.data import named
     from bo_distill.search.study.records import Task
 
     positive("--concurrency", getattr(args, "concurrency", None))
@@ -183,11 +184,14 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], dict[str
     method.space(space, ranges)  # refuses a field that cannot be searched, or not so
     if not space:
         raise UsageError("--set leaves no field to search; leave one free, or name others by --search")
+    data = data_of(args, method.recipes[recipe].spec)
+    if named(data).kind not in ("", method.kind):
+        raise UsageError(f"--data {data.name}: {method.name} takes {method.kind} data; give another --data")
     task = Task(
         study="",
         method=args.method,
         recipe=recipe,
-        data=data_of(args, method.recipes[recipe].spec),
+        data=data,
         settings=settings,
         storage=args.storage,
         seed=args.seed,
