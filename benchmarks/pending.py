@@ -36,10 +36,10 @@ Loss = Callable[[Any], Any]
 
 
 class Samples(BelieverEI):
-    def beside_pending(self, gp: Any, points: Any, targets: Any, rng: np.random.RandomState) -> Loss:
+    def beside_pending(self, gp: Any, model: Any, rng: np.random.RandomState) -> Loss:
         if not self.pending:
             return self._get_acq(gp)
-        under_way = np.array(self.pending)
+        under_way, points, targets = np.array(self.pending), gp.X_train_, gp.y_train_
         brought = gp.sample_y(under_way, SAMPLES, random_state=rng)
         gp.fit(np.vstack([points, under_way]), np.vstack([np.repeat(targets[:, None], SAMPLES, axis=1), brought]))
         tops = np.maximum(self.y_max, gp.predict(under_way).max(axis=0))
@@ -56,11 +56,11 @@ class Samples(BelieverEI):
 
 
 class Penalty(BelieverEI):
-    def beside_pending(self, gp: Any, points: Any, targets: Any, rng: np.random.RandomState) -> Loss:
+    def beside_pending(self, gp: Any, model: Any, rng: np.random.RandomState) -> Loss:
         improve = self._get_acq(gp)
         if not self.pending:
             return improve
-        under_way, best = np.array(self.pending), self.y_max
+        under_way, best, points = np.array(self.pending), self.y_max, gp.X_train_
         means, deviations = gp.predict(under_way, return_std=True)
         # The steepest slope of the posterior mean, by differences.
         sample, step = np.vstack([rng.random_sample((500, points.shape[1])), points]), 1e-3
@@ -77,10 +77,10 @@ class Penalty(BelieverEI):
 
 
 class Lie(BelieverEI):
-    def beside_pending(self, gp: Any, points: Any, targets: Any, rng: np.random.RandomState) -> Loss:
+    def beside_pending(self, gp: Any, model: Any, rng: np.random.RandomState) -> Loss:
         if self.pending:
             lies = np.full(len(self.pending), self.y_max)
-            gp.fit(np.vstack([points, self.pending]), np.concatenate([targets, lies]))
+            gp.fit(np.vstack([gp.X_train_, self.pending]), np.concatenate([gp.y_train_, lies]))
         return self._get_acq(gp)
 
 

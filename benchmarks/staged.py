@@ -20,8 +20,8 @@ from collections.abc import Callable
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when numpy is imported: a core is a process's here
 
 import numpy as np
-from scipy import stats
 
+from benchmarks.paired import no_worse, told
 from bo_distill.methods.space import Integer, Real, Searched
 from bo_distill.search.searchers.base import METRIC, Settings, StageCost
 from bo_distill.search.searchers.bayesian import make
@@ -79,14 +79,12 @@ def main() -> int:
     seeds = range(args.seed, args.seed + args.pairs)
     plain, weighed = (np.array([search(seed, args.seconds, each) for seed in seeds]) for each in (False, True))
     less = 100 * (weighed[:, 1] - plain[:, 1])
-    half = stats.sem(less) * stats.t.isf(0.025, len(less) - 1)
-    p = stats.ttest_1samp(less, 0.0, alternative="less").pvalue
+    p = no_worse(less)
     for name, found in (("per trial", plain), ("per second", weighed)):
         count, best = found.mean(axis=0)
         print(f"most {name}: {count:.1f} configurations in {args.seconds:g} s, true accuracy {100 * best:.2f} %")
-    print(f"per second less per trial: {less.mean():+.3f} points (95% interval {less.mean() - half:+.3f} to "
-          f"{less.mean() + half:+.3f}), p of being no worse {p:.2g}, {args.pairs} pairs, "
-          f"{time.process_time() - begun:.0f} s")  # fmt: skip
+    print(f"per second less per trial: {told(less)} points (95% interval), p of being no worse {p:.2g}, "
+          f"{args.pairs} pairs, {time.process_time() - begun:.0f} s")  # fmt: skip
     return int(p <= 0.05 or weighed[:, 0].mean() < 2 * plain[:, 0].mean())
 
 

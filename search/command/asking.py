@@ -12,6 +12,7 @@ from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.data import resumed_data, same
 from bo_distill.search.command.options import (
     AUTO,
+    EVERY,
     PRECISION,
     SEED,
     assignments,
@@ -98,8 +99,15 @@ def make_plan(args: argparse.Namespace) -> Plan:
         ranges=ranges,
         seconds=seconds,
         metrics=metrics,
+        warm=tuple(names_in(args.warm or "")),
     )
     plan.check_confirm()
+    if plan.warm and not searcher.warms:
+        raise UsageError(
+            f"--warm: not with {' '.join(searcher.option)}, which learns from no other study; leave it out"
+        )
+    if plan.warm and len(metrics) > 1:
+        raise UsageError("--warm: learns of one metric; leave it out, or give one --metric")
     if args.tune_controls and (args.no_controls or not plan.seeds):
         raise UsageError("--tune-controls: the study has no controls; leave out --no-controls and --seeds 0")
     if args.tune_controls and metrics != (ACCURACY,):
@@ -158,6 +166,8 @@ def check_same(args: argparse.Namespace, plan: Plan) -> None:
         raise UsageError("--no-controls: the study has controls; leave it out")
     if args.tune_controls and not plan.tune_controls:
         raise UsageError("--tune-controls: the study's controls are not searched; leave it out, or start a new study")
+    if args.warm and not (args.warm == EVERY and plan.warm):
+        same("--warm", tuple(names_in(args.warm)), plan.warm)
     if args.controls:
         same("--controls", controls_of(args.controls, get(task.method)), plan.against)
 
@@ -276,11 +286,15 @@ def asked_for(args: argparse.Namespace, storage: Storage) -> Study:
         UsageError: it cannot be.
     """
     from bo_distill.search.study.ledger import Study
+    from bo_distill.search.study.searches import others_of
 
     if args.extend:
         return extended(args, Study.open(storage, args.extend))
     if not args.resume:
-        return Study(storage, make_plan(args))
+        study = Study(storage, make_plan(args))
+        if args.warm == EVERY:
+            study.plan = dataclasses.replace(study.plan, warm=others_of(study))
+        return study
     study = Study.open(storage, args.resume)
     study.plan = resumed(args, study)
     return study

@@ -120,6 +120,7 @@ def options_of(plan: Plan) -> dict[str, Any]:
         "search": ",".join(plan.space),
         **({"metric": ",".join(plan.metrics)} if plan.metrics != (ACCURACY,) else {}),
         **{name: value for name, value in budget.items() if value is not None},
+        **({"warm": ",".join(plan.warm)} if plan.warm else {}),
         **({"asha": True} if plan.asha else {}),
         **({} if plan.controls else {"no-controls": True}),
         **({"tune-controls": True} if plan.tune_controls else {}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bo_distill.search.command.config import FileParser
-from bo_distill.search.command.options import live_option, study_options
+from bo_distill.search.command.options import EVERY, live_option, study_options
 from bo_distill.search.command.shell import trust_option
 from bo_distill.search.searchers.registry import DEFAULT, SEARCHERS
 from bo_distill.search.study.metrics import ACCURACY, METRICS
@@ -32,6 +32,12 @@ def parser() -> FileParser:
             words = entry.title + " (default)" * (entry.word == DEFAULT)
             how.add_argument(f"--{entry.word}", dest="searcher", action="store_const", const=entry.word, help=words)
     how.add_argument("--searcher", metavar="WORD", help=f"{', '.join(SEARCHERS)}, or MODULE:CLASS, a Tune searcher")
+    p.group("searcher").add_argument(
+        "--warm",
+        metavar="STUDIES",
+        help="with --bo: begin with what other studies of the method found, by commas, also on other data or in other "
+        f"ranges; what misleads is forgotten; {EVERY}: the newest ten in the storage",
+    )
     spent = p.group("budget")
     spent.add_argument(
         "--trials",

@@ -307,6 +307,7 @@ def describe(study: Study, place: Layout, others: Sequence[Layout]) -> str:
         f"data        {info.train_size:,} training, {info.val_size:,} validation and {info.test_size:,} test rows",
         *(f"            {line}" for line in info.account.lines()),
         *ranges,
+        *([f"warm        begins with what {', '.join(plan.warm)} found"] if plan.warm else []),
         f"trials      {many}, {confirm}then {seen.final} retrainings (winner, controls)",
         f"stages      {', '.join(s.name for s in method.stages)}; cached: {', '.join(seen.cached) or 'none'}",
         f"epochs      {seen.epochs} a trial, over all stages",

@@ -8,23 +8,13 @@ from typing import Any
 
 import numpy as np
 from bayes_opt.acquisition import ExpectedImprovement
-from bayes_opt.parameter import wrap_kernel
 from bayes_opt.target_space import TargetSpace
-from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import Matern
 
 from bo_distill.search.searchers.cube import HAIR, Array, Cube, Row
-
-# Hyperparameters are fitted to at most this many observations, because each of some thirty steps costs their number
-# cubed. The posterior is always that of all observations.
-FITTED = 128
-
-
-# Keeps the Cholesky factor of 1,000 near-identical points positive definite.
-JITTER = 1e-8
-
+from bo_distill.search.searchers.process import fit, standardised
+from bo_distill.search.searchers.transfer import Ensemble, Source, weights
 
 # Coordinates no further apart than this are of one result of a stage.
 SAME = 1e-9
@@ -48,42 +38,6 @@ WORTH = 1e-3
 
 class NothingNew(Exception):
     """All of the space lies within a hair of what was tried."""
-
-
-class Matern52(Matern):
-    """One length scale per parameter, shared by the columns of a category."""
-
-    def __init__(self, length_scale: Any = 1.0, length_scale_bounds: Any = (1e-2, 1e2), columns: Any = (1,)) -> None:
-        super().__init__(length_scale, length_scale_bounds, nu=2.5)
-        self.columns = columns
-
-    def __call__(self, X: Array, Y: Array | None = None, eval_gradient: bool = False) -> Any:
-        kernel = Matern(np.repeat(self.length_scale, self.columns), nu=2.5)
-        if not eval_gradient:
-            return kernel(X, Y)
-        value, gradient = kernel(X, eval_gradient=True)
-        return value, np.add.reduceat(gradient, np.cumsum((0, *self.columns[:-1])), axis=2)
-
-
-def fit_with_priors(objective: Callable[[Array], Any], start: Array, bounds: Array) -> tuple[Array, float]:
-    """Most probable log hyperparameters, in the form that scikit-learn's `optimizer` takes.
-
-    With a dozen noisy observations the likelihood alone is content with no length scale at all. The priors are on
-    targets of unit variance: signal variance about 1, length scales about half the range, noise wide about 1e-4. One
-    start, at their mode, led to trials as good as three starts did.
-    """
-    scales = len(start) - 2
-    mean = np.array([0.0, *[math.log(0.5)] * scales, math.log(1e-4)])
-    deviation = np.array([1.5, *[0.8] * scales, 3.0])
-
-    def posterior(theta: Array) -> tuple[float, Array]:
-        """Negative log posterior, up to a constant, and its gradient at the logarithms of the hyperparameters."""
-        loss, slope = objective(theta)
-        z = (theta - mean) / deviation
-        return loss + z @ z / 2, slope + z / deviation
-
-    found = minimize(posterior, mean, jac=True, method="L-BFGS-B", bounds=bounds)
-    return found.x, found.fun
 
 
 class Bill:
@@ -124,13 +78,22 @@ class BelieverEI(ExpectedImprovement):
         known: (m, d) points that are not to be proposed again.
         variances: (n,) of each observation, beyond the noise that all have, in squared units of the target.
         bill: what the improvement is divided by; None: nothing.
+        sources: other searches, whose processes stand beside the own one.
+        design: (d,) what is proposed where those rank the own trials no better than that one; None: what it says.
     """
 
     def __init__(
-        self, cube: Cube, pending: Sequence[Row], known: Array, variances: Array, bill: Bill | None = None
+        self,
+        cube: Cube,
+        pending: Sequence[Row],
+        known: Array,
+        variances: Array,
+        bill: Bill | None = None,
+        sources: Sequence[Source] = (),
+        design: Array | None = None,
     ) -> None:
         super().__init__(xi=0.0)
-        self.bill = bill
+        self.bill, self.sources, self.design = bill, sources, design
         self.cube, self.pending, self.known, self.variances = cube, list(pending), known, variances
         self.hair = cube.hair()
         self.promise = math.inf
@@ -158,25 +121,25 @@ class BelieverEI(ExpectedImprovement):
             n_smart: how many of the best points each round keeps and looks around.
             fit_gp: not looked at; the process is always fitted.
             random_state: a `RandomState`.
+
+        Raises:
+            NothingNew: there is no such point.
         """
         points, targets = target_space.params, target_space.target
-        scale = targets.std() or 1.0
-        targets, extra = (targets - targets.mean()) / scale, JITTER + self.variances / scale**2
-        order = np.argsort(-targets)
-        if len(order) > FITTED:  # half of them the best, half from there to the worst in even steps
-            rest = np.linspace(FITTED // 2, len(order) - 1, FITTED // 2).astype(int)
-            order = order[np.concatenate([np.arange(FITTED // 2), rest])]
-        gp.set_params(alpha=extra[order]).fit(points[order], targets[order])
-        # EI asks how good the function may be, not how lucky a trial: the noise moves from the kernel, where it would
-        # be part of the predicted deviation, to the observations.
-        signal, noise = gp.kernel_.k1, gp.kernel_.k2.noise_level
+        targets, scale = standardised(targets)
+        others = [source.process(gp, target_space.kernel_transform) for source in self.sources]
+        signal, noise = fit(gp, target_space.kernel_transform, points, targets, self.variances / scale**2)
         self.hair = self.cube.hair(np.clip(self.indistinct(signal, noise), HAIR, WIDEST))
-        gp.set_params(kernel=wrap_kernel(signal, target_space.kernel_transform), alpha=noise + extra, optimizer=None)
-        gp.fit(points, targets)
+        model: Any = gp
+        if others:
+            heeded = weights(gp, others, random_state)
+            if self.design is not None and heeded[0] > 0.5:
+                return self.design
+            model = Ensemble([gp, *others], heeded)
         places = np.unique(points, axis=0)  # where one was observed again
-        mean = gp.predict(places)
+        mean = model.predict(places)
         self.y_max = mean.max()
-        acquire = self.beside_pending(gp, points, targets, random_state)
+        acquire = self.beside_pending(gp, model, random_state)
 
         best = places[np.argsort(-mean)[:5]]
         around = best[random_state.randint(len(best), size=n_random // 4)]
@@ -202,7 +165,7 @@ class BelieverEI(ExpectedImprovement):
             loss = np.concatenate([loss[kept], found / self._seconds(children)])
         self.promise = -most / math.sqrt(noise)
         if self.promise < WORTH and len(drawn):  # look where least is known: the model may be wrong there
-            return drawn[gp.predict(drawn, return_std=True)[1].argmax()]
+            return drawn[model.predict(drawn, return_std=True)[1].argmax()]
         return pool[loss.argmin()]
 
     @staticmethod
@@ -215,7 +178,7 @@ class BelieverEI(ExpectedImprovement):
         return np.asarray(scales * math.sqrt(noise / (5 / 3 * variance)))
 
     def beside_pending(
-        self, gp: GaussianProcessRegressor, points: Array, targets: Array, rng: np.random.RandomState
+        self, gp: GaussianProcessRegressor, model: Any, rng: np.random.RandomState
     ) -> Callable[[Array], Array]:
         """Minus the expected improvement at points (n, d), given that trials are under way.
 
@@ -223,13 +186,15 @@ class BelieverEI(ExpectedImprovement):
         observations have it. A lie of the best mean would make the neighbourhood look good.
 
         Args:
-            gp: fitted to `points` and `targets`.
+            gp: the search's own process, fitted.
+            model: what predicts: that process, or an ensemble of which it is one.
         """
         if self.pending:
-            believed = gp.predict(np.array(self.pending))
+            believed = model.predict(np.array(self.pending))
+            points, targets = np.vstack([gp.X_train_, self.pending]), np.concatenate([gp.y_train_, believed])
             gp.set_params(alpha=np.append(gp.alpha, np.full(len(believed), gp.alpha.min())))
-            gp.fit(np.vstack([points, self.pending]), np.concatenate([targets, believed]))
-        return self._get_acq(gp)
+            gp.fit(points, targets)
+        return self._get_acq(model)
 
     def _seconds(self, points: Array) -> Array:
         return self.bill.of(points) if self.bill else np.ones(len(points))

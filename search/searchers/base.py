@@ -105,6 +105,14 @@ class WeighingSearcher(Searcher, Protocol):
         ...
 
 
+class LearningSearcher(Searcher, Protocol):
+    """A searcher that can begin with what other searches found."""
+
+    def learn_from(self, trials: Sequence[tuple[Settings, float]]) -> None:
+        """Take another search's configurations of this space and their scores, as a prior."""
+        ...
+
+
 class PausingSearcher(Searcher, Protocol):
     """A searcher whose `suggest` returns a `Step` where others return a configuration."""
 

@@ -26,9 +26,11 @@ from bayes_opt import BayesianOptimization
 from scipy.stats import qmc
 from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
 
-from bo_distill.search.searchers.acquisition import WORTH, BelieverEI, Bill, Matern52, NothingNew, fit_with_priors
+from bo_distill.search.searchers.acquisition import WORTH, BelieverEI, Bill, NothingNew
 from bo_distill.search.searchers.base import METRIC, Estimate, Space, StageCost, check_same
 from bo_distill.search.searchers.cube import Array, Config, Cube, Row, axes_of, one_thread
+from bo_distill.search.searchers.process import Matern52, fit_with_priors
+from bo_distill.search.searchers.transfer import Source
 
 
 def make(word: str, space: Space, seed: int, trials: int | None, first: Sequence[Config]) -> Proposer:
@@ -39,7 +41,9 @@ def make(word: str, space: Space, seed: int, trials: int | None, first: Sequence
 class Proposer:
     """Propose trials by expected improvement under a Gaussian process.
 
-    The first `n_initial` trials are a scrambled Sobol sequence, the others come from the model. What is proposed
+    The first `n_initial` trials are a scrambled Sobol sequence, the others come from the model. Where there are other
+    searches to learn from, every other one of these comes from the model too, as far as they rank trials rightly: what
+    they mislead about shows in trials that they did not ask for. What is proposed
     follows from the seed, the number of the proposal and what was observed and is pending until then, and from nothing
     else, so a restored search goes on as the saved one would have.
 
@@ -93,6 +97,7 @@ class Proposer:
         self._observed: list[tuple[Row, float | None]] = []  # None: failed
         self._silent: list[Row] = []  # ended without a value
         self._stopped: dict[str, tuple[Row, Estimate | None]] = {}  # early
+        self._sources: list[Source] = []  # other searches that it learns from
         self._costs: list[StageCost] = []  # by which improvement is weighed; none: all trials cost the same
         self._idle = 0  # proposals in a row from which no improvement was expected
         self.reason = ""
@@ -119,17 +124,17 @@ class Proposer:
             return cube.decode(np.array(self._pending[trial_id]))
         rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence((self._seed, self._count))))
         n_initial = len(cube.axes) + 3 if self._n_initial is None else self._n_initial
+        initial = len(rows) < n_initial
         if self._count < len(self._queue):
             asked = np.array(self._queue[self._count], dtype=float)  # None, left out, becomes NaN
             point = np.where(np.isnan(asked), self._sobol(cube)[0], asked)
         elif cube.size < math.inf and len(rows) >= cube.size and cube.count(known) >= cube.size:
             self.reason = "every configuration was tried"
             return self.FINISHED
-        elif len(rows) < n_initial or all(value is None for _, value in self._observed):
-            design = cube.unseen(self._sobol(cube), known)
-            point = (design if len(design) else cube.draw(rng, known))[0]
+        elif all(value is None for _, value in self._observed) or (initial and (not self._sources or self._count % 2)):
+            point = self._designed(cube, known, rng)
         else:
-            found = self._propose(cube, known, rng)
+            found = self._propose(cube, known, rng, self._designed(cube, known, rng) if initial else None)
             if found is None:
                 if self._pending:
                     return None  # what they bring may change that
@@ -149,13 +154,23 @@ class Proposer:
             sobol.fast_forward(self._count)
         return sobol.random(1)
 
-    def _propose(self, cube: Cube, known: Array, rng: np.random.RandomState) -> Array | None:
-        """The model's proposal; None where there is none that is worth a trial."""
+    def _designed(self, cube: Cube, known: Array, rng: np.random.RandomState) -> Array:
+        """This proposal's point of the initial design."""
+        design = cube.unseen(self._sobol(cube), known)
+        return (design if len(design) else cube.draw(rng, known))[0]
+
+    def _propose(self, cube: Cube, known: Array, rng: np.random.RandomState, design: Array | None) -> Array | None:
+        """The model's proposal; None where there is none that is worth a trial.
+
+        Args:
+            design: (d,) what is proposed where there are other searches, but they are of no help.
+        """
         if self._idle >= len(cube.axes) + 3 and cube.size == math.inf and not self._pending:
             return None
         evidence = self._evidence()
         variances = np.array([variance for *_, variance in evidence])
-        acquisition = self.acquisition(cube, list(self._pending.values()), known, variances, self._bill(cube))
+        pending = list(self._pending.values())
+        acquisition = self.acquisition(cube, pending, known, variances, self._bill(cube), self._sources, design)
         axes: Any = cube.axes  # which bayes_opt takes, though its annotation knows of bounds only
         optimizer = BayesianOptimization(
             None, axes, acquisition, random_state=rng, verbose=0, allow_duplicate_points=True
@@ -204,6 +219,19 @@ class Proposer:
             *((row, worst if value is None else max(sign * value, fence), 0.0) for row, value in self._observed),
             *((row, max(sign * guess.value, fence), guess.deviation**2) for row, guess in estimates),
         ]
+
+    def learn_from(self, trials: Sequence[tuple[Config, float]]) -> None:
+        """Take another search's trials, of other data maybe, as a prior: see `search.searchers.transfer`.
+
+        Args:
+            trials: configurations of this space, with their values of the metric.
+
+        Raises:
+            ValueError: naming the parameter, if one is missing or outside its domain.
+        """
+        sign = 1.0 if self._mode == "max" else -1.0
+        points = np.array([self._known_cube().encode(config) for config, _ in trials])
+        self._sources.append(Source(points, sign * np.array([value for _, value in trials])))
 
     def weigh(self, costs: Sequence[StageCost]) -> None:
         """Seek what promises most per second from now on, by these costs; until told again."""
@@ -277,6 +305,7 @@ class Proposer:
             "queue": list(self._queue),
             "count": self._count,
             "idle": self._idle,
+            "sources": [[source.points.tolist(), source.values.tolist()] for source in self._sources],
             "costs": [[list(cost.fields), cost.seconds] for cost in self._costs],
             "reason": self.reason,
             "pending": dict(self._pending),
@@ -298,6 +327,7 @@ class Proposer:
         self._seed, self._n_initial, self._count = state["seed"], state["n_initial"], state["count"]
         self._idle = state["idle"]
         self._costs = [StageCost(tuple(fields), seconds) for fields, seconds in state.get("costs", ())]
+        self._sources = [Source(np.array(points), np.array(values)) for points, values in state.get("sources", ())]
         self._queue = [list(row) for row in state["queue"]]
         self._pending = {trial: tuple(row) for trial, row in state["pending"].items()}
         self._observed = [(tuple(row), value) for row, value in state["observed"]]

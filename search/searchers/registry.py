@@ -7,11 +7,12 @@ import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bo_distill.methods.errors import UsageError
 
 if TYPE_CHECKING:
+    from bo_distill.methods.space import Searched
     from bo_distill.search.searchers.base import Length, Searcher, Settings, Space
 
 
@@ -28,6 +29,7 @@ class Entry:
         flag: whether --WORD chooses it.
         from_defaults: its first trial is that of the recipe's own values.
         weighs: it is a `base.WeighingSearcher`.
+        warms: it is a `base.LearningSearcher`.
         learns: what it proposes depends on what came of the trials before.
         needs: the package that it cannot do without, and the distribution or extra that has it.
     """
@@ -40,6 +42,7 @@ class Entry:
     pauses: bool = False
     from_defaults: bool = False
     weighs: bool = False
+    warms: bool = False
     learns: bool = False
     needs: tuple[str, str] | None = None
 
@@ -74,6 +77,7 @@ SEARCHERS = {
             flag=True,
             from_defaults=True,
             weighs=True,
+            warms=True,
             learns=True,
             needs=BAYES_OPT,
         ),
@@ -161,6 +165,15 @@ def make_searcher(
     return make(first)
 
 
+def holds(domain: Searched, value: Any) -> bool:
+    """Whether a range holds a value."""
+    try:
+        domain.check(value)
+    except ValueError:
+        return False
+    return True
+
+
 def beginning(word: str, space: Space, defaults: Settings) -> list[Settings]:
     """What a new search tries first: the defaults, where the searcher begins with them and ranges hold them.
 
@@ -168,16 +181,7 @@ def beginning(word: str, space: Space, defaults: Settings) -> list[Settings]:
         defaults: a value for each field of the space, and others. One outside its range is left out: the searcher
             fills it in.
     """
-
-    def held(name: str) -> bool:
-        """Whether the field's range holds its default."""
-        try:
-            space[name].check(defaults[name])
-        except ValueError:
-            return False
-        return True
-
-    point = {name: defaults[name] for name in space if name in defaults and held(name)}
+    point = {name: defaults[name] for name in space if name in defaults and holds(space[name], defaults[name])}
     return [point] if point and entry_of(word).from_defaults else []
 
 

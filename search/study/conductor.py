@@ -193,6 +193,7 @@ class Conductor:
         controls = self.study.controls
         what = [f"trial {best.job.number}", *(name.replace("_", " ") for name in controls)]
         before = f"; extends {plan.extends}" if plan.extends else ""
+        before += f"; learned from {', '.join(plan.warm)}" if plan.warm else ""
         self.study.note_test("opened", f"{', '.join(what)}; seeds {', '.join(map(str, seeds))}{before}")
         # Seeds side by side: runs of one seed would wait for one another's stages.
         for seed in seeds:

@@ -164,6 +164,7 @@ class Plan:
         seconds: of wall-clock time, after which a run of the command proposes no new trial; None for no limit.
         out_of_time: the search has ended because those were spent.
         extends: the study whose finished search trials this one began with; "" for none.
+        warm: other studies of the method, whose finished search trials this one's searcher learns from.
         fingerprint: of the data that all trials see; "" before it was read.
         metrics: words of `search.study.metrics.METRICS`: what is searched for, the one that chooses the winner first.
     """
@@ -183,6 +184,7 @@ class Plan:
     seconds: float | None = None
     out_of_time: bool = False
     extends: str = ""
+    warm: tuple[str, ...] = ()
     fingerprint: str = ""
     metrics: tuple[str, ...] = (ACCURACY,)
     against: tuple[str, ...] = ()

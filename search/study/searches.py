@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import Method, flatten
-from bo_distill.search.searchers.base import METRIC, Length, Searcher, Space, StageCost
-from bo_distill.search.searchers.registry import DEFAULT, beginning, make_searcher, pauses
+from bo_distill.search.searchers.base import METRIC, LearningSearcher, Length, Searcher, Settings, Space, StageCost
+from bo_distill.search.searchers.registry import DEFAULT, beginning, entry_of, holds, make_searcher, pauses
 from bo_distill.search.study.curve import length_of
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Outcome, Plan, Trial
+
+MOST = 10  # studies that --warm all names
 
 
 def searcher_of(study: Study) -> Searcher | None:
@@ -27,7 +30,9 @@ def searcher_of(study: Study) -> Searcher | None:
         return None
     if study.searcher_state is None:
         defaults = flatten(study.method.configure(plan.task.recipe, plan.task.settings))
-        return told(study, plan.searcher, space, study.of_phase("search"), defaults, plan.searched)
+        names = plan.warm if entry_of(plan.searcher).warms else ()
+        others = [found_by(Study.open(study.storage, name), study) for name in names]
+        return told(study, plan.searcher, space, study.of_phase("search"), defaults, plan.searched, others)
     length, metrics = _length(study, plan.searcher), len(plan.metrics)
     searcher = make_searcher(plan.searcher, space, plan.task.seed, plan.searched, length=length, metrics=metrics)
     try:
@@ -43,14 +48,66 @@ def _length(study: Study, word: str) -> Length | None:
     return length_of(study.method, configs)[1] if pauses(word) else None
 
 
+def found_by(other: Study, study: Study) -> list[tuple[Settings, float]]:
+    """What the search of another study found: its configurations that lie in a study's ranges, with their scores.
+
+    Raises:
+        UsageError: it is of another method, its values of the metric are not kept, or fewer than two trials lie there.
+    """
+    task, metric, space = other.plan.task, study.metric, study.space
+    name = task.study
+    if task.method != study.plan.task.method:
+        raise UsageError(f"--warm {name}: a study of {task.method}; give one of {study.plan.task.method}")
+    found = []
+    for trial in other.of_phase("search"):
+        value = other.value(trial, metric.word)
+        if trial.status != "done" or value is None:
+            continue
+        settings = flatten(other.method.configure(task.recipe, trial.job.settings))
+        if all(holds(domain, settings[field]) for field, domain in space.items()):
+            found.append(({field: settings[field] for field in space}, metric.score(value)))
+    if len(found) < 2:
+        raise UsageError(
+            f"--warm {name}: {len(found)} of its trials finished with {metric.title} in these ranges, and it takes "
+            "two; leave it out, or give a wider --range"
+        )
+    return found
+
+
+def others_of(study: Study) -> tuple[str, ...]:
+    """The studies in the storage that this one can learn from, the newest first, ten at most.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found: list[tuple[float, str]] = []
+    for name in {entry.split("/")[1] for entry in study.storage.list("studies")}:
+        with suppress(UsageError):
+            other = Study.open(study.storage, name)
+            found_by(other, study)
+            found.append((other.trials[0].asked, name))
+    if not found:
+        raise UsageError(
+            f"--warm all: no study of {study.method.name} to learn from in {study.storage.uri}; leave it out"
+        )
+    return tuple(name for _, name in sorted(found, reverse=True)[:MOST])
+
+
 def told(
-    study: Study, word: str, space: Space, asked: Sequence[Trial], defaults: dict[str, Any], trials: int | None
+    study: Study,
+    word: str,
+    space: Space,
+    asked: Sequence[Trial],
+    defaults: dict[str, Any],
+    trials: int | None,
+    others: Sequence[Sequence[tuple[Settings, float]]] = (),
 ) -> Searcher:
     """A searcher that knows what trials found that another one asked for.
 
     Args:
         defaults: where a search that was asked for nothing yet begins; all settings.
         trials: as many as it will be asked for, or None for its natural size.
+        others: what other searches found. A search that was asked for nothing yet tries the best of the first, too.
 
     Raises:
         UsageError: it cannot be made.
@@ -63,12 +120,17 @@ def told(
     plan = study.plan
     taken_over = [trial for trial in asked if not trial.finished or trial.status == "pruned"]
     first = [*map(point, taken_over)] if asked else beginning(word, space, defaults)
+    if others and not asked:
+        best = max(others[0], key=lambda one: one[1])[0]
+        first += [best] if best not in first else []
     searcher = make_searcher(word, space, plan.task.seed, trials, first, _length(study, word), len(plan.metrics))
     for trial in asked:
         if trial.finished and trial.status != "pruned":
             searcher.add_evaluated_point(point(trial), heard(study, trial), error=trial.status == "failed")
     for trial in taken_over:
         searcher.suggest(str(trial.job.number))
+    for found in others:
+        cast(LearningSearcher, searcher).learn_from(found)
     return searcher
 
 

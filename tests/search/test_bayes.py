@@ -19,7 +19,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from bo_distill.search.bayes import BayesSearch, _TuneCube
-from bo_distill.search.searchers.acquisition import Matern52
+from bo_distill.search.searchers.process import Matern52
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANE = {"x": tune.uniform(0, 1), "y": tune.uniform(0, 1)}

@@ -60,6 +60,7 @@ def _facts(f: Findings) -> list[tuple[str, str]]:
             f"Python {all_of('python')}, torch {all_of('torch')}, ray {all_of('ray')}, bo-distill {all_of('version')}",
         ),
         ("data", f"{plan.task.data.name}, fingerprint {all_of('data_fingerprint')}"),
+        *([("learned from", ", ".join(plan.warm))] if plan.warm else []),
         ("seeds", f"search {plan.task.seed}; retraining {', '.join(map(str, seeds)) or 'none'}"),
         (
             "machine",
