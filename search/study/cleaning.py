@@ -168,15 +168,18 @@ def clean(storage: Storage, older: float = 0.0, dry_run: bool = False) -> Iterat
             signs.setdefault(folders.removesuffix("/stop"), []).append(entry)
         aside = name.startswith(".probe-") or (name.startswith(".") and name.endswith(".aside"))
         if aside and now - entry.changed > max(older, FRESH):
-            if not dry_run:
-                storage.delete(entry.name)
-            yield Removal(entry.name, "file that was never finished", entry.size)
+            yield _removed(storage, entry, "file that was never finished", dry_run)
     for folder, entries in signs.items():
         with contextlib.suppress(Taken), locked(storage, f"{folder}/.lock"):  # a trial looks for its sign as it runs
             for entry in entries:
-                if not dry_run:
-                    storage.delete(entry.name)
-                yield Removal(entry.name, "sign that stopped a trial", entry.size)
+                yield _removed(storage, entry, "sign that stopped a trial", dry_run)
+
+
+def _removed(storage: Storage, entry: Entry, what: str, dry_run: bool) -> Removal:
+    """A file that is now removed, or would be."""
+    if not dry_run:
+        storage.delete(entry.name)
+    return Removal(entry.name, what, entry.size)
 
 
 def _remove_rows(storage: Storage, now: float, older: float, dry_run: bool) -> Iterator[Removal]:
@@ -186,9 +189,7 @@ def _remove_rows(storage: Storage, now: float, older: float, dry_run: bool) -> I
     for entry in old:
         digest = entry.name.rpartition("/")[2].partition(".")[0]
         if f"{ARRAYS}:{digest}" not in own:
-            if not dry_run:
-                storage.delete(entry.name)
-            yield Removal(entry.name, "rows that no study is of", entry.size)
+            yield _removed(storage, entry, "rows that no study is of", dry_run)
 
 
 def _idle(stem: str, parts: Stage, needs: set[str], now: float, older: float) -> bool:
