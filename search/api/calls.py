@@ -39,7 +39,8 @@ COMMAND_ONLY = {
 
 @contextmanager
 def as_arguments() -> Iterator[None]:
-    """Errors that name options as a command line has them name the arguments of `run` instead."""
+    """Errors that name options as a command line has them name the arguments of `run` instead, but in the words of a
+    command that they quote."""
 
     def argument(option: re.Match[str]) -> str:
         word = option[1]
@@ -47,11 +48,12 @@ def as_arguments() -> Iterator[None]:
             return f'searcher="{word}"'
         return word.replace("-", "_") if word in options else option[0]
 
-    options = parser().options
+    options = parser().options.keys() - {"help"}
     try:
         yield
-    except UsageError as error:
-        error.args = (re.sub(r"(?<![\w-])--([a-z][a-z-]*)", argument, str(error)),)
+    except (UsageError, RuntimeError) as error:
+        text, command, rest = str(error).partition("bo-distill run")
+        error.args = (re.sub(r"(?<![\w-])--([a-z][a-z-]*)", argument, text) + command + rest,)
         raise
 
 

@@ -69,6 +69,7 @@ def test_every_option_of_the_command_is_an_argument() -> None:
         ({"set": {"transfer.dept": 8}}, "transfer.dept"),
         ({"trials": 0}, "^trials 0: give at least 1"),
         ({"curves": True, "searcher": "grid"}, '^curves: not with searcher="grid"; leave one'),
+        ({"dry_run": True}, "^dry_run: .* use the command, bo-distill run METHOD --dry-run$"),
         ({"trials": "+3"}, "^trials \\+3: only resume can extend a search; give trials 3"),
         ({"tune_controls": True, "no_controls": True}, "^tune_controls: .* leave out no_controls and seeds 0"),
         ({"data": 3}, "data: train is no pair"),
