@@ -7,13 +7,15 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     from bo_distill.search.study.records import Job, Outcome, Task
 
 
@@ -37,24 +39,29 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _end_all_but(others: Sequence[BaseProcess]) -> None:
+    """End the processes that this one began after these: a program that searches may have some of its own."""
+    for process in multiprocessing.active_children():
+        if process not in others:
+            process.terminate()
+
+
 @contextmanager
 def side_by_side(count: int) -> Iterator[ProcessPoolExecutor]:
     """So many fresh processes; what they still do is given up when the block ends, and when this process does."""
-    others = multiprocessing.active_children()  # a program that searches may have processes of its own
+    others = multiprocessing.active_children()
     with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         try:
             yield pool
         finally:
-            for process in multiprocessing.active_children():
-                if process not in others:
-                    process.terminate()
+            _end_all_but(others)
 
 
 class Pool:
     """Processes that train side by side, and new ones where one of them was killed."""
 
     def __init__(self, processes: int) -> None:
-        self.processes = processes
+        self.processes, self.others = processes, multiprocessing.active_children()
         self.start()
 
     def start(self) -> None:
@@ -80,6 +87,5 @@ class Pool:
 
     def close(self) -> None:
         """End all processes now. What they train can go on from its last checkpoint."""
-        for process in multiprocessing.active_children():
-            process.terminate()
+        _end_all_but(self.others)
         self.executor.shutdown(cancel_futures=True)
