@@ -21,6 +21,7 @@ from scipy.stats import qmc
 from bo_distill.search.searchers.base import METRIC, Estimate, Length, Settings, Space, Step, check_same
 from bo_distill.search.searchers.cube import HAIR, Array, Cube, Row, axes_of, one_thread
 from bo_distill.search.searchers.curve_model import NOBODY, CurveModel, Points
+from bo_distill.search.searchers.process import fenced
 
 RATIO = math.sqrt(2)  # from one pause to the next, in epochs
 SOONEST = 1 / 16  # of a training: the first pause
@@ -29,7 +30,6 @@ FITTED = 128  # observations at most that it is fitted to
 POOL = 64  # new configurations that are weighed, and about as many near good ones
 SPREADS = (0.1, 0.02)  # of steps from good configurations, on the unit cube, round by round
 WIDEST = 0.02  # of a range: no two configurations need be further apart than that
-FENCE = 3.0  # interquartile ranges under the lower quartile below which a value counts as that
 
 
 def make(
@@ -131,8 +131,10 @@ class FreezeThaw:
         self._reached[trial_id] = self._running.pop(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: Settings | None = None, error: bool = False) -> None:
-        """Hear what came of a trial that has ended: `result[METRIC]`, and the curve so far was told before."""
-        if self._running.pop(trial_id, None) is None:
+        """Hear what came of a trial that has ended: `result[METRIC]`, and the curve so far was told before. It may have
+        been trained on without being asked for: the best one is, when the search is over."""
+        self._running.pop(trial_id, None)
+        if trial_id not in self._rows or trial_id in self._over:
             return
         self._reached[trial_id] = self.length.curve
         self._over.append(trial_id)
@@ -180,21 +182,17 @@ class FreezeThaw:
 
     def _known(self) -> CurveModel | None:
         """The model of all that was seen; None where nothing was."""
-        finite = self._finite()
-        if not finite:
+        if not self._finite():
             return None
         count = len(self._seen)
         if self._model is None or self._model[0] != count:
-            low, high = np.quantile(finite, (0.25, 0.75))
-            fence = low - FENCE * (high - low) if high > low else -math.inf
-            worst = max(min(finite), fence)
             numbers = {name: number for number, name in enumerate(self._rows)}
             seen = Points(
                 self._features([self._rows[name] for name, _, _ in self._seen]),
                 np.array([epoch / self.length.curve for _, epoch, _ in self._seen]),
                 np.array([numbers[name] for name, _, _ in self._seen]),
             )
-            values = np.array([worst if value is None else max(value, fence) for _, _, value in self._seen])
+            values = fenced([value for _, _, value in self._seen])
             fitted = 1
             while (more := math.ceil(fitted * GROWTH)) <= min(count, FITTED):
                 fitted = more

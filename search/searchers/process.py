@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,21 @@ def fit_with_priors(objective: Callable[[Array], Any], start: Array, bounds: Arr
     return found.x, found.fun
 
 
+def fenced(values: Sequence[float | None]) -> Array:
+    """Values to be made large as a model takes them: None, a failure, as the worst; those far below the others as a
+    fence three times the interquartile range under the lower quartile, so that one divergence does not drown the
+    differences between the rest.
+
+    Args:
+        values: at least one of them a number.
+    """
+    finite = [value for value in values if value is not None]
+    lower, upper = np.quantile(finite, (0.25, 0.75))
+    fence = lower - 3 * (upper - lower) if upper > lower else -math.inf
+    worst = max(min(finite), fence)
+    return np.array([worst if value is None else max(value, fence) for value in values])
+
+
 def standardised(values: Array) -> tuple[Array, float]:
     """Values of mean 0 and deviation 1, and what they were divided by."""
     scale = float(values.std()) or 1.0
@@ -92,3 +107,11 @@ def fit(
     gp.set_params(kernel=wrap_kernel(signal, transform), alpha=noise + extra, optimizer=None)
     gp.fit(points, targets)
     return signal, noise
+
+
+def believing(gp: GaussianProcessRegressor, points: Array) -> GaussianProcessRegressor:
+    """A fitted process that has seen at points (n, d) what it predicts there: its mean stays as it is, and nothing is
+    left to learn at them."""
+    more = GaussianProcessRegressor(gp.kernel, optimizer=None)
+    more.set_params(alpha=np.append(gp.alpha, np.full(len(points), gp.alpha.min())))
+    return more.fit(np.vstack([gp.X_train_, points]), np.concatenate([gp.y_train_, gp.predict(points)]))

@@ -72,7 +72,7 @@ class Conductor:
             else:
                 self._queue("search", settings, self.study.plan.task.seed)
         if not self.waiting and self.pausing:
-            self._wind_up(self.pausing)
+            self._wind_up()
         if not self.waiting:
             running = {trial.job.phase for trial in self.study.trials if not trial.finished}
             if running - {"tune"}:
@@ -144,7 +144,7 @@ class Conductor:
             1.0 if trial.job.until is None else (length.before + trial.job.until) / sum(length) for trial in trials
         )
 
-    def _wind_up(self, searcher: PausingSearcher) -> None:
+    def _wind_up(self) -> None:
         """The search is over: train what is expected to be best to its end, then end all that is paused."""
         trials = self.study.of_phase("search")
         paused = [trial for trial in trials if trial.status == "paused"]

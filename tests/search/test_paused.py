@@ -112,6 +112,9 @@ def test_the_budget_is_of_epochs_and_the_winner_has_ended(storage: Storage, monk
     best = study.best()
     assert best and best.status == "done" and best.estimate is not None
     assert all(t.estimate <= best.estimate for t in study.ranked() if t.estimate is not None)
+    assert study.searcher_state
+    ends = {name for name, epoch, _ in study.searcher_state["seen"] if epoch == EPOCHS}
+    assert ends == {str(t.job.number) for t in study.trials if t.status == "done"}, "the last one, too, is heard of"
     again = [number for number, _, _ in steps]
     assert len(again) > len(set(again)), "some trial was taken up again"
     rows = {row.trial: row for row in rows_of(storage.uri)}
