@@ -66,7 +66,7 @@ def search(
 ) -> list[tuple[Settings, float]]:
     """The trials of one search, which begins where the others were best, as a study does."""
     rng = np.random.default_rng(seed)
-    first = [max(other, key=lambda trial: trial[1])[0] for other in others[:1]]
+    first = [dict.fromkeys(Curves("alike").space, 0.5), *(max(other, key=lambda t: t[1])[0] for other in others[:1])]
     searcher = make("bo", Curves("alike").space, seed, trials, first)
     for other in others:
         searcher.learn_from(other)

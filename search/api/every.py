@@ -135,7 +135,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"all --fields: fields are of one method; give {', '.join(METHODS)} in place of all")
     if args.data is None:
         raise UsageError("all: which data? give --data imagefolder:PATH, text:FILE, digits or another")
-    for option in ("set", "search", "range", "extend", "no_controls", "controls", "metric"):
+    for option in ("set", "search", "range", "extend", "no_controls", "controls", "metric", "warm"):
         if getattr(args, option):
             raise UsageError(f"all --{option.replace('_', '-')}: not for all methods at once; leave it out")
     if args.seeds is not None and args.seeds < 2:

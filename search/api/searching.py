@@ -43,13 +43,15 @@ def begun(args: argparse.Namespace) -> Study:
         positive("--confirm", args.confirm, 2)
 
     from bo_distill.distributed.storage import Storage
-    from bo_distill.search.study.searches import searcher_of
+    from bo_distill.search.study.searches import ControlSearches, searcher_of, tuned_controls
 
     storage = Storage(args.storage)
     args.storage = storage.uri
     study = asked_for(args, storage)
     task = study.plan.task
     searcher_of(study)  # says now what cannot be: a grid in too few trials, ranges that have changed since
+    if tuned_controls(study.plan, study.method):
+        ControlSearches(study, task.settings)  # likewise
     method, info = study.method, study.info
     if info.kind != method.kind:
         raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if (args.asha or searcher.pauses) and metrics != (ACCURACY,):
         word = "--asha" if args.asha else "--curves"
         raise UsageError(f"{word}: stops trials by their accuracy; leave out --metric {args.metric} or {word}")
+    if args.asha and (searched := [name for name in space if name.endswith(".epochs")]):
+        raise UsageError(f"--asha: all trainings are as long as each other; leave {searched[0]} out of the search")
     measured = any(METRICS[word].after for word in metrics)
     plan = Plan(
         task=dataclasses.replace(
@@ -102,6 +105,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         warm=tuple(names_in(args.warm or "")),
     )
     plan.check_confirm()
+    if len(set(plan.warm)) < len(plan.warm):
+        raise UsageError(f"--warm {args.warm}: name each study once")
     if plan.warm and not searcher.warms:
         raise UsageError(
             f"--warm: not with {' '.join(searcher.option)}, which learns from no other study; leave it out"
@@ -227,6 +232,12 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
         raise UsageError(f"{going_on} --confirm: a grid has the trials that it has; start a new study")
     if searcher.word != plan.searcher:
         study.searcher_state = None
+    warm = plan.warm
+    if study.searcher_state is None and (
+        gone := [n for n in warm if not study.storage.exists(f"studies/{n}/study.json")]
+    ):
+        print(f"{going_on}: goes on without what {', '.join(gone)} found, which is gone", file=sys.stderr)
+        warm = tuple(name for name in warm if name not in gone)
     workers = plan.task.workers if args.workers in (None, AUTO) else args.workers
     data = resumed_data(args, plan.task.data)
     if data.name != plan.task.data.name and not plan.fingerprint:
@@ -241,6 +252,7 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
         patience=plan.patience if args.patience is None else args.patience,
         confirm=args.confirm or plan.confirm,
         seconds=seconds or plan.seconds,
+        warm=warm,
         out_of_time=plan.out_of_time and trials is None and seconds is None,
     )
     if args.confirm:

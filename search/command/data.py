@@ -144,7 +144,7 @@ def same(word: str, given: Any, kept: Any) -> None:
 
 
 def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return (",".join(map(str, value)) or "none") if isinstance(value, tuple | list) else str(value)
 
 
 def data_options(data: DataSpec) -> dict[str, Any]:

@@ -62,6 +62,8 @@ class Bill:
 
     def shared(self, points: Array, owners: Array, rng: np.random.RandomState) -> Array:
         """The points, half of which take over a random stage's coordinates from their owner, a point (n, d) each."""
+        if not self.stages:
+            return points
         which = rng.randint(2 * len(self.stages), size=len(points))
         taken = np.zeros(points.shape, dtype=bool)
         for number, (columns, _) in enumerate(self.stages):
@@ -130,12 +132,10 @@ class BelieverEI(ExpectedImprovement):
         others = [source.process(gp, target_space.kernel_transform) for source in self.sources]
         signal, noise = fit(gp, target_space.kernel_transform, points, targets, self.variances / scale**2)
         self.hair = self.cube.hair(np.clip(self.indistinct(signal, noise), HAIR, WIDEST))
-        model: Any = gp
-        if others:
-            heeded = weights(gp, others, random_state)
-            if self.design is not None and heeded[0] > 0.5:
-                return self.design
-            model = Ensemble([gp, *others], heeded)
+        heeded = weights(gp, others, random_state) if others else [1.0]
+        if self.design is not None and heeded[0] > 0.5:
+            return self.design
+        model = Ensemble([gp, *others], heeded)
         places = np.unique(points, axis=0)  # where one was observed again
         mean = model.predict(places)
         self.y_max = mean.max()
@@ -178,7 +178,7 @@ class BelieverEI(ExpectedImprovement):
         return np.asarray(scales * math.sqrt(noise / (5 / 3 * variance)))
 
     def beside_pending(
-        self, gp: GaussianProcessRegressor, model: Any, rng: np.random.RandomState
+        self, gp: GaussianProcessRegressor, model: Ensemble, rng: np.random.RandomState
     ) -> Callable[[Array], Array]:
         """Minus the expected improvement at points (n, d), given that trials are under way.
 
@@ -187,14 +187,9 @@ class BelieverEI(ExpectedImprovement):
 
         Args:
             gp: the search's own process, fitted.
-            model: what predicts: that process, or an ensemble of which it is one.
+            model: what predicts: that process, and those of other searches beside it.
         """
-        if self.pending:
-            believed = model.predict(np.array(self.pending))
-            points, targets = np.vstack([gp.X_train_, self.pending]), np.concatenate([gp.y_train_, believed])
-            gp.set_params(alpha=np.append(gp.alpha, np.full(len(believed), gp.alpha.min())))
-            gp.fit(points, targets)
-        return self._get_acq(model)
+        return self._get_acq(model.believing(np.array(self.pending)) if self.pending else model)
 
     def _seconds(self, points: Array) -> Array:
         return self.bill.of(points) if self.bill else np.ones(len(points))

@@ -108,8 +108,8 @@ class WeighingSearcher(Searcher, Protocol):
 class LearningSearcher(Searcher, Protocol):
     """A searcher that can begin with what other searches found."""
 
-    def learn_from(self, trials: Sequence[tuple[Settings, float]]) -> None:
-        """Take another search's configurations of this space and their scores, as a prior."""
+    def learn_from(self, trials: Sequence[tuple[Settings, float | None]]) -> None:
+        """Take another search's configurations of this space and their scores, None where one failed, as a prior."""
         ...
 
 

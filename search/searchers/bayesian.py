@@ -29,7 +29,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
 from bo_distill.search.searchers.acquisition import WORTH, BelieverEI, Bill, NothingNew
 from bo_distill.search.searchers.base import METRIC, Estimate, Space, StageCost, check_same
 from bo_distill.search.searchers.cube import Array, Config, Cube, Row, axes_of, one_thread
-from bo_distill.search.searchers.process import Matern52, fit_with_priors
+from bo_distill.search.searchers.process import Matern52, fenced, fit_with_priors
 from bo_distill.search.searchers.transfer import Source
 
 
@@ -97,7 +97,8 @@ class Proposer:
         self._observed: list[tuple[Row, float | None]] = []  # None: failed
         self._silent: list[Row] = []  # ended without a value
         self._stopped: dict[str, tuple[Row, Estimate | None]] = {}  # early
-        self._sources: list[Source] = []  # other searches that it learns from
+        self._learned: list[tuple[list[Row], list[float | None]]] = []  # of other searches; None: failed
+        self._sources: list[Source] = []  # the same, as far as it was asked for
         self._costs: list[StageCost] = []  # by which improvement is weighed; none: all trials cost the same
         self._idle = 0  # proposals in a row from which no improvement was expected
         self.reason = ""
@@ -131,7 +132,7 @@ class Proposer:
         elif cube.size < math.inf and len(rows) >= cube.size and cube.count(known) >= cube.size:
             self.reason = "every configuration was tried"
             return self.FINISHED
-        elif all(value is None for _, value in self._observed) or (initial and (not self._sources or self._count % 2)):
+        elif all(value is None for _, value in self._observed) or (initial and (not self._learned or self._count % 2)):
             point = self._designed(cube, known, rng)
         else:
             found = self._propose(cube, known, rng, self._designed(cube, known, rng) if initial else None)
@@ -170,6 +171,8 @@ class Proposer:
         evidence = self._evidence()
         variances = np.array([variance for *_, variance in evidence])
         pending = list(self._pending.values())
+        for points, values in self._learned[len(self._sources) :]:
+            self._sources.append(Source(np.array(points), fenced(self._signed(values))))
         acquisition = self.acquisition(cube, pending, known, variances, self._bill(cube), self._sources, design)
         axes: Any = cube.axes  # which bayes_opt takes, though its annotation knows of bounds only
         optimizer = BayesianOptimization(
@@ -201,37 +204,38 @@ class Proposer:
         if not self._costs or not trained:
             return None
         numbers = {name: number for number, name in enumerate(cube.axes)}
-        stages = [([numbers[name] for name in cost.fields], cost.seconds) for cost in self._costs]
+        stages = [([numbers[name] for name in cost.fields if name in numbers], cost.seconds) for cost in self._costs]
         return Bill(stages, np.array(trained))
 
     def _evidence(self) -> list[tuple[Row, float, float]]:
         """(point, target, variance) of each trial: what the model is to make large, after fence and penalty, and how
         uncertain that is beyond a trial's noise. A point that was observed again is there again: so the model sees how
         far apart two trials of one configuration are, and trusts many more than one."""
-        sign = 1.0 if self._mode == "max" else -1.0
         estimates = [(row, estimate) for row, estimate in self._stopped.values() if estimate]
-        values = [sign * value for _, value in self._observed if value is not None]
-        values += [sign * estimate.value for _, estimate in estimates]
-        lower, upper = np.quantile(values, (0.25, 0.75))
-        fence = lower - 3 * (upper - lower) if upper > lower else -math.inf
-        worst = max(min(values), fence)
-        return [
-            *((row, worst if value is None else max(sign * value, fence), 0.0) for row, value in self._observed),
-            *((row, max(sign * guess.value, fence), guess.deviation**2) for row, guess in estimates),
-        ]
+        rows = [row for row, _ in [*self._observed, *estimates]]
+        values = [*(value for _, value in self._observed), *(estimate.value for _, estimate in estimates)]
+        variances = [*(0.0 for _ in self._observed), *(estimate.deviation**2 for _, estimate in estimates)]
+        return list(zip(rows, fenced(self._signed(values)).tolist(), variances, strict=True))
 
-    def learn_from(self, trials: Sequence[tuple[Config, float]]) -> None:
+    def _signed(self, values: Sequence[float | None]) -> list[float | None]:
+        """Values of the metric, to be made large."""
+        sign = 1.0 if self._mode == "max" else -1.0
+        return [None if value is None else sign * value for value in values]
+
+    def learn_from(self, trials: Sequence[tuple[Config, float | None]]) -> None:
         """Take another search's trials, of other data maybe, as a prior: see `search.searchers.transfer`.
 
         Args:
-            trials: configurations of this space, with their values of the metric.
+            trials: configurations of this space, with their values of the metric; None, NaN, infinite: it failed.
 
         Raises:
-            ValueError: naming the parameter, if one is missing or outside its domain.
+            ValueError: naming the parameter, if one is missing or outside its domain; fewer than two have a value.
         """
-        sign = 1.0 if self._mode == "max" else -1.0
-        points = np.array([self._known_cube().encode(config) for config, _ in trials])
-        self._sources.append(Source(points, sign * np.array([value for _, value in trials])))
+        values = [_finite(value) for _, value in trials]
+        if sum(value is not None for value in values) < 2:
+            raise ValueError(f"learn_from: {len(values)} trials; give at least two that have a value")
+        rows: list[Row] = [tuple(self._known_cube().encode(config)) for config, _ in trials]
+        self._learned.append((rows, values))
 
     def weigh(self, costs: Sequence[StageCost]) -> None:
         """Seek what promises most per second from now on, by these costs; until told again."""
@@ -293,8 +297,7 @@ class Proposer:
         self._tell(tuple(self._known_cube().encode(parameters)), None if error else value)
 
     def _tell(self, row: Row, value: float | None) -> None:
-        number = math.nan if value is None else float(value)
-        self._observed.append((row, number if abs(number) < 1e100 else None))  # beyond it, squares overflow
+        self._observed.append((row, _finite(value)))
 
     def save_state(self) -> Config:
         """All that later proposals follow from, as JSON can hold it: all but the space, the metric and the mode."""
@@ -305,7 +308,7 @@ class Proposer:
             "queue": list(self._queue),
             "count": self._count,
             "idle": self._idle,
-            "sources": [[source.points.tolist(), source.values.tolist()] for source in self._sources],
+            "learned": [[list(rows), list(values)] for rows, values in self._learned],
             "costs": [[list(cost.fields), cost.seconds] for cost in self._costs],
             "reason": self.reason,
             "pending": dict(self._pending),
@@ -327,7 +330,8 @@ class Proposer:
         self._seed, self._n_initial, self._count = state["seed"], state["n_initial"], state["count"]
         self._idle = state["idle"]
         self._costs = [StageCost(tuple(fields), seconds) for fields, seconds in state.get("costs", ())]
-        self._sources = [Source(np.array(points), np.array(values)) for points, values in state.get("sources", ())]
+        self._learned = [([tuple(row) for row in rows], list(values)) for rows, values in state.get("learned", ())]
+        self._sources = []
         self._queue = [list(row) for row in state["queue"]]
         self._pending = {trial: tuple(row) for trial, row in state["pending"].items()}
         self._observed = [(tuple(row), value) for row, value in state["observed"]]
@@ -336,3 +340,9 @@ class Proposer:
             trial: (tuple(row), None if estimate is None else Estimate(*estimate))
             for trial, (row, estimate) in state["stopped"].items()
         }
+
+
+def _finite(value: float | None) -> float | None:
+    """The value; None where it is no number, or so large that its square would be none."""
+    number = math.nan if value is None else float(value)
+    return number if abs(number) < 1e100 else None

@@ -73,4 +73,5 @@ class Reporter:
         if not gains:
             return None
         middle = median(gains)
-        return Estimate(middle, math.sqrt(fmean((gain - middle) ** 2 for gain in gains)))
+        spread = math.sqrt(fmean((gain - middle) ** 2 for gain in gains))
+        return Estimate(middle, spread if len(gains) > 1 else abs(middle))  # one gain says nothing of how they differ

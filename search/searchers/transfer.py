@@ -17,7 +17,7 @@ from sklearn.base import clone
 from sklearn.gaussian_process import GaussianProcessRegressor
 
 from bo_distill.search.searchers.cube import Array
-from bo_distill.search.searchers.process import FITTED, fit, standardised
+from bo_distill.search.searchers.process import FITTED, believing, fit, standardised
 
 SAMPLES = 256  # from each posterior
 
@@ -27,18 +27,19 @@ class Source:
 
     Args:
         points: (n, d) of the cube.
-        values: (n,) to be made large.
+        targets: (n,) to be made large.
     """
 
-    def __init__(self, points: Array, values: Array) -> None:
-        self.points, self.values = points, values
+    def __init__(self, points: Array, targets: Array) -> None:
+        self.points, self.targets = points, targets
         self._process: GaussianProcessRegressor | None = None
 
     def process(self, blank: GaussianProcessRegressor, transform: Callable[[Array], Array]) -> GaussianProcessRegressor:
         """Its process, of the same kind as an unfitted one."""
         if self._process is None:
-            self._process = clone(blank)
-            fit(self._process, transform, self.points, standardised(self.values)[0], 0.0)
+            process = clone(blank)
+            fit(process, transform, self.points, standardised(self.targets)[0], 0.0)
+            self._process = process
         return self._process
 
 
@@ -50,17 +51,22 @@ class Ensemble:
         weights: of sum 1.
     """
 
-    def __init__(self, members: Sequence[GaussianProcessRegressor], weights: Array) -> None:
+    def __init__(self, members: Sequence[GaussianProcessRegressor], weights: Sequence[float]) -> None:
         self.members = [(member, weight) for member, weight in zip(members, weights, strict=True) if weight]
         self.X_train_ = members[0].X_train_  # bayes_opt asks it for the number of dimensions
 
     def predict(self, points: Array, return_std: bool = False) -> Any:
         """(n,) mean, and with `return_std` the deviation too; as scikit-learn's processes have it."""
+        if not return_std:
+            return sum(weight * member.predict(points) for member, weight in self.members)
         found = [(member.predict(points, return_std=True), weight) for member, weight in self.members]
         mean = sum(weight * mean for (mean, _), weight in found)
-        if not return_std:
-            return mean
         return mean, np.sqrt(sum((weight * deviation) ** 2 for (_, deviation), weight in found))
+
+    def believing(self, points: Array) -> Ensemble:
+        """One whose members have each seen at points (n, d) what they predict there."""
+        members, weights = zip(*self.members, strict=True)
+        return Ensemble([believing(member, points) for member in members], weights)
 
 
 def weights(

@@ -86,7 +86,8 @@ class Outcome:
         stage_keys: stage -> key of its result in the stage cache.
         cached: stages whose results were found.
         epochs: over all stages, those of found stages included.
-        history: every epoch's row (`methods.method.EpochRow`), those of found stages included.
+        history: every epoch's row (`methods.method.EpochRow`), epochs counted by stage and those of found stages
+            included; of a trial that has not ended by itself, its own rows alone, counted over all stages.
         seconds: from start to finish.
         started: seconds since 1970.
         device: "cpu" or the GPU's name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from statistics import median
@@ -10,9 +11,10 @@ from typing import Any, cast
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import Method, flatten
 from bo_distill.search.searchers.base import METRIC, LearningSearcher, Length, Searcher, Settings, Space, StageCost
-from bo_distill.search.searchers.registry import DEFAULT, beginning, entry_of, holds, make_searcher, pauses
+from bo_distill.search.searchers.registry import DEFAULT, beginning, entry_of, foreseen, holds, make_searcher, pauses
 from bo_distill.search.study.curve import length_of
 from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.metrics import ACCURACY
 from bo_distill.search.study.records import Outcome, Plan, Trial
 
 MOST = 10  # studies that --warm all names
@@ -48,28 +50,34 @@ def _length(study: Study, word: str) -> Length | None:
     return length_of(study.method, configs)[1] if pauses(word) else None
 
 
-def found_by(other: Study, study: Study) -> list[tuple[Settings, float]]:
-    """What the search of another study found: its configurations that lie in a study's ranges, with their scores.
+def found_by(other: Study, study: Study) -> list[tuple[Settings, float | None]]:
+    """What the search of another study found: its configurations that lie in a study's ranges, with their scores, None
+    where one failed.
 
     Raises:
-        UsageError: it is of another method, its values of the metric are not kept, or fewer than two trials lie there.
+        UsageError: it is of another method, was no search by the metric, or fewer than two trials with a score lie
+            there.
     """
     task, metric, space = other.plan.task, study.metric, study.space
     name = task.study
     if task.method != study.plan.task.method:
         raise UsageError(f"--warm {name}: a study of {task.method}; give one of {study.plan.task.method}")
+    if metric.word not in (ACCURACY, *other.plan.metrics):
+        raise UsageError(f"--warm {name}: was no search by {metric.word}; give a study that was, or leave it out")
     found = []
     for trial in other.of_phase("search"):
-        value = other.value(trial, metric.word)
-        if trial.status != "done" or value is None:
+        value = other.value(trial, metric.word) if trial.status == "done" else None
+        if value is None and trial.status != "failed":
             continue
         settings = flatten(other.method.configure(task.recipe, trial.job.settings))
         if all(holds(domain, settings[field]) for field, domain in space.items()):
-            found.append(({field: settings[field] for field in space}, metric.score(value)))
-    if len(found) < 2:
+            score = None if value is None else metric.score(value)
+            found.append(({field: settings[field] for field in space}, score))
+    scored = sum(score is not None for _, score in found)
+    if scored < 2:
         raise UsageError(
-            f"--warm {name}: {len(found)} of its trials finished with {metric.title} in these ranges, and it takes "
-            "two; leave it out, or give a wider --range"
+            f"--warm {name}: {scored} of its trials ended well in these ranges, and it takes two; leave it out, or "
+            "give a wider --range"
         )
     return found
 
@@ -100,7 +108,7 @@ def told(
     asked: Sequence[Trial],
     defaults: dict[str, Any],
     trials: int | None,
-    others: Sequence[Sequence[tuple[Settings, float]]] = (),
+    others: Sequence[Sequence[tuple[Settings, float | None]]] = (),
 ) -> Searcher:
     """A searcher that knows what trials found that another one asked for.
 
@@ -121,14 +129,14 @@ def told(
     taken_over = [trial for trial in asked if not trial.finished or trial.status == "pruned"]
     first = [*map(point, taken_over)] if asked else beginning(word, space, defaults)
     if others and not asked:
-        best = max(others[0], key=lambda one: one[1])[0]
+        best = max(others[0], key=lambda one: -math.inf if one[1] is None else one[1])[0]
         first += [best] if best not in first else []
     searcher = make_searcher(word, space, plan.task.seed, trials, first, _length(study, word), len(plan.metrics))
+    for trial in taken_over:  # before any is added, since `first` is tried in its order from the first on
+        searcher.suggest(str(trial.job.number))
     for trial in asked:
         if trial.finished and trial.status != "pruned":
             searcher.add_evaluated_point(point(trial), heard(study, trial), error=trial.status == "failed")
-    for trial in taken_over:
-        searcher.suggest(str(trial.job.number))
     for found in others:
         cast(LearningSearcher, searcher).learn_from(found)
     return searcher
@@ -199,6 +207,8 @@ class ControlSearches:
         plan, method = study.plan, study.method
         self.study, self.trials = study, len(study.of_phase("search"))
         word = plan.searcher
+        if entry_of(word).sized:  # of which a part is none
+            self.trials = len(foreseen(word, study.space, plan.task.seed, plan.searched))
         if pauses(word):
             done = sum(trial.status == "done" for trial in study.of_phase("search"))
             word, self.trials = DEFAULT, plan.searched or done

@@ -115,6 +115,7 @@ def test_what_is_not_for_all_methods_is_refused(storage: Storage, capsys: pytest
         (["all"], "all: which data? give --data"),
         (["all", "--fields"], "all --fields: fields are of one method; give fsp, "),
         (["all", "--data=digits", "--set", "lr=1"], "all --set: not for all methods at once; leave it out"),
+        (["all", "--data=digits", "--warm=all"], "all --warm: not for all methods at once; leave it out"),
         (["all", "--data=digits", "--seeds", "1"], "give at least 2"),
         (["all", "--resume", "none"], "--resume none: no searches of all methods by this name"),
         (["all", "--data=nothing"], "nothing"),

@@ -27,11 +27,12 @@ from bo_distill.search.evidence.summary import summarise
 from bo_distill.search.execution.comparison import opened
 from bo_distill.search.execution.place import settled
 from bo_distill.search.run import main, parser
+from bo_distill.search.searchers.base import METRIC
 from bo_distill.search.searchers.random import random_point
 from bo_distill.search.study.conductor import Conductor
 from bo_distill.search.study.ledger import Study
-from bo_distill.search.study.records import Outcome, Plan, Task, Trial
-from bo_distill.search.study.searches import searcher_of
+from bo_distill.search.study.records import Job, Outcome, Plan, Task, Trial
+from bo_distill.search.study.searches import searcher_of, told
 from helpers.carrying import carried
 from helpers.data_files import folder, image
 from helpers.running import TRIVIAL
@@ -95,6 +96,22 @@ def test_a_trial_under_way_reports_to_the_searcher_that_follows(storage: Storage
     state = bayes.inner.save_state()
     assert len(study.trials) == 5 and study.complete and len(state["observed"]) == 5 and not state["pending"]
     assert points(study)[3] == random_point(SPACE, 0, 3)
+
+
+@pytest.mark.parametrize("searcher", ["bo", "random"])
+def test_what_a_trial_under_way_finds_is_told_of_its_own_configuration(storage: Storage, searcher: str) -> None:
+    plan = replace(begin(storage, "random", 5).plan, metrics=("val_accuracy", "params"))
+    trials = [
+        Trial(Job(number, "search", random_point(SPACE, 3, number), 0), 0.0, "done", 0.5, values={"params": 9.0})
+        for number in range(4)
+    ]
+    trials[1].status = "running"
+    searcher_ = told(Study(storage, plan, trials), searcher, SPACE, trials, {}, 9)
+    searcher_.on_trial_complete("1", {METRIC: [0.7, -1.0]})
+    found = searcher_.save_state()
+    if searcher == "bo":
+        assert found["asked"]["1"] == random_point(SPACE, 3, 1) and found["ended"]["1"] == [0.7, -1.0]
+    assert searcher_.suggest("5") not in [random_point(SPACE, 3, number) for number in range(4)]
 
 
 def test_a_switch_that_is_cut_short_is_made_again(storage: Storage) -> None:

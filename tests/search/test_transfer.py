@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,24 +11,26 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from ray import tune
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.space import Real, Searched
+from bo_distill.search.bayes import BayesSearch
 from bo_distill.search.command.asking import asked_for
 from bo_distill.search.command.config import command
 from bo_distill.search.run import main, parser
 from bo_distill.search.searchers.base import METRIC
 from bo_distill.search.searchers.bayesian import Proposer, make
-from bo_distill.search.searchers.process import fit
+from bo_distill.search.searchers.process import fenced, fit
 from bo_distill.search.searchers.transfer import Ensemble, misranked, weights, without_itself
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Outcome, Trial
 from helpers.carrying import carried
 from helpers.running import TRIVIAL
-from helpers.trivial import METHOD, accuracy
+from helpers.trivial import accuracy
 
 Array = NDArray[np.floating[Any]]
 PLANE: dict[str, Searched] = {"x": Real(0, 1), "y": Real(0, 1)}
@@ -89,6 +92,21 @@ def test_an_ensemble_adds_predictions_with_their_weights() -> None:
     assert deviation**2 == pytest.approx((0.25 * apart[0]) ** 2 + (0.75 * apart[1]) ** 2)
 
 
+def test_nothing_is_left_to_learn_where_trials_are_under_way() -> None:
+    """Of another search's process too, which predicts there as before."""
+    rng = np.random.default_rng(4)
+    points, pending, elsewhere = rng.random((6, 2)), rng.random((3, 2)), rng.random((50, 2))
+    model = Ensemble([process(points, hill(points)), process(points, points[:, 0])], [0.5, 0.5])
+    believing = model.believing(pending)
+    assert (believing.predict(pending, return_std=True)[1] < 0.3 * model.predict(pending, return_std=True)[1]).all()
+    assert believing.predict(elsewhere) == pytest.approx(model.predict(elsewhere), abs=0.02)
+
+
+def test_one_divergence_drowns_no_difference() -> None:
+    assert fenced([0.5, None, 0.7, -1e9, 0.6, 0.65]).tolist() == pytest.approx([0.5, 0.05, 0.7, 0.05, 0.6, 0.65])
+    assert fenced([0.5, None, 0.7]).tolist() == [0.5, 0.5, 0.7]
+
+
 def value(settings: dict[str, float]) -> float:
     return float(hill(np.array([[settings["x"], settings["y"]]]))[0])
 
@@ -117,6 +135,30 @@ def test_a_search_on_other_data_leads_to_the_best_at_once() -> None:
     assert max(go_on(warm([]), range(3))) < -0.01
     misled = go_on(warm([lambda at: -value(at)]), range(12))
     assert max(misled) > -0.01, "what is wrong is forgotten"
+
+
+def test_another_search_s_divergence_and_failures_do_no_harm() -> None:
+    searcher = make("bo", PLANE, 0, None, [{"x": 0.9, "y": 0.1}])
+    found = [dict(zip(PLANE, point, strict=True)) for point in np.random.default_rng(0).random((20, 2)).tolist()]
+    found.sort(key=value)
+    searcher.learn_from([(at, -1e6 if n == 0 else None if n == 1 else value(at)) for n, at in enumerate(found)])
+    assert max(go_on(searcher, range(3))) > -0.01
+    for few in ([], [(found[0], 1.0)], [(found[0], 1.0), (found[1], float("nan"))]):
+        with pytest.raises(ValueError, match="give at least two that have a value"):
+            searcher.learn_from(few)
+
+
+def test_what_is_small_is_good_where_tune_says_so_later() -> None:
+    searcher = BayesSearch(space={"x": tune.uniform(0, 1), "y": tune.uniform(0, 1)}, points_to_evaluate=[{"x": 1.0}])
+    found = [dict(zip(PLANE, point, strict=True)) for point in np.random.default_rng(0).random((20, 2)).tolist()]
+    searcher.learn_from([(at, -value(at)) for at in found])
+    searcher.set_search_properties("regret", "min", {})
+    best = math.inf
+    for number in range(3):
+        settings = searcher.suggest(str(number))
+        best = min(best, -value(settings))
+        searcher.on_trial_complete(str(number), {"regret": -value(settings)})
+    assert best < 0.01
 
 
 def test_a_restored_search_has_not_forgotten_the_others() -> None:
@@ -153,7 +195,7 @@ def test_a_study_begins_with_what_others_found(storage: Storage) -> None:
     assert study.searcher_state
     for number, other in enumerate((first, second)):
         inside = [trial for trial in other.trials if 0.1 <= trial.job.settings["only.x"] <= 0.6]
-        assert 2 <= len(study.searcher_state["sources"][number][0]) == len(inside) < len(other.trials)
+        assert 2 <= len(study.searcher_state["learned"][number][0]) == len(inside) < len(other.trials)
     best = max(
         (trial for trial in first.trials if 0.1 <= trial.job.settings["only.x"] <= 0.6),
         key=lambda t: t.val_accuracy or 0.0,
@@ -174,8 +216,9 @@ def test_every_study_that_can_be_learned_from_the_newest_first(storage: Storage)
     ("words", "message"),
     [
         (("--warm=absent",), "study absent: none of this name"),
-        (("--warm={}", "--range=only.x=0.9999:1"), "0 of its trials finished with validation accuracy in these ranges"),
-        (("--warm={}", "--metric=val_loss"), "0 of its trials finished with validation loss"),
+        (("--warm={}", "--range=only.x=0.9999:1"), "0 of its trials ended well in these ranges"),
+        (("--warm={}", "--metric=val_loss"), "was no search by val_loss"),
+        (("--warm={0},{0}",), "name each study once"),
         (("--warm={}", "--random"), "--warm: not with --random, which learns from no other study"),
         (("--warm={}", "--curves"), "--warm: not with --searcher curves"),
         (("--warm={}", "--metric=val_accuracy,macs"), "--warm: learns of one metric"),
@@ -199,12 +242,16 @@ def test_a_study_of_another_method_is_refused(storage: Storage) -> None:
         carry_on(ask(storage, "--warm=other"))
 
 
-def test_going_on_keeps_what_was_learned_from(storage: Storage) -> None:
+def test_going_on_keeps_what_was_learned_from(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
     other = carry_on(ask(storage, "--random", "--trials=4", "--seeds=0")).plan.task.study
     study = carry_on(ask(storage, f"--warm={other}", "--trials=4", "--seeds=0"))
     words = [f"--resume={study.plan.task.study}", "--trials=+2", f"--storage={storage.uri}"]
     longer = carry_on(asked_for(parser().parse_args(words), storage))
-    assert longer.plan.warm == (other,) and longer.searcher_state and len(longer.searcher_state["sources"]) == 1
+    assert longer.plan.warm == (other,) and longer.searcher_state and len(longer.searcher_state["learned"]) == 1
     with pytest.raises(UsageError, match=r"--warm"):
         asked_for(parser().parse_args([*words, "--warm=absent"]), storage)
-    assert METHOD.name == longer.method.name
+    storage.delete_folder(f"studies/{other}")
+    words = [f"--extend={study.plan.task.study}", "--trials=+2", "--seeds=0", f"--storage={storage.uri}"]
+    extended = carry_on(asked_for(parser().parse_args(words), storage))
+    assert f"goes on without what {other} found, which is gone" in capsys.readouterr().err
+    assert extended.plan.warm == () and len(extended.trials) == 8

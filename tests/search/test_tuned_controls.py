@@ -105,3 +105,13 @@ def test_an_interrupted_search_of_a_control_goes_on(storage: Storage) -> None:
 def test_there_must_be_controls(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fsp", "--tune-controls", *words, f"--storage={tmp_path / 'results'}"]) == 2
     assert "--tune-controls: the study has no controls" in capsys.readouterr().err
+
+
+def test_a_grid_too_small_for_a_control_is_refused_before_it_is_paid_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["center_loss", "--data=digits", "--grid", "--search=joint.lr", "--trials=3", "--tune-controls"]
+    assert main([*words, f"--storage={tmp_path / 'results'}"]) == 2
+    said = capsys.readouterr().err
+    assert "--trials 3: a grid over joint.weight, joint.margin, joint.lr has at least 8" in said
+    assert not (tmp_path / "results").exists()

@@ -36,6 +36,8 @@ def test_a_bill_has_the_stages_that_nobody_trained() -> None:
     kept, cheap = (taken == drawn).all(axis=1), bill.of(taken) < 1
     assert (kept ^ cheap).all() and 60 < cheap.sum() < 140
     np.testing.assert_array_equal(taken[:, 1], drawn[:, 1])
+    nothing = Bill([([], 50.0)], trained)  # all of it was trained
+    assert nothing.shared(drawn, drawn, rng) is drawn and (nothing.of(drawn) == 1e-3).all()
 
 
 def searched(weighed: bool, seed: int = 4) -> tuple[int, float, list[Any]]:
