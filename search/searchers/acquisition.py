@@ -132,7 +132,7 @@ class BelieverEI(ExpectedImprovement):
         others = [source.process(gp, target_space.kernel_transform) for source in self.sources]
         signal, noise = fit(gp, target_space.kernel_transform, points, targets, self.variances / scale**2)
         self.hair = self.cube.hair(np.clip(self.indistinct(signal, noise), HAIR, WIDEST))
-        heeded = weights(gp, others, random_state) if others else [1.0]
+        heeded = weights(gp, others, random_state) if others else np.ones(1)
         if self.design is not None and heeded[0] > 0.5:
             return self.design
         model = Ensemble([gp, *others], heeded)

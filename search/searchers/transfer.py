@@ -51,7 +51,7 @@ class Ensemble:
         weights: of sum 1.
     """
 
-    def __init__(self, members: Sequence[GaussianProcessRegressor], weights: Sequence[float]) -> None:
+    def __init__(self, members: Sequence[GaussianProcessRegressor], weights: Array) -> None:
         self.members = [(member, weight) for member, weight in zip(members, weights, strict=True) if weight]
         self.X_train_ = members[0].X_train_  # bayes_opt asks it for the number of dimensions
 
@@ -66,7 +66,7 @@ class Ensemble:
     def believing(self, points: Array) -> Ensemble:
         """One whose members have each seen at points (n, d) what they predict there."""
         members, weights = zip(*self.members, strict=True)
-        return Ensemble([believing(member, points) for member in members], weights)
+        return Ensemble([believing(member, points) for member in members], np.array(weights))
 
 
 def weights(

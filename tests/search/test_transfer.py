@@ -96,7 +96,7 @@ def test_nothing_is_left_to_learn_where_trials_are_under_way() -> None:
     """Of another search's process too, which predicts there as before."""
     rng = np.random.default_rng(4)
     points, pending, elsewhere = rng.random((6, 2)), rng.random((3, 2)), rng.random((50, 2))
-    model = Ensemble([process(points, hill(points)), process(points, points[:, 0])], [0.5, 0.5])
+    model = Ensemble([process(points, hill(points)), process(points, points[:, 0])], np.array([0.5, 0.5]))
     believing = model.believing(pending)
     assert (believing.predict(pending, return_std=True)[1] < 0.3 * model.predict(pending, return_std=True)[1]).all()
     assert believing.predict(elsewhere) == pytest.approx(model.predict(elsewhere), abs=0.02)
