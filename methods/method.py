@@ -185,7 +185,8 @@ def stretched(settings: Mapping[str, Any], stage: str, epochs: int) -> dict[str,
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named set of departures from the defaults: `quick` is a laptop's size, `paper` is the paper's, exactly."""
+    """A named set of departures from the defaults: `quick` is a laptop's size, `paper` is the paper's, where
+    it prints them; the method's card says what stands for what it does not print."""
 
     data: str
     settings: Mapping[str, Any] = field(default_factory=dict)

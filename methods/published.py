@@ -69,16 +69,18 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says of a line, and what decides it: the difference from a control of equal budget.
+    """A question that a paper answers, or that it leaves open, and what decides it here: the difference of a line from
+    a control of equal budget.
 
     Attributes:
-        text: a sentence.
+        text: the question; whether the line is the better of the two.
+        paper: what the paper says, "better" or other words; "" where it does not ask.
         table: the first words of the table's title.
-        line: the paper's.
-        control: trained at equal budget.
+        line, control: cells' names.
     """
 
     text: str
+    paper: str
     table: str
     line: str
     control: str

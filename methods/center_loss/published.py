@@ -90,7 +90,8 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
 
 CLAIMS = (
     Claim(
-        "Pulling features to their class's centre and pushing centres apart adds 1.4 points.",
+        "Is a network better whose features are pulled to their class's centre, and centres pushed apart?",
+        "better, by 1.4",
         "Section 3-2: with the loss",
         WITH,
         WITHOUT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def read(spec: DataSpec) -> Source:
     from torchvision import datasets
 
     folder = Path(spec.directory).expanduser() if spec.directory else cache_directory()
-    kind = datasets.CIFAR10 if spec.name == "cifar10" else datasets.CIFAR100
+    kind, there = datasets.CIFAR10 if spec.name == "cifar10" else datasets.CIFAR100, folder.exists()
     try:
         try:
             train = kind(folder, train=True)
@@ -30,6 +31,9 @@ def read(spec: DataSpec) -> Source:
             train = kind(folder, train=True, download=True)
         test = kind(folder, train=False)
     except (OSError, RuntimeError) as error:
+        if not there:  # torchvision makes the folder before it knows whether there is anything for it
+            with suppress(OSError):
+                folder.rmdir()
         raise UsageError(
             f"{spec.name}: not in {folder} and not to be had over the network "
             f"({' '.join(str(error).split())}); unpack {kind.filename} there or name its place with --data-dir"

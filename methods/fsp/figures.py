@@ -13,6 +13,7 @@ from bo_distill.methods.fsp.paper import fsp_matrix, section_losses
 from bo_distill.methods.method import Table, Trained
 from bo_distill.methods.metrics import accuracy
 from bo_distill.methods.nets.cifar import Sectioned
+from bo_distill.methods.paired import Difference, compare
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,24 +37,30 @@ def tables(trained: Trained) -> dict[str, Table]:
 
 
 def teaching(trained: Trained) -> Table:
-    """Accuracy of teacher and student, and in words what follows from it."""
+    """Accuracy of teacher and student, and in words what follows from it: from validation, since it says what to do."""
     worker, split, configs = trained.worker, trained.split, trained.configs
     student = worker.place(model(configs, trained.states, worker.data.info)).eval()
-    mine, theirs = (accuracy(worker.predict(net, split.x), split.y) for net in (student, teacher(trained)))
+    nets, val = {configs["teacher"].arch: teacher(trained), "student": student}, worker.data.val
+    right = {name: worker.predict(net, val.x).argmax(1) == val.y for name, net in nets.items()}
+    rows = [
+        (name, round(float(right[name].double().mean()), 4), round(accuracy(worker.predict(net, split.x), split.y), 4))
+        for name, net in nets.items()
+    ]
     taught = configs["transfer"].epochs > 0 or configs["finetune"].distill > 0
-    rows = ((configs["teacher"].arch, round(theirs, 4)), ("student", round(mine, 4)))
-    return Table(f"Accuracy of teacher and student. {verdict(theirs, mine, taught)}", ("network", "accuracy"), rows)
+    said = verdict(compare(*right.values())) if taught else "The student learned from labels alone."
+    return Table(f"Accuracy of teacher and student. {said}", ("network", "on validation", "here"), tuple(rows))
 
 
-def verdict(teacher: float, student: float, taught: bool) -> str:
-    """What the accuracies of teacher and student say of a transfer."""
-    if not taught:
-        return "The student learned from labels alone."
-    if teacher >= student:
-        return "The teacher is at least as accurate as its student."
+def verdict(above: Difference) -> str:
+    """What the teacher's accuracy less its student's says of a transfer."""
+    if above.p > 0.05:
+        return f"On validation the two are not told apart (p {above.p:.2g})."
+    if above.accuracy > 0:
+        return f"On validation the teacher is more accurate than its student (p {above.p:.2g})."
     return (
-        "The teacher is less accurate than its student, which so learned the flow of a worse network. Train the "
-        "teacher for longer (--set teacher.epochs=N) or take another (--set teacher.arch=NAME)."
+        f"On validation the teacher is less accurate than its student (p {above.p:.2g}), which so learned the flow of "
+        "a worse network. Train the teacher for longer (--set teacher.epochs=N) or take another (--set "
+        "teacher.arch=NAME)."
     )
 
 

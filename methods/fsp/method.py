@@ -122,6 +122,7 @@ METHOD = Method(
                 **{f"transfer.{name}": value for name, value in HE_2016.items() if name != "lr"},
                 "transfer.epochs": 60,
                 "transfer.milestones": (30, 45),
+                "transfer.clip": 0.0,
             },
         ),
     },

@@ -104,8 +104,8 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
 
 
 CLAIMS = (
-    Claim("The flow of a homogeneous teacher makes a better student than labels alone.", "Table 1", HOMO, EQUAL),
-    Claim("So does the flow of a heterogeneous teacher, a network without shortcuts.", "Table 1", HETERO, EQUAL),
+    Claim("Does a homogeneous teacher's flow make a better student than labels?", "better", "Table 1", HOMO, EQUAL),
+    Claim("Does that of a heterogeneous one, a network without shortcuts?", "better", "Table 1", HETERO, EQUAL),
 )
 
 SCALES = {
@@ -132,6 +132,7 @@ SCALES = {
             "transfer.milestones": (),
             "transfer.factors": (),
             "transfer.norm": "global",
+            "transfer.clip": 5.0,
         },
         trials=12,
         patience=5,

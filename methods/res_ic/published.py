@@ -107,11 +107,18 @@ def few(epochs: int) -> dict[str, Any]:
 
 
 CLAIMS = tuple(
-    Claim(text.format(depth), f"Res-IC{depth} on {task}", POLICIES["length"], LAST)
-    for depth in (18, 34)
-    for text, task in (
-        ("A sentence's length tells which exit of {} layers to take, at no loss (the paper's Type).", SCENARIO),
-        ("Leaving {} layers by length gains half a point on the harder task (the paper's Risk).", ACTION),
+    Claim(
+        f"Is the exit that a sentence's length chooses better than the last of {depth} layers, on {word}?",
+        says,
+        f"Res-IC{depth} on {task}",
+        POLICIES["length"],
+        LAST,
+    )
+    for depth, word, task, says in (
+        (34, "scenario", SCENARIO, "better, by 0.01"),
+        (34, "action", ACTION, "better, by 0.42"),
+        (18, "scenario", SCENARIO, ""),
+        (18, "action", ACTION, ""),
     )
 )
 

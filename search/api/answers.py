@@ -190,7 +190,9 @@ def handed_over(x: Any, deployed: Deployed) -> Tensor:
         return torch.cat(rows)
     images = as_images(some, "predict")
     if images.shape[1:] != info.shape:
+        (_, *size), (channels, *taken) = images.shape[1:], info.shape
         raise UsageError(
-            f"predict: images of {images.shape[1:]}; this network takes {info.shape} (channels, height, width)"
+            f"predict: images of {size[0]} x {size[1]} pixels; this network takes {taken[0]} x {taken[1]}, "
+            f"{channels} channels: resize them, or hand over files, which are resized"
         )
     return torch.from_numpy(images)

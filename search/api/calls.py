@@ -18,6 +18,7 @@ from bo_distill.methods.outside import trust as let_run
 from bo_distill.search.api.searching import begun, search
 from bo_distill.search.command.config import FileParser
 from bo_distill.search.command.interruption import Interruption
+from bo_distill.search.command.options import EVERY
 from bo_distill.search.command.run_options import parser
 from bo_distill.search.searchers.registry import SEARCHERS
 
@@ -100,8 +101,11 @@ def run(
     """
     from bo_distill.search.api.view import StudyView
 
-    if callable(callbacks):
-        callbacks = [callbacks]
+    callbacks = [callbacks] if callable(callbacks) else callbacks
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise UsageError(f"callbacks: {callbacks!r}: give a function, or a list of them")
+    if method == EVERY:
+        raise UsageError(f"method {EVERY}: of the command alone; bo-distill run {EVERY} --data NAME")
     for word in [*([trust] if isinstance(trust, str) else trust), options.get("searcher"), method]:
         if word and (word in trust or ":" in word):
             let_run(word)

@@ -16,10 +16,9 @@ def print_summary(found: Mapping[str, Any], file: TextIO | None = None) -> None:
     width; text of others is text."""
     searched = [trial for trial in found["trials"] if trial["phase"] == "search"]
     metrics = [METRICS[word] for word in found["metrics"]]
-    print(
-        printable(f"{found['method']} on {found['data']['name']}, {found['searcher']}: {len(searched)} trials"),
-        file=file,
-    )
+    began = f", begun with what {', '.join(found['warm'])} found" if found["warm"] else ""
+    what = f"{found['method']} on {found['data']['name']}, {found['searcher']}: {len(searched)} trials{began}"
+    print(printable(what), file=file)
     print_table(
         ("trial", *found["searched"], *(metric.head for metric in metrics), "seconds", "status"),
         [

@@ -85,6 +85,7 @@ def summarise(study: Study, seconds: float, words: Words = on_command_line) -> d
             "trial": best.job.number,
         },
         "searched": list(plan.space),
+        "warm": list(plan.warm),
         "metrics": list(plan.metrics),
         "front": front and {"trials": [t.job.number for t in front.trials], "words": front.sentence()},
         "test": scored("final", None),

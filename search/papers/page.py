@@ -39,7 +39,8 @@ def page(
         "--data-dir DIR`; the same command goes on with what is missing."
         + "".join(f" Scale `{word}`: [{file}]({file})." for word, file in others.items())
         + "\n",
-        "## What the paper claims, and what is found here\n",
+        "## What the paper says, and what is found here\n",
+        "An answer is by the interval of its own difference; p in the tables below is corrected for all of a table.\n",
         *(claimed(finding) for finding in findings(one, claims, rows)),
         "## All lines\n",
         "Test accuracy, scored once for each training; validation chose whatever was chosen. Intervals are Student's, "
@@ -64,12 +65,13 @@ def page(
 
 
 def claimed(finding: Finding) -> str:
-    """A claim, the paper's figure and ours beside the control's, and the verdict."""
+    """A question, what the paper says, its figure and ours beside the control's, and the answer."""
     body = [
         (line.cell.name, number(line.cell.printed), number(line.mean), span_of(line), str(len(line.scores)))
         for line in (finding.line, finding.control)
     ]
-    return f"**{finding.claim.text}** {finding.sentence}\n\n" + markdown(
+    says = f"The paper: {finding.claim.paper}." if finding.claim.paper else "The paper does not ask."
+    return f"**{finding.claim.text}** {says} Here: {finding.sentence}\n\n" + markdown(
         ("", "paper %", "here %", "95% interval", "n"), body
     )
 
@@ -119,7 +121,9 @@ def made(rows: Sequence[Row]) -> str:
                 ", ".join(commits),
             )
         )
-    return markdown(("processor", "precision", "trainings", "CPU time", "elapsed time", "when", "commit"), body)
+    heads = ("processor", "precision", "trainings", "CPU time", "elapsed time", "when", "commit")
+    uncommitted = any(row.dirty for row in rows)
+    return markdown(heads, body) + ("\n+ : with changes that were not committed.\n" if uncommitted else "")
 
 
 def _value(value: Any) -> str:

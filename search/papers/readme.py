@@ -13,11 +13,10 @@ from bo_distill.search.papers.publish import claims_of, published, write_pages
 from bo_distill.search.papers.scores import findings
 
 MARKS = ("<!-- results: python -m search.reproduce all --readme README.md -->", "<!-- end of results -->")
-NOTHING = "No line has been trained at full size yet; [docs/results](docs/results/README.md) says how to go on.\n"
 
 
 def summary(out: Path) -> str:
-    """The claims whose line or control has been trained at full size: the paper's figure, ours, the verdict."""
+    """Each claim at full size: what the paper says, its figure, ours, the answer."""
     body = []
     for name in METHODS:
         one = Reproduction.of(name, "full", None, "")
@@ -25,20 +24,28 @@ def summary(out: Path) -> str:
         several = len({claim.table for claim in claims}) > 1
         for finding in findings(one, claims, published(out, name)):
             line, control = finding.line, finding.control
-            if not line.scores and not control.scores:
-                continue
             body.append(
                 (
                     f"[`{name}`](docs/results/{name}/README.md)",
                     line.cell.name + (f", {finding.claim.table}" if several else ""),
+                    finding.claim.paper or NONE,
                     number(line.cell.printed),
                     *(f"{number(own.mean)} ({len(own.scores)})" if own.scores else NONE for own in (line, control)),
                     line.over(control),
                     finding.verdict,
                 )
             )
-    columns = ("method", "the paper's line", "paper %", "here % (n)", "control % (n)", "difference, 95%", "its claim")
-    return markdown(columns, body) if body else NOTHING
+    columns = (
+        "method",
+        "line",
+        "the paper says",
+        "paper %",
+        "here % (n)",
+        "control % (n)",
+        "difference, 95%",
+        "answer",
+    )
+    return markdown(columns, body)
 
 
 def inserted(readme: str, table: str) -> str:

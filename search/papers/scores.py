@@ -50,12 +50,16 @@ class Line:
         return [self.scores[seed] - other.scores[seed] for seed in sorted(self.scores.keys() & other.scores.keys())]
 
     def over(self, other: Line) -> str:
-        """Mean difference in points from another line, with Student's 95% interval."""
+        """Mean difference in points from another line, with Student's 95% interval; over how many seeds, where one of
+        the two has more of its own."""
         differences = self.minus(other)
         if not differences:
             return NONE
-        span = student(differences)
-        return f"{statistics.fmean(differences):+.2f}" + (f" ({span[0]:+.2f} to {span[1]:+.2f})" if span else "")
+        span, seeds = student(differences), len(differences)
+        between = f" ({span[0]:+.2f} to {span[1]:+.2f})" if span else ""
+        fewer = f", {seeds} seed{'s' * (seeds != 1)} of both"
+        alone = seeds < max(len(self.scores), len(other.scores))
+        return f"{statistics.fmean(differences):+.2f}{between}{fewer if alone else ''}"
 
 
 def lines_of(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> list[Line]:
@@ -86,7 +90,7 @@ def corrected(lines: Sequence[Line]) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What became of a claim.
+    """What became of a claim, here.
 
     Attributes:
         line, control: as the claim names them.
@@ -122,7 +126,7 @@ def judged(line: Line, control: Line) -> tuple[str, str]:
     if len(differences) == 1:
         return "one seed", f"One seed shows nothing yet: {what}."
     if span and span[0] > 0:
-        return "holds", f"It holds here at equal budget: {what}, over {len(differences)} seeds."
+        return "better", f"Better, at equal budget: {what}, over {len(differences)} seeds."
     if span and span[1] < 0:
-        return "does not hold", f"It does not hold here at equal budget: {what}, over {len(differences)} seeds."
-    return "not shown", f"It is not shown here at equal budget: {what}, over {len(differences)} seeds."
+        return "worse", f"Worse, at equal budget: {what}, over {len(differences)} seeds."
+    return "no difference shown", f"No difference is shown, at equal budget: {what}, over {len(differences)} seeds."

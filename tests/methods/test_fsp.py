@@ -28,6 +28,7 @@ from bo_distill.methods.fsp.settings import Finetune, Teacher, Transfer
 from bo_distill.methods.fsp.stages import finetune, train_teacher, transfer
 from bo_distill.methods.method import State, Trained, flatten
 from bo_distill.methods.nets.cifar import CifarNet, Vgg16
+from bo_distill.methods.paired import Difference
 from helpers.tiny import tiny_images
 
 CIFAR = Info("cifar10", "image", tuple("0123456789"), (3, 32, 32), "", 45000, 5000, 10000, (0.5,) * 3, (0.25,) * 3)
@@ -239,11 +240,11 @@ def test_joint_mode_and_soft_targets_train_on_labels(soft: str, standardise: boo
 
 
 @pytest.mark.parametrize(
-    ("teacher", "student", "taught", "words"),
-    [(0.3, 0.34, True, "less accurate than"), (0.9, 0.8, True, "at least as accurate"), (0.3, 0.34, False, "alone")],
+    ("above", "p", "words"),
+    [(-0.04, 0.001, "less accurate than"), (0.1, 0.001, "more accurate than"), (-0.01, 0.5, "not told apart (p 0.5)")],
 )
-def test_a_teacher_below_its_student_is_said(teacher: float, student: float, taught: bool, words: str) -> None:
-    assert words in verdict(teacher, student, taught)
+def test_a_teacher_below_its_student_is_said(above: float, p: float, words: str) -> None:
+    assert words in verdict(Difference(above, above - 0.01, above + 0.01, p))
 
 
 def test_the_teachers_accuracy_stands_in_the_result_and_in_a_table() -> None:
@@ -256,7 +257,7 @@ def test_the_teachers_accuracy_stands_in_the_result_and_in_a_table() -> None:
     trained = Trained(worker, configs, states, worker.data.val)
     found = METHOD.metrics(trained)["teacher_accuracy"]
     assert found == states["finetune"].metrics["teacher_accuracy"] == states["teacher"].metrics["val_accuracy"]
-    assert tables(trained)["teacher"].rows[0] == ("resnet26", round(found, 4))
+    assert tables(trained)["teacher"].rows[0] == ("resnet26", round(found, 4), round(found, 4))
 
 
 def test_the_fair_control_trains_as_many_epochs_at_each_rate() -> None:

@@ -69,6 +69,8 @@ def test_every_option_of_the_command_is_an_argument() -> None:
         ({"set": {"transfer.dept": 8}}, "transfer.dept"),
         ({"trials": 0}, "^trials 0: give at least 1"),
         ({"curves": True, "searcher": "grid"}, '^curves: not with searcher="grid"; leave one'),
+        ({"method": "all", "data": "digits"}, "^method all: of the command alone; bo-distill run all --data NAME$"),
+        ({"callbacks": 3}, "^callbacks: 3: give a function, or a list of them$"),
         ({"dry_run": True}, "^dry_run: .* use the command, bo-distill run METHOD --dry-run$"),
         ({"trials": "+3"}, "^trials \\+3: only resume can extend a search; give trials 3"),
         ({"tune_controls": True, "no_controls": True}, "^tune_controls: .* leave out no_controls and seeds 0"),
@@ -184,7 +186,9 @@ def test_the_winner_answers_to_arrays(searched: tuple[Any, list[Any]]) -> None:
     chances = study.predict_proba(x)
     assert chances.shape == (90, 3) and np.allclose(chances.sum(1), 1)
     assert study.predict(x / 255) == [study.tasks["class"][k] for k in chances.argmax(1)]
-    with pytest.raises(bo_distill.UsageError, match=r"images of \(3, 8, 8\); this network takes \(3, 16, 16\)"):
+    with pytest.raises(
+        bo_distill.UsageError, match="images of 8 x 8 pixels; this network takes 16 x 16, 3 channels: resize them"
+    ):
         study.predict(x[:, :8, :8])
     with pytest.raises(bo_distill.UsageError, match="task colour: there are class"):
         study.predict(x, task="colour")

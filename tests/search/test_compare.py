@@ -271,6 +271,7 @@ def test_a_comparison_asks_one_thing(storage: Storage) -> None:
     [
         (["fsp", "--searchers=grid,nonsense"], "nonsense"),
         (["fsp", "--searchers=grid,grid"], "grid,grid"),
+        (["fsp", "--searchers=random"], "nothing to compare it with; name at least two"),
         (["fsp", "--searchers="], "--searchers"),
         (["fsp", "--budget=0"], "--budget 0"),
         (["fsp", "--budget-seconds=-1"], "--budget-seconds -1"),

@@ -26,6 +26,7 @@ def add_summary(page: Page, f: Findings) -> None:
     page.say(
         f"{how} over {', '.join(plan.space)}: {len(searched)} trials on",
         f"{plan.task.data.name}, recipe {plan.task.recipe}. Trials were compared on validation only.",
+        f"The search began with what {', '.join(plan.warm)} found." if plan.warm else "",
         "" if f.study.complete else "The study is not complete: what follows is what there is so far.",
     )
     if best is None:
@@ -86,20 +87,22 @@ def _flattery(page: Page, f: Findings, best: Trial) -> None:
 def _controls(page: Page, f: Findings, won: dict[int, float]) -> None:
     """Winner and controls on test over the same fresh seeds."""
     groups, verdicts = {"winner": list(won.values())}, []
-    rows = [("winner", len(won), percent(fmean(groups["winner"])), span(student(groups["winner"], 0, 1)), "", "", "")]
+    rows = [("winner", percent(fmean(groups["winner"])), "", "", "", span(student(groups["winner"], 0, 1)), len(won))]
     for control in dict.fromkeys(t.job.control for t in f.study.of_phase("control")):
         other = f.tests("control", control)
         if control is None or not other:
             continue
         word = control.replace("_", " ")
         groups[word] = list(other.values())
-        own, difference = (percent(fmean(groups[word])), span(student(groups[word], 0, 1))), Paired.of(won, other)
+        difference = Paired.of(won, other)
         apart = (points(None), span(None), short(None))
         if difference:
             apart = (points(difference.mean), span(difference.interval, signed=True), short(difference.p))
             verdicts.append(difference.sentence("the winner", word))
-        rows.append((word, len(other), *own, *apart))
-    page.table(("", "seeds", "test %", "95% interval", "winner minus this, points", "95% interval", "p"), rows, mark=0)
+        own = span(student(groups[word], 0, 1))
+        rows.append((word, percent(fmean(groups[word])), *apart, own, len(other)))
+    heads = ("", "test %", "winner minus this, points", "its 95% interval", "p", "95% interval of test %", "seeds")
+    page.table(heads, rows, mark=0)
     page.chart(
         "test",
         lambda narrow: scores(groups, {name: student(v, 0, 1) for name, v in groups.items()}, narrow=narrow),
