@@ -52,8 +52,8 @@ class DataSpec:
         "bo_distill.run makes of arrays", flag="--data", changeable=True,
     )  # fmt: skip
     directory: str | None = option(
-        "where the CIFAR sets lie or are downloaded to, or arrays are kept", None, flag="--data-dir", metavar="DIR",
-        path=True, changeable=True,
+        "where CIFAR lies or is downloaded to (default: search-methods in the user's cache), or arrays are kept",
+        None, flag="--data-dir", metavar="DIR", path=True, changeable=True,
     )  # fmt: skip
     train_size: int | None = option("a stratified subset of the training rows", None, metavar="N", least=1)
     val_size: int | None = option("a stratified subset of the validation rows", None, metavar="N", least=1)

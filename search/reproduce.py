@@ -50,8 +50,12 @@ def parser() -> Parser:
     p.add_argument("--processes", type=int, metavar="N", help="trainings side by side (default: one for each core)")
     p.add_argument("--for", dest="time", metavar="TIME", help="end after so long, such as 2h or 90m, and go on later")
     p.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
-    p.add_argument("--storage", default="results", metavar="DIR", help="folder, or s3://bucket/prefix")
-    p.add_argument("--out", default="docs/results", metavar="DIR", help="for tables, rows and figures")
+    p.add_argument(
+        "--storage", default="results", metavar="DIR", help="folder, or s3://bucket/prefix (default results)"
+    )
+    p.add_argument(
+        "--out", default="docs/results", metavar="DIR", help="for tables, rows and figures (default docs/results)"
+    )
     p.add_argument("--dry-run", action="store_true", help="list what is missing and its CPU time, and run nothing")
     p.add_argument(
         "--readme", metavar="FILE", help="write the pages and this file's table from the rows in --out, and run nothing"
