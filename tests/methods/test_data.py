@@ -290,12 +290,15 @@ def test_cifar_without_files_or_network(name: str, tmp_path: Path, monkeypatch: 
     from torchvision.datasets import CIFAR10
 
     def no_network(self: CIFAR10) -> None:
+        Path(self.root).mkdir(exist_ok=True)  # as a real one does first
         raise OSError("no network\nhere")
 
     monkeypatch.setattr(CIFAR10, "download", no_network)
-    message = refusal(DataSpec(name, directory=str(tmp_path)))
-    assert str(tmp_path) in message
-    assert "--data-dir" in message
+    for place in (tmp_path, tmp_path / "absent"):
+        message = refusal(DataSpec(name, directory=str(place)))
+        assert str(place) in message
+        assert "--data-dir" in message
+    assert tmp_path.exists() and not (tmp_path / "absent").exists()
 
 
 def test_what_is_known_of_a_set_is_a_key() -> None:
