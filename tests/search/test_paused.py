@@ -84,7 +84,7 @@ def carried_out(storage: Storage, chance: random.Random | None, monkeypatch: pyt
         if moment != "never":
             kills += 1
             conductor = Conductor(Study.open(storage, "s"))
-    assert chance is None or kills >= 15
+    assert chance is None or kills >= 20
     return steps
 
 
