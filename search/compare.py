@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -92,7 +91,6 @@ def compare(args: argparse.Namespace) -> int:
         raise UsageError(f"--searchers {args.searchers}: nothing to compare it with; name at least two")
 
     from bo_distill.methods.data import load
-    from bo_distill.search.evidence.statistics import ALPHA, smallest_p
     from bo_distill.search.study.ledger import WRITTEN
     from bo_distill.search.study.records import Plan
 
@@ -131,14 +129,6 @@ def compare(args: argparse.Namespace) -> int:
         own = dataclasses.replace(task, study=f"{comparison}-{entry_of(name).slug}-{seed}", seed=seed)
         return Plan(own, name, space, trials=None, seeds=0, controls=False, ranges=ranges)
 
-    pairs = math.comb(len(names), 2)
-    if smallest_p(args.repeats) * pairs > ALPHA:
-        enough = next(n for n in itertools.count(args.repeats) if smallest_p(n) * pairs <= ALPHA)
-        print(
-            f"compare: {args.repeats} repeats of {len(names)} searchers cannot show a difference: the smallest "
-            f"possible p is {min(1.0, smallest_p(args.repeats) * pairs):.2g}; --repeats {enough} can",
-            file=sys.stderr,
-        )
     tell_reading(info)
     interruption().words = "interrupted; give the same command again to go on"
     courses = run_all(args, storage, names, planned, budget, folder, what)

@@ -214,6 +214,18 @@ def smallest_p(repeats: int) -> float:
     return min(1.0, 2.0 ** (1 - repeats))
 
 
+def too_few(repeats: int, searchers: int) -> str | None:
+    """What is to be said before so few repeats are paid for; None where they can show a difference."""
+    pairs = math.comb(searchers, 2)
+    if smallest_p(repeats) * pairs <= ALPHA:
+        return None
+    enough = next(number for number in itertools.count(repeats) if smallest_p(number) * pairs <= ALPHA)
+    return (
+        f"{repeats} repeats of {searchers} searchers cannot show a difference, since their smallest possible p is "
+        f"{min(1.0, smallest_p(repeats) * pairs):.2g}; --repeats {enough} can"
+    )
+
+
 def analyse(courses: Mapping[str, Sequence[Course]], unit: str = "accuracy") -> dict[str, Any]:
     """Compare searchers over paired repeats.
 

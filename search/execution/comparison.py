@@ -163,8 +163,12 @@ def run_all(
     Args:
         what: is asked, kept in the comparison's folder once there is a Ray to run on.
     """
+    from bo_distill.search.evidence.statistics import too_few
+
     courses: dict[str, list[Course]] = {name: [] for name in names}
     with on_ray(args, args.workers or 1, storage, f"{folder}/ray.log") as (place, terminal):
+        if said := too_few(args.repeats, len(names)):
+            print(said, file=terminal)
         if not storage.exists(f"{folder}/{QUESTION}"):
             storage.write_bytes(f"{folder}/{QUESTION}", packed(what))
         for repeat in range(args.repeats):

@@ -37,6 +37,7 @@ from bo_distill.search.evidence.statistics import (
     power,
     repeats_needed,
     smallest_p,
+    too_few,
 )
 from bo_distill.search.execution.comparison import Budget, check_question, course, opened, spend
 from bo_distill.search.pages.charts.scores import anytime
@@ -264,6 +265,11 @@ def test_a_comparison_asks_one_thing(storage: Storage) -> None:
     check_question(storage, "comparisons/one", {"space": ("a", "b"), "budget": {"trials": 20}})
     with pytest.raises(UsageError, match=r"budget is .*20.*, not .*10"):
         check_question(storage, "comparisons/one", {"space": ("a", "b"), "budget": {"trials": 10}})
+
+
+def test_repeats_that_cannot_show_a_difference_are_said_before_they_are_paid_for() -> None:
+    assert too_few(5, 3) and "smallest possible p is 0.19; --repeats 7 can" in str(too_few(5, 3))
+    assert too_few(5, 2) and not too_few(6, 2) and not too_few(7, 3)
 
 
 @pytest.mark.parametrize(
