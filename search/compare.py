@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.interruption import interruption
-from bo_distill.search.command.options import AUTO, make_task, study_options
+from bo_distill.search.command.options import AUTO, check_kind, make_task, study_options
 from bo_distill.search.command.reading import tell_reading
 from bo_distill.search.command.shell import FAILED, INTERRUPTED, OK, Parser, carry_out, positive
 from bo_distill.search.execution.comparison import Budget, check_question, run_all
@@ -100,8 +100,7 @@ def compare(args: argparse.Namespace) -> int:
     args.storage = storage.uri
     task, space, ranges, method = make_task(args)
     info = load(task.data).info
-    if info.kind != method.kind:
-        raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")
+    check_kind(info.name, info.kind, method)
     if budget.trials < math.inf:
         for name in names:  # says now what a grid cannot do
             make_searcher(name, method.space(space, ranges), 0, int(budget.trials))

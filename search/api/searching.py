@@ -12,11 +12,10 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.asking import asked_for
 from bo_distill.search.command.config import toml_of
 from bo_distill.search.command.interruption import interruption
-from bo_distill.search.command.options import AUTO
+from bo_distill.search.command.options import AUTO, check_kind
 from bo_distill.search.command.reading import tell_reading
 from bo_distill.search.command.shell import positive
 from bo_distill.search.execution.place import check_place, on_ray, settled
@@ -53,8 +52,7 @@ def begun(args: argparse.Namespace) -> Study:
     if tuned_controls(study.plan, study.method):
         ControlSearches(study, task.settings)  # likewise
     method, info = study.method, study.info
-    if info.kind != method.kind:
-        raise UsageError(f"--data {info.name}: {method.name} takes {method.kind} data; give another --data")
+    check_kind(info.name, info.kind, method)
     study.know_data()
     method.costs(method.configure(task.recipe, task.settings), info)  # refuses what networks cannot take
     check_place(args, task, info)

@@ -76,14 +76,12 @@ def make_plan(args: argparse.Namespace) -> Plan:
     seconds = seconds_of("--time", args.time)
     if trials is None and seconds is None and not searcher.sized:
         trials = 12
-    if searcher.pauses and (searched := [name for name in space if name.endswith(".epochs")]):
-        raise UsageError(f"--curves: all trainings are as long as each other; leave {searched[0]} out of the search")
+    stops = "--asha" if args.asha else "--curves" if searcher.pauses else ""
+    if stops and (searched := [name for name in space if name.endswith(".epochs")]):
+        raise UsageError(f"{stops}: all trainings are as long as each other; leave {searched[0]} out of the search")
     metrics = metrics_of(args.metric or ACCURACY)
-    if (args.asha or searcher.pauses) and metrics != (ACCURACY,):
-        word = "--asha" if args.asha else "--curves"
-        raise UsageError(f"{word}: stops trials by their accuracy; leave out --metric {args.metric} or {word}")
-    if args.asha and (searched := [name for name in space if name.endswith(".epochs")]):
-        raise UsageError(f"--asha: all trainings are as long as each other; leave {searched[0]} out of the search")
+    if stops and metrics != (ACCURACY,):
+        raise UsageError(f"{stops}: stops trials by their accuracy; leave out --metric {args.metric} or {stops}")
     measured = any(METRICS[word].after for word in metrics)
     plan = Plan(
         task=dataclasses.replace(

@@ -145,6 +145,16 @@ def names_in(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def check_kind(data: str, kind: str, method: Method) -> None:
+    """See that a method takes data of this kind.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if kind != method.kind:
+        raise UsageError(f"--data {data}: {method.name} takes {method.kind} data; give another --data")
+
+
 def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], dict[str, str], Method]:
     """What `task_options` and --workers ask for, checked.
 
@@ -185,8 +195,7 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], dict[str
     if not space:
         raise UsageError("--set leaves no field to search; leave one free, or name others by --search")
     data = data_of(args, method.recipes[recipe].spec)
-    if named(data).kind not in ("", method.kind):
-        raise UsageError(f"--data {data.name}: {method.name} takes {method.kind} data; give another --data")
+    check_kind(data.name, named(data).kind or method.kind, method)
     task = Task(
         study="",
         method=args.method,
