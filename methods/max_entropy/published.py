@@ -170,8 +170,8 @@ SCALES = {
             "augmenter.epochs": 3,
             **short("finetune", 16),
         },
-        words="ResNet-18 at a quarter of its width with the stem for small images; 12 epochs and then 16 of fine- "
-        "tuning by Muon with a triangular rate in place of Adam at 0.1 for 100 epochs and at 0.01 for 100 "
+        words="ResNet-18 at a quarter of its width with the stem for small images; 12 epochs and then 16 of "
+        "fine-tuning by Muon with a triangular rate in place of Adam at 0.1 for 100 epochs and at 0.01 for 100 "
         "more; 3 epochs of the augmenter in place of 50.",
         shown=(CURED,),
         compared=(PRINTED, TURNED, CURED),

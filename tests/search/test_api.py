@@ -294,4 +294,5 @@ def test_a_callback_that_raises_ends_the_search_which_goes_on_later(tmp_path: Pa
     begun = bo_distill.open(name, str(tmp_path))
     assert not begun.complete and len(begun.trials) >= 1
     ended = bo_distill.run(resume=name, trust=["tests.helpers.trivial"], **common)
-    assert ended.complete and ended.trials[0] == begun.trials[0] and len(ended.trials) == 3
+    # Two run at once: either may have ended first.
+    assert ended.complete and len(ended.trials) == 3 and all(trial in ended.trials for trial in begun.trials)
