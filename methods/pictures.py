@@ -20,6 +20,11 @@ MARKERS = "osD^vP*Xp<>hdH8"
 NAMED = 20  # with more classes than this a legend or a tick for each would hide the picture
 
 
+def literal(text: object) -> str:
+    """Text of the data for matplotlib, which would take what stands between two dollars for mathematics."""
+    return str(text).replace("$", "\\$")
+
+
 def confusion(
     y: Tensor, guess: Tensor, classes: Sequence[str], title: str = "Confusion matrix", width: float | None = None
 ) -> Figure:
@@ -43,8 +48,9 @@ def confusion(
     axes.grid(visible=False)
     axes.set(title=title, xlabel="predicted class", ylabel="true class")
     if k <= NAMED:
-        axes.set_xticks(range(k), classes, rotation=45, ha="right")
-        axes.set_yticks(range(k), classes)
+        names = [literal(name) for name in classes]
+        axes.set_xticks(range(k), names, rotation=45, ha="right")
+        axes.set_yticks(range(k), names)
         for row, column in (share >= 0.5).nonzero().tolist():
             value = float(share[row, column])
             ink = "black" if value > 55 else "white"
@@ -119,11 +125,11 @@ def cam(
         above, below = grid[:, column]
         pixels = picture.permute(1, 2, 0).numpy()
         above.imshow(pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="gray", vmin=0, vmax=1)
-        above.set_title(str(classes[label]), size=9)
+        above.set_title(literal(classes[label]), size=9)
         below.imshow(pixels.mean(2), cmap="gray", vmin=0, vmax=1)
         drawn = below.imshow(map_, cmap="inferno", vmin=0, vmax=1, alpha=0.65)
         right = int(guess.argmax()) == label
-        verdict = "right" if right else f"took it for\n{classes[int(guess.argmax())]}"
+        verdict = "right" if right else f"took it for\n{literal(classes[int(guess.argmax())])}"
         below.set_xlabel(f"{verdict}, {100 * float(guess.max()):.0f}%", size=8)
         for axes in (above, below):
             axes.set(xticks=[], yticks=[])
@@ -187,7 +193,7 @@ def _scatter(axes: Any, points: np.ndarray, y: Tensor, classes: Sequence[str]) -
         rows = (y == k).numpy()
         colour = colours(k) if len(classes) <= 10 else colours(k / len(classes))
         look = {"marker": MARKERS[k % len(MARKERS)], "color": colour, "alpha": 0.8, "linewidths": 0, "s": 9}
-        axes.scatter(*points[rows].T, label=str(classes[k]), **look)
+        axes.scatter(*points[rows].T, label=literal(classes[k]), **look)
 
 
 def turnable(points: np.ndarray, y: Tensor, classes: Sequence[str]) -> dict[str, Any]:

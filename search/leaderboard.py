@@ -150,7 +150,7 @@ def query(storage: Storage, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json_text(records))
     elif records:
-        print_table(table.column_names, [[_text(value) for value in record.values()] for record in records])
+        print_table([*records[0]], [[_text(value) for value in record.values()] for record in records])
     else:
         print("no rows match")
     return OK

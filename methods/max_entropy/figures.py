@@ -15,6 +15,7 @@ from bo_distill.methods.max_entropy.method import final_augmenter, model
 from bo_distill.methods.max_entropy.nets import Augmenter
 from bo_distill.methods.method import Table, Trained
 from bo_distill.methods.metrics import accuracy
+from bo_distill.methods.pictures import literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -128,7 +129,7 @@ def images(runs: Mapping[str, Trained], most: int = 10) -> Figure:
             axes.imshow(pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
             if name == "input":
-                axes.set_title(str(classes[label]), size=8)
+                axes.set_title(literal(classes[label]), size=8)
         line[0].set_ylabel(name, size=8, rotation=0, ha="right", va="center")
     return figure
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from bo_distill.methods.method import Trained
+from bo_distill.methods.pictures import literal
 from bo_distill.methods.res_ic.choosing import sweep
 from bo_distill.methods.res_ic.paper import BUCKET, length_bucket
 from bo_distill.methods.res_ic.policies import oracle
@@ -58,7 +59,7 @@ def length_figure(task: Task, low: int, high: int, title: str) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure((10.0, 3.8), layout="constrained")
-    figure.suptitle(f"{title} ({task.name})")
+    figure.suptitle(f"{title} ({literal(task.name)})")
     left, right = figure.subplots(1, 2)
     wrong, bucket = (~task.on.right).double(), length_bucket(task.on.lengths)
     for b, (dash, marker) in zip(range(low // BUCKET, -(-high // BUCKET)), DASHES * 3, strict=False):
@@ -98,7 +99,7 @@ def curve_figure(tasks: Sequence[Task]) -> Figure:
         last = 100 * float(task.on.right[:, -1].double().mean())
         axes.axhline(last, color="grey", linewidth=0.8)
         axes.text(task.on.macs[0] / 1e6, last, "LC", va="bottom", size=8, color="grey")
-        axes.set(title=task.name, xlabel="multiply-adds per sentence (millions)", ylabel="accuracy (%)")
+        axes.set(title=literal(task.name), xlabel="multiply-adds per sentence (millions)", ylabel="accuracy (%)")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, loc="lower right")
     return figure
@@ -124,7 +125,10 @@ def leaving_figure(task: Task) -> Figure:
         start = start + width
     axes.invert_yaxis()
     axes.set(
-        title=f"Where sentences leave ({task.name})", xlabel="share of sentences (%)", ylabel="policy", xlim=(0, 100)
+        title=f"Where sentences leave ({literal(task.name)})",
+        xlabel="share of sentences (%)",
+        ylabel="policy",
+        xlim=(0, 100),
     )
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8, title="exit")
     return figure
@@ -140,7 +144,7 @@ def overthinking_figure(tasks: Sequence[Task]) -> Figure:
         right, last = task.on.right[:, :-1], task.on.right[:, -1:]
         axes.plot(100 * (right & ~last).double().mean(0), "o-", color="#D55E00", label="right here, wrong at LC")
         axes.plot(100 * (~right & last).double().mean(0), "s--", color="#0072B2", label="wrong here, right at LC")
-        axes.set(title=task.name, ylabel="share of sentences (%)", ylim=(0, None))
+        axes.set(title=literal(task.name), ylabel="share of sentences (%)", ylim=(0, None))
         exit_axis(axes, task.exits[:-1])
         axes.legend(fontsize=8)
     return figure

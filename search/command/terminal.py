@@ -27,7 +27,7 @@ def print_table(headers: Sequence[str], lines: Sequence[Sequence[str]], file: Te
     room = shutil.get_terminal_size().columns if out.isatty() else None
     heads, rows = [*map(printable, headers)], [[*map(printable, line)] for line in lines]
     if room is not None and _width(heads, rows) > room:
-        varies = [len(rows) == 1 or len(set(column)) > 1 for column in zip(*rows, strict=True)]
+        varies = [len(rows) == 1 or len(set(column)) > 1 for column in _columns(heads, rows)]
         if any(varies):
             named = [f"{head} {cell}" if cell else "" for head, cell in zip(heads, rows[0], strict=True)]
             alike = [words for words, own in zip(named, varies, strict=True) if words and not own]
@@ -40,6 +40,11 @@ def print_table(headers: Sequence[str], lines: Sequence[Sequence[str]], file: Te
                 _wrapped(f"{first}: {', '.join(others)}" if others else first, room, file)
             return
     _boxed(heads, rows, room, file)
+
+
+def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The cells below each head; none where there are no rows."""
+    return [[row[place] for row in rows] for place in range(len(heads))]
 
 
 def _width(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
@@ -62,7 +67,7 @@ def _boxed(heads: Sequence[str], rows: Sequence[Sequence[str]], room: int | None
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
-    for head, column in zip(heads, zip(*rows, strict=True), strict=True):
+    for head, column in zip(heads, _columns(heads, rows), strict=True):
         figures = all(cell[:1] in "+-0123456789" for cell in column)
         table.add_column(head, justify="right" if figures else "left")
     for row in rows:

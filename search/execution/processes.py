@@ -5,18 +5,41 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from bo_distill.search.study.records import Job, Outcome, Task
+
+
+class _Aside(SpawnProcess):
+    """A fresh process that is told of no script to import: one that searches without a guard would search in it."""
+
+    def start(self) -> None:
+        """Start it; what it runs must be importable by name."""
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = script
+
+
+class Fresh(SpawnContext):
+    """`multiprocessing` with processes that neither copy this one, whose threads a fork would copy half, nor run its
+    script again."""
+
+    Process = _Aside
 
 
 def quiet_trial(task: Task, job: Job, until: float | None) -> Outcome:
@@ -50,7 +73,7 @@ def _end_all_but(others: Sequence[BaseProcess]) -> None:
 def side_by_side(count: int) -> Iterator[ProcessPoolExecutor]:
     """So many fresh processes; what they still do is given up when the block ends, and when this process does."""
     others = multiprocessing.active_children()
-    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+    with ProcessPoolExecutor(count, Fresh(), end_with_parent) as pool:
         try:
             yield pool
         finally:
@@ -66,7 +89,7 @@ class Pool:
 
     def start(self) -> None:
         """Start the processes, anew where there were some."""
-        self.executor = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"), end_with_parent)
+        self.executor = ProcessPoolExecutor(self.processes, Fresh(), end_with_parent)
 
     def submit(self, task: Task, job: Job, until: float | None = None) -> Future[Outcome]:
         """Run a trial; one that the time `until` cuts short ends as interrupted, and can go on."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.outside import trust
 from bo_distill.search.command.interruption import interruption
+from bo_distill.search.execution.processes import Fresh
 
 if TYPE_CHECKING:
     from bo_distill.distributed.storage import Storage
@@ -201,11 +201,11 @@ class LivePage:
     def show(self, study: Study, terminal: TextIO) -> None:
         """Begin to serve the study, whose folder is there, and say where."""
         print(f"live page: {address(self.door)}", file=terminal, flush=True)
-        spawn = multiprocessing.get_context("spawn")  # a fork would copy Ray's threads half
-        heard, self.line = spawn.Pipe(duplex=False)
+        context = Fresh()
+        heard, self.line = context.Pipe(duplex=False)
         task = study.plan.task
         what = (self.door, heard, study.storage, task.study, task.method)
-        self.process = spawn.Process(target=_beside, args=what, daemon=True)
+        self.process = context.Process(target=_beside, args=what, daemon=True)
         self.process.start()
         heard.close()
         self.door.close()

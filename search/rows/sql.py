@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import glob
+import itertools
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +100,7 @@ def query(storage: Storage, sql: str, parameters: Sequence[Any] = ()) -> pa.Tabl
             direct = [] if careful else [name for name in compacted if _sound(storage, name)]
             rest = [*loose, *(name for name in compacted if name not in direct)]
             with _connect(storage, direct, rest) as connection:
-                return connection.sql(sql, params=list(parameters)).to_arrow_table()
+                return _told_apart(connection.sql(sql, params=list(parameters)).to_arrow_table())
         except FileNotFoundError:
             if stored(storage) == listed:
                 raise
@@ -109,9 +111,20 @@ def query(storage: Storage, sql: str, parameters: Sequence[Any] = ()) -> pa.Tabl
             careful = True
 
 
+def _told_apart(table: pa.Table) -> pa.Table:
+    """The table with a name for each column: the second `study` of a join is `study_2`."""
+    names: list[str] = []
+    for name in table.column_names:
+        others = (f"{name}_{number}" for number in itertools.count(2))
+        free = itertools.chain([name], others)
+        names.append(next(word for word in free if word not in names))
+    return table.rename_columns(names)
+
+
 def _line(error: Exception) -> str:
-    """DuckDB's message without the picture of the statement."""
-    return " ".join(str(error).split("\n\n")[0].split())
+    """DuckDB's message without the picture of the statement; its guess at a table would be one of ours inside."""
+    text = " ".join(str(error).split("\n\n")[0].split())
+    return re.sub(r"(Table with name .* does not exist!).*", r"\1 The table is leaderboard", text)
 
 
 def read(storage: Storage, *, columns: Sequence[str] = (), sort: str = "", top: int = 0, **where: Any) -> pa.Table:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -55,6 +56,20 @@ def test_confusion_of_a_hundred_classes_names_none() -> None:
     figure = pictures.confusion(y, y, [f"class {k}" for k in range(100)])
     assert "class 5" not in [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert drawn(figure)
+
+
+def test_what_looks_like_mathematics_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, seen = ("$$", r"US$ 5 to $\nothing{", "a"), io.StringIO()
+    y = torch.arange(3)
+    for figure in (
+        pictures.confusion(y, y.flip(0), names),
+        pictures.spaces({"all": np.eye(3, 2)}, y, names),
+        pictures.cam(Tiny(3, 3, 1), "body", torch.zeros(3, 3, 9, 9, dtype=torch.uint8), y, names),
+    ):
+        monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
+        figure.savefig(seen, format="svg")
+    assert seen.getvalue().count(">$$<") == 2 + 1 + 1  # ticks, legend, head of a column
+    assert r">US$ 5 to $\nothing{<" in seen.getvalue()
 
 
 def test_curves_draw_what_the_rows_hold() -> None:

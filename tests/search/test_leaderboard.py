@@ -519,6 +519,7 @@ def test_empty_result_says_so(filled: Storage, capsys: pytest.CaptureFixture[str
             "val_acuracy: the leaderboard has no such column; did you mean val_accuracy",
         ),
         (["query", "SELECT nothing FROM leaderboard"], '"nothing" not found'),
+        (["query", "SELECT * FROM rows"], "Table with name rows does not exist! The table is leaderboard\n"),
         (["query", "SELEC 1"], "syntax error"),
         (["query", "DROP TABLE leaderboard"], "give one SELECT"),
         (["query", "SELECT 1; SELECT 2"], "give one SELECT"),
@@ -594,6 +595,10 @@ def test_query(filled: Storage, capsys: pytest.CaptureFixture[str]) -> None:
         {"study": "alpha", "n": 30, "lr": 29.1},
         {"study": "beta", "n": 2, "lr": 1.1},
     ]
+    twice = "SELECT a.study, b.study, 1 AS study_2 FROM leaderboard a JOIN leaderboard b USING (study, trial) LIMIT 1"
+    assert command(filled, "query", twice, "--json") == 0
+    assert [*json.loads(capsys.readouterr().out)[0]] == ["study", "study_2", "study_2_2"]
+    assert command(filled, "query", twice) == 0 and "study_2_2" in capsys.readouterr().out
     assert command(filled, "query", "SELECT 1 AS one WHERE false") == 0
     assert capsys.readouterr().out == "no rows match\n"
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -41,15 +44,23 @@ def got(address: str, path: str = "", **headers: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def test_a_process_serves_it_to_this_machine_alone_and_ends_with_the_search(storage: Storage) -> None:
+def test_a_process_serves_it_to_this_machine_alone_and_ends_with_the_search(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study, _ = begun(storage, 3)
     page, said = live.LivePage(0), io.StringIO()
     address = live.address(page.door)
-    page.show(study, said)
+    script = ModuleType("__main__")  # without a guard: the process must not run it again
+    script.__file__, again = str(tmp_path / "script.py"), tmp_path / "again"
+    Path(script.__file__).write_text(f"open({str(again)!r}, 'w')\n")
+    with monkeypatch.context() as running:
+        running.setitem(sys.modules, "__main__", script)
+        page.show(study, said)
     try:
         assert said.getvalue() == f"live page: {address}\n" and address.startswith("http://127.0.0.1:")
         status, text = got(address)
         assert status == 200 and "Live: 3 of 10 trials have ended." in text and 'data-trial="2"' in text
+        assert not again.exists()
         assert "connect-src 'self'" in text and "default-src 'none'" in text
         assert got(address, "version") == (200, '{"version": 1, "ended": false}')
         assert got(address, Host="photos.example:80")[0] == 403

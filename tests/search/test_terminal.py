@@ -54,6 +54,16 @@ def test_a_table_is_read_whole_at_any_width(columns: int, monkeypatch: pytest.Mo
         assert "trial 1: val % 91.5, reason diverged: loss of batch 1 is nan" in words
 
 
+def test_a_table_may_have_no_rows_and_equal_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    print_table(("study", "its folder"), [], told := io.StringIO())
+    print_table(("study", "study"), [("one", "two")], told)
+    assert re.findall(r"\w+", told.getvalue()) == ["study", "its", "folder", "study", "study", "one", "two"]
+    monkeypatch.setenv("COLUMNS", "10")
+    print_table(("study", "its folder"), [], Terminal())
+    print_table(("study", "study"), [("one", "two")], told := Terminal())
+    assert told.getvalue().split() == ["study", "one:", "study", "two"]
+
+
 def test_a_table_for_a_text_is_in_it_in_a_notebook_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     print_table(("trial", "status"), [("1", "done")], text := io.StringIO())

@@ -81,11 +81,10 @@ def test_a_second_signal_ends_at_once_but_a_doubled_one_is_one() -> None:
 SIDE_BY_SIDE = """
 import os, time
 from bo_distill.search.execution.processes import side_by_side
-if __name__ == "__main__":
-    with side_by_side(2) as pool:
-        print(*{pool.submit(os.getpid).result() for _ in range(2)}, flush=True)
-        pool.submit(time.sleep, 600).result()
-"""
+with side_by_side(2) as pool:
+    print(*{pool.submit(os.getpid).result() for _ in range(2)}, flush=True)
+    pool.submit(time.sleep, 600).result()
+"""  # without a guard: the processes do not run it again
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])

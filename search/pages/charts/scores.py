@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
+from bo_distill.methods.pictures import literal
 from bo_distill.search.pages.charts.look import C1, INK, LINES, MUTED, NARROW, PAPER, WIDE, blank
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def scores(
 
 def _folded(name: str, narrow: bool) -> str:
     """A row's name, on several lines where there is little room beside the axes."""
-    return textwrap.fill(name, 16 if narrow else 40)
+    return literal(textwrap.fill(name, 16 if narrow else 40))
 
 
 def anytime(courses: Mapping[str, Sequence[Course]], unit: str = "accuracy", narrow: bool = False) -> Figure:
@@ -74,7 +75,7 @@ def anytime(courses: Mapping[str, Sequence[Course]], unit: str = "accuracy", nar
             ends, best = ends[known], best[:, known]
             if len(runs) > 1:
                 axes.fill_between(ends, best.min(0), best.max(0), step="post", color=colour, alpha=0.13, linewidth=0)
-            axes.step(ends, best.mean(0), where="post", color=colour, linestyle=line, label=name)
+            axes.step(ends, best.mean(0), where="post", color=colour, linestyle=line, label=literal(name))
             axes.plot(ends[-1], best[:, -1].mean(), marker, color=colour)
         axes.set_xlabel(label)
         axes.locator_params(axis="x", nbins=4)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+from bo_distill.methods.pictures import literal
 from bo_distill.methods.space import Choice, Domain, Integer, Real
 from bo_distill.search.evidence.importance import Anova
 from bo_distill.search.pages.charts.look import C1, C2, FAINT, INK, MUTED, NARROW, PAPER, WIDE, blank, mark
@@ -44,9 +45,9 @@ def ticks(domain: Domain) -> list[tuple[float, str]]:
 
 def _axis_of(axis: Any, domain: Domain, name: str) -> None:
     places, words = zip(*ticks(domain), strict=True)
-    axis.set_ticks(places, words)
+    axis.set_ticks(places, [literal(word) for word in words])
     log = isinstance(domain, Real | Integer) and domain.log
-    axis.set_label_text(f"{name}{' (log)' if log else ''}")
+    axis.set_label_text(f"{literal(name)}{' (log)' if log else ''}")
 
 
 def importance(names: Sequence[str], found: Anova, narrow: bool = False) -> Figure:
@@ -66,7 +67,7 @@ def importance(names: Sequence[str], found: Anova, narrow: bool = False) -> Figu
             row, 100 * share.mean(), 0.6, color=PAPER if pair else C1, edgecolor=C1, hatch="////" if pair else None
         )
         axes.plot([low, high], [row, row], color=INK, linewidth=1.4, solid_capstyle="butt", marker="|", markersize=7)
-    axes.set_yticks(range(len(entries)), [name for name, _ in entries])
+    axes.set_yticks(range(len(entries)), [literal(name) for name, _ in entries])
     label = "share of the forest's variance (%);{}hatched: together, beyond each alone"
     axes.set(xlabel=label.format("\n" if narrow else " "), xlim=(0, 100))
     axes.grid(axis="y", visible=False)
@@ -181,10 +182,10 @@ def parallel(tried: Tried, narrow: bool = False) -> Figure:
         axes.axvline(place, color=MUTED, linewidth=1, zorder=1)
         for where, word in marks:
             axes.text(
-                place + 0.025, where, word, size=8, va="center", zorder=5,
+                place + 0.025, where, literal(word), size=8, va="center", zorder=5,
                 bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 1},
             )  # fmt: skip
-    names = [name.replace(".", ".\n") if narrow else name for name in fields]
+    names = [literal(name.replace(".", ".\n") if narrow else name) for name in fields]
     axes.set_xticks(range(len(fields) + 1), [*names, tried.metric.title.replace(" ", "\n", 1)])
     axes.set_yticks([])
     axes.spines[["left", "bottom"]].set_visible(False)
