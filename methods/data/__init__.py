@@ -27,7 +27,7 @@ from bo_distill.methods.data.dataset import Data, DataSpec, Info, Split
 from bo_distill.methods.data.source import Source, subset
 from bo_distill.methods.errors import TestSplitLocked, UsageError
 
-__all__ = ["SETS", "Data", "DataSpec", "Info", "Split", "load", "load_test", "named", "stage_running"]
+__all__ = ["SETS", "Data", "DataSpec", "Info", "Split", "forget", "load", "load_test", "named", "stage_running"]
 
 
 class Named(NamedTuple):
@@ -79,6 +79,11 @@ def load(spec: DataSpec) -> Data:
     """
     info, splits = _splits(spec)
     return Data(info, splits["train"], splits["val"])
+
+
+def forget() -> None:
+    """Read every set anew when it is next asked for: what a path names may have changed since."""
+    _splits.cache_clear()
 
 
 def load_test(spec: DataSpec) -> Split:

@@ -13,22 +13,18 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bo_distill.methods.data.account import some
 from bo_distill.methods.data.dataset import DataSpec
-from bo_distill.methods.data.labels import alike_notes, in_order, normal
-from bo_distill.methods.data.source import Source, divide, once
+from bo_distill.methods.data.labels import normal
+from bo_distill.methods.data.source import Source, classed
 from bo_distill.methods.data.texts.sentences import sentences
 from bo_distill.methods.errors import UsageError
-
-PARTS = ("train", "val", "test")
-
 
 @dataclass(frozen=True)
 class Rows:
@@ -71,7 +67,7 @@ class Rows:
 
 
 def read(spec: DataSpec) -> Source:
-    """The rows, divided as they were handed over. What is missing is drawn from training, stratified: 15% each of
+    """The rows, divided as they were handed over. A part without a row is drawn from training, stratified: 15% each of
     images, 10% each of sentences. Equal rows stand in one part only and under one label (`methods.data.source.once`).
 
     Raises:
@@ -84,26 +80,10 @@ def read(spec: DataSpec) -> Source:
     assert rows.images is not None
     (labels,) = rows.labels.values()
     answers = [normal(label) for label in labels]
-    trained = {label for label, part in zip(answers, rows.parts, strict=True) if part == "train"}
-    if strange := set(answers) - trained:
-        raise UsageError(f"{spec.name}: class {some(strange)} has no row to train on; add rows or leave it out")
-    if len(trained) < 2:
-        raise UsageError(f"{spec.name}: {some(trained)} is the only class; a classifier needs two or more")
-    published = tuple(part for part in PARTS if part in rows.parts)
     keys = [hashlib.sha256(image.tobytes()).digest() for image in rows.images]
-    keep, left_out = once(spec, keys, answers, rows.parts, published, lambda row: f"row {row}")
-    kept = np.flatnonzero(keep)
-    classes = in_order(trained)
-    number = {label: index for index, label in enumerate(classes)}
-    y = np.array([number[answers[row]] for row in kept], dtype=np.int64)
-    of_row = np.array(rows.parts)[kept]
-    given_parts = {part: np.flatnonzero(of_row == part) for part in published}
-    parts = divide(spec.name, y, classes, given_parts, val=0.15, test=0.15)
-    notes = alike_notes(answers)
-    if drawn := " and ".join(part for part in ("val", "test") if part not in published):
-        notes.append(f"{drawn} drawn from the training images, 15% each")
-    images = torch.from_numpy(rows.images if keep.all() else rows.images[kept])
-    return Source(images, y[:, None], (("class", classes),), parts, left_out, tuple(notes))
+    kept, _, source = classed(spec, keys, answers, rows.parts, lambda row: f"row {row}")
+    images = rows.images if len(kept) == len(answers) else rows.images[kept]
+    return replace(source, rows=torch.from_numpy(images))
 
 
 def _kept(spec: DataSpec) -> Rows:

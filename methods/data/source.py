@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bo_distill.methods.data.account import LeftOut
+from bo_distill.methods.data.account import LeftOut, some
 from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.data.labels import alike_notes, in_order
+from bo_distill.methods.data.parts import PARTS
 from bo_distill.methods.errors import UsageError
 
 Indices = NDArray[np.int64]
@@ -126,6 +128,46 @@ def subset(source: Source, spec: DataSpec) -> Source:
     return replace(source, parts=parts)
 
 
+def classed(
+    spec: DataSpec,
+    keys: Sequence[Hashable],
+    labels: Sequence[str],
+    parts: Sequence[str],
+    show: Callable[[int], str],
+    what: str = "labels",
+) -> tuple[Indices, tuple[str, ...], Source]:
+    """Images, of which these are known, each used once (see `once`): their classes are those of training, and a part
+    that has no row, or none that is left, is drawn from training, 15% of it, stratified.
+
+    Args:
+        spec, keys, labels, parts, show: as for `once`; labels as text.
+        what: has the labels, in a note.
+
+    Returns:
+        Which rows are used, the parts that are not drawn, and the source of these rows, which lacks the rows.
+
+    Raises:
+        UsageError: a label without a row in training, one label only, a class that is too small to divide.
+    """
+    trained = {label for label, part in zip(labels, parts, strict=True) if part == "train"}
+    for label, part in zip(labels, parts, strict=True):
+        if label not in trained:
+            raise UsageError(f"{spec.name}: class {label} of {part} has no row to train on; add some or leave it out")
+    if len(trained) < 2:
+        raise UsageError(f"{spec.name}: {some(trained)} is the only class; a classifier needs two or more")
+    keep, left_out = once(spec, keys, labels, parts, tuple(set(parts)), show)
+    kept, classes = np.flatnonzero(keep), in_order(trained)
+    number = {label: index for index, label in enumerate(classes)}
+    y = np.array([number[labels[row]] for row in kept], dtype=np.int64)
+    of_row = np.array(parts)[kept]
+    given = {part: np.flatnonzero(of_row == part) for part in PARTS if part in of_row}
+    divided = divide(spec.name, y, classes, given, val=0.15, test=0.15)
+    notes = alike_notes((labels[row] for row in kept), what)
+    if drawn := " and ".join(part for part in PARTS if part not in given):
+        notes.append(f"{drawn} drawn from the training images, 15% each")
+    return kept, tuple(given), Source(None, y[:, None], (("class", classes),), divided, left_out, tuple(notes))
+
+
 def once(
     spec: DataSpec,
     keys: Sequence[Hashable],
@@ -137,8 +179,8 @@ def once(
     """Which rows to use, so that equal rows never stand in two parts nor under two labels.
 
     Test is looked at first, then validation, then training. A row is left out if an earlier part has one that is equal;
-    if equal rows have different labels; and if its own part has one already. The last two never take a row from a
-    published part.
+    if equal rows have different labels; and if its own part has one already. The last two never take a row from
+    published validation or test.
 
     Args:
         spec: names the data; `spec.conflicts` "refuse" makes rows under two labels an error.

@@ -99,8 +99,10 @@ def run(
         UsageError: something that was asked for cannot be. The message is one line that names it and the remedy.
         RuntimeError: Ray did not start, or the node that the search ran on was lost.
     """
+    from bo_distill.methods.data import forget
     from bo_distill.search.api.view import StudyView
 
+    forget()  # an earlier call of this process may have read the same folder
     callbacks = [callbacks] if callable(callbacks) else callbacks
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         raise UsageError(f"callbacks: {callbacks!r}: give a function, or a list of them")

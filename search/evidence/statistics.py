@@ -62,6 +62,22 @@ class Course:
 CONFIDENCE = 0.95
 
 
+def alike(values: Sequence[float]) -> bool:
+    """Whether numbers are equal but for rounding, as 0.9 - 0.8 and 0.8 - 0.7 are: there is no spread to test by."""
+    return float(np.ptp(values)) <= 1e-9 * max(1.0, float(np.max(np.abs(values))))
+
+
+def t_test(differences: Sequence[float], alternative: str = "two-sided") -> float | None:
+    """p of the hypothesis that the mean is 0; None where there is none: of one value, or of equal ones.
+
+    Args:
+        alternative: "two-sided", or "less", whose hypothesis is that the mean is not below 0.
+    """
+    if len(differences) < 2 or alike(differences):
+        return None
+    return float(stats.ttest_1samp(differences, 0.0, alternative=alternative).pvalue)
+
+
 def student(
     values: Sequence[float], lowest: float = -math.inf, highest: float = math.inf
 ) -> tuple[float, float] | None:
@@ -70,9 +86,9 @@ def student(
     Args:
         lowest, highest: where the quantity ends whatever Student says; 0 and 1 for a mean accuracy.
     """
-    if len(values) < 2 or (error := float(stats.sem(values))) == 0:
+    if len(values) < 2 or alike(values):
         return None
-    low, high = stats.t.interval(CONFIDENCE, len(values) - 1, float(np.mean(values)), error)
+    low, high = stats.t.interval(CONFIDENCE, len(values) - 1, float(np.mean(values)), float(stats.sem(values)))
     return max(float(low), lowest), min(float(high), highest)
 
 
@@ -99,9 +115,7 @@ class Paired:
         if not seeds:
             return None
         differences = [scores[seed] - others[seed] for seed in seeds]
-        interval = student(differences)
-        p = float(stats.ttest_1samp(differences, 0.0).pvalue) if interval else None
-        return Paired(len(seeds), float(np.mean(differences)), interval, p)
+        return Paired(len(seeds), float(np.mean(differences)), student(differences), t_test(differences))
 
     @property
     def open(self) -> bool:

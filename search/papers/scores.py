@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 from bo_distill.methods.paired import holm
-from bo_distill.search.evidence.statistics import student
+from bo_distill.search.evidence.statistics import student, t_test
 from bo_distill.search.evidence.words import NONE
 
 if TYPE_CHECKING:
@@ -80,11 +79,12 @@ def lines_of(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> list[
 
 
 def corrected(lines: Sequence[Line]) -> dict[str, float]:
-    """p of each line's difference by the paired t test over seeds, after Holm's correction over the table."""
+    """p of each line's difference by the paired t test over seeds, after Holm's correction over the table; 1 where
+    all differences are equal."""
     by_name = {line.cell.name: line for line in lines}
     differences = {line.cell.name: line.minus(by_name[line.cell.against]) for line in lines if line.cell.against}
     several = {name: values for name, values in differences.items() if len(values) > 1}
-    p = [1.0 if not any(values) else float(stats.ttest_1samp(values, 0.0).pvalue) for values in several.values()]
+    p = [1.0 if (found := t_test(values)) is None else found for values in several.values()]
     return dict(zip(several, holm(np.array(p)).tolist(), strict=True)) if several else {}
 
 

@@ -9,9 +9,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
-from bo_distill.search.evidence.statistics import Course, analyse, student
+from bo_distill.search.evidence.statistics import Course, analyse, student, t_test
 from bo_distill.search.searchers.registry import beginning, make_searcher, pauses
 from bo_distill.search.simulation import AGAIN, ASHA
 from bo_distill.search.simulation.clock import course, makespan, simulate
@@ -79,12 +78,12 @@ def truths(found: Mapping[str, Sequence[Ended]], reference: str) -> dict[str, An
     worst = min(np.nanmin(one, initial=math.inf) for one in values.values())
     values = {name: np.where(np.isnan(one), worst, one) for name, one in values.items()}  # where nothing was finished
     above = {name: one - values[reference] for name, one in values.items() if name != reference}
-    tests = {name: stats.ttest_1samp(one, 0.0, alternative="less") for name, one in above.items()}
+    tests = {name: t_test(one.tolist(), "less") for name, one in above.items()}
     return {
         "mean": {name: float(one.mean()) for name, one in values.items()},
         "above": {name: float(one.mean()) for name, one in above.items()},
         "interval": {name: student(one.tolist()) for name, one in above.items()},
-        "p_no_worse": {name: float(np.nan_to_num(test.pvalue, nan=1.0)) for name, test in tests.items()},
+        "p_no_worse": {name: 1.0 if p is None else p for name, p in tests.items()},
     }
 
 

@@ -47,6 +47,11 @@ def test_given_parts_stay_and_equal_rows_leave_training(tmp_path: Path) -> None:
     data = load(spec := put(tmp_path, Rows(x, None, {"label": LABELS}, parts)))
     assert (len(data.train) + len(data.val), len(load_test(spec))) == (29, 10)
     assert any("equal to a row of test" in line for line in data.info.account.lines())
+    x[20:30] = x[30:]  # all of validation: some is drawn from training instead
+    parts = ("train",) * 20 + ("val",) * 10 + ("test",) * 10
+    data = load(spec := put(tmp_path, Rows(x, None, {"label": LABELS}, parts)))
+    assert (len(data.train), len(data.val), len(load_test(spec))) == (16, 3, 10)
+    assert data.info.account.notes == ("val drawn from the training images, 15% each",)
 
 
 def test_content_is_the_name(tmp_path: Path) -> None:
@@ -77,7 +82,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
     strange = put(
         tmp_path, Rows(images(), None, {"label": ("cat", "dog") * 19 + ("cat", "owl")}, ("train",) * 38 + ("test",) * 2)
     )
-    assert "owl has no row to train on" in refusal(strange)
+    assert "owl of test has no row to train on" in refusal(strange)
 
 
 @pytest.mark.parametrize("parts", [("train",) * 40, ("train",) * 20 + ("val",) * 10 + ("test",) * 10])

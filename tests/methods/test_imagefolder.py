@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bo_distill.methods import data as data_sets
-from bo_distill.methods.data import DataSpec, load, load_test
+from bo_distill.methods.data import DataSpec, forget, load, load_test
 from bo_distill.methods.data.images import rows
 from helpers.data_files import folder, image, refusal
 
@@ -35,7 +34,7 @@ def read_files(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def afresh() -> None:
     """As another process would: without what this one has in memory."""
-    data_sets._splits.cache_clear()
+    forget()
 
 
 def test_an_image_folder_is_divided_and_fitted(tmp_path: Path) -> None:
@@ -89,6 +88,19 @@ def test_a_missing_part_of_an_image_folder_is_drawn_and_noted(tmp_path: Path) ->
     data = load(DataSpec(f"imagefolder:{tmp_path}", image_size=8))
     assert (data.info.train_size, data.info.val_size, data.info.test_size) == (34, 4, 6)
     assert data.info.account.notes == ("test drawn from the training images, 15% each",)
+
+
+def test_validation_that_is_test_again_is_drawn_from_training(tmp_path: Path) -> None:
+    folder(tmp_path / "train", {"a": 20, "b": 20})
+    for part in ("val", "test"):
+        folder(tmp_path / part, {"a": 3, "b": 3}, first=100)
+    data = load(spec := DataSpec(f"imagefolder:{tmp_path}", image_size=8))
+    assert (data.info.train_size, data.info.val_size, data.info.test_size) == (34, 6, 6)
+    assert "val drawn from the training images, 15% each" in data.info.account.notes
+    for file in (tmp_path / "val").rglob("*.png"):  # other bytes, the same pixels: seen once they are decoded
+        file.write_bytes(file.read_bytes() + b" ")
+    afresh()
+    assert "no image of val is left (6 rows left out: equal to a row of test" in refusal(spec)
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -326,6 +338,9 @@ def test_twelve_bits_in_sixteen_are_pointed_out(tmp_path: Path) -> None:
             grey = np.full((8, 8), (300 if name == "a" else 2000) + 100 * index, dtype=np.uint16)
             Image.fromarray(grey).save(tmp_path / name / f"{index}.png")
     spec = DataSpec(f"imagefolder:{tmp_path}", image_size=8)
+    (bad := tmp_path / "a" / "bad.png").write_bytes(b"no image")
+    refusal(spec)  # what it has decoded is kept, and with it how much of the range the images use
+    bad.unlink()
     (note,) = [note for note in load(spec).info.account.notes if "--white" in note]
     assert "4.1% of their range" in note
     assert not any("--white" in note for note in load(dataclasses.replace(spec, white=4095.0)).info.account.notes)

@@ -255,6 +255,14 @@ def test_equal_values_make_no_interval() -> None:
     assert student([0.9]) is None and student([0.9, 0.9, 0.9]) is None
 
 
+def test_differences_that_are_equal_but_for_rounding_show_nothing() -> None:
+    right = {1: 347, 2: 344, 3: 350}  # of 360; four fewer differ by 4 / 360 only in exact arithmetic
+    won, other = ({seed: (count - less) / 360 for seed, count in right.items()} for less in (0, 4))
+    found = Paired.of(won, other)
+    assert found and found.interval is None and found.p is None
+    assert found.sentence("the winner", "plain").endswith("the same on all 3 seeds, so there is no interval.")
+
+
 def test_a_paired_difference_is_said_in_one_sentence() -> None:
     from scipy import stats
 

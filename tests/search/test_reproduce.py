@@ -478,8 +478,11 @@ def test_differences_are_corrected_for_their_number() -> None:
     better = Line(Cell("better", against="base"), {1: 52.0, 2: 53.1, 3: 53.9})
     same = Line(Cell("same", against="base"), {1: 50.0, 2: 51.0, 3: 52.0})
     once = Line(Cell("once", against="base"), {1: 90.0})
-    p = corrected([base, better, same, once])
-    assert p == {"better": pytest.approx(2 * float(stats.ttest_1samp([2.0, 2.1, 1.9], 0).pvalue)), "same": 1.0}
+    level = Line(Cell("level", against="base"), {1: 50.2, 2: 51.2, 3: 52.2})  # 0.2 more on each seed, but for rounding
+    p = corrected([base, better, same, level, once])
+    own = pytest.approx(3 * float(stats.ttest_1samp([2.0, 2.1, 1.9], 0).pvalue))
+    assert p == {"better": own, "same": 1.0, "level": 1.0}
+    assert judged(level, base)[0] == "no difference shown" and "to" not in level.over(base)
 
 
 @pytest.mark.parametrize("name", METHODS)

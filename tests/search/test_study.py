@@ -14,11 +14,11 @@ import pytest
 from bo_distill.distributed.ray.cluster import Layout
 from bo_distill.distributed.storage import Storage
 from bo_distill.distributed.worker import Runtime
-from bo_distill.methods import data as data_sets
 from bo_distill.methods.data import load
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.space import Choice, Real
+from bo_distill.search.api.calls import run
 from bo_distill.search.command.asking import asked_for, make_plan, resumed
 from bo_distill.search.command.config import command
 from bo_distill.search.command.summary import print_summary
@@ -299,9 +299,8 @@ def test_a_study_knows_its_data_by_content(storage: Storage, own_cache: None, tm
     image(tmp_path / "there" / "c" / "1.png", 200)
     for value in (201, 202, 203):
         image(tmp_path / "there" / "c" / f"{value}.png", value)
-    data_sets._splits.cache_clear()
     with pytest.raises(UsageError, match=r"study s: imagefolder:.*there is not the data of its trials"):
-        resume(storage, f"--data=imagefolder:{tmp_path / 'there'}").know_data()
+        run(resume="s", data=f"imagefolder:{tmp_path / 'there'}", storage=storage.uri)  # reads the folder anew
 
 
 def test_data_that_the_networks_cannot_take_is_refused_before_ray_starts(

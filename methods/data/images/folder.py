@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from bo_distill.methods.data.account import LeftOut, some
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.data.images.pixels import SUFFIXES, Pixels
-from bo_distill.methods.data.images.rows import decode, identical
-from bo_distill.methods.data.labels import alike_notes, in_order, normal
+from bo_distill.methods.data.images.rows import decode, identical, shown
+from bo_distill.methods.data.labels import normal
 from bo_distill.methods.data.parts import named_parts, part_of
-from bo_distill.methods.data.source import Indices, Source, divide, once
+from bo_distill.methods.data.source import Source, classed
 from bo_distill.methods.errors import UsageError
 
 
@@ -24,7 +23,7 @@ def read(spec: DataSpec) -> Source:
     """Images (n, 3, s, s) with s = `spec.image_size`: the shorter side is brought to s and the centre kept.
 
     Divided as the folders for training, validation and test say (`methods.data.parts`), where there is one for
-    training. Whatever of the three is missing is drawn from the training images: 15% validation, 15% test, stratified.
+    training. Whatever of the three has no image is drawn from the training images: 15% validation, 15% test, stratified.
     Of files with the same bytes one is used; images with the same pixels leave training, see `images.rows.decode`.
 
     Raises:
@@ -45,38 +44,17 @@ def read(spec: DataSpec) -> Source:
             files += images
             labels += [label] * len(images)
             words += [part] * len(images)
-    trained = {label for label, part in zip(labels, words, strict=True) if part == "train"}
-    for label, part in zip(labels, words, strict=True):
-        if label not in trained:
-            raise UsageError(f"{spec.name}: class {label} of {part} is not one of train's; add it there")
-    if len(trained) < 2:
-        raise UsageError(f"{spec.name}: {some(trained)} is the only class folder; a classifier needs two or more")
-
-    published = tuple(places)
-    keep, left = once(spec, identical(files), labels, words, published, lambda row: shown(files[row], root))
-    kept = np.flatnonzero(keep)
-    files, labels, words = ([column[row] for row in kept] for column in (files, labels, words))  # type: ignore[assignment]
-    classes = in_order(trained)
-    number = {label: index for index, label in enumerate(classes)}
-    y = np.array([number[label] for label in labels], dtype=np.int64)
-    of_row = np.array(words)
-    given: dict[str, Indices] = {part: np.flatnonzero(of_row == part) for part in places}
-    parts = divide(spec.name, y, classes, given, val=0.15, test=0.15)
-    notes = alike_notes(labels, "class folders")
-    drawn = " and ".join(part for part in ("val", "test") if part not in given)
-    if drawn:
-        notes.append(f"{drawn} drawn from the training images, 15% each")
+    kept, given, source = classed(
+        spec, identical(files), labels, words, lambda row: shown(files[row], root), "class folders"
+    )
+    files, left = [files[row] for row in kept], source.left_out
     if beside:
         what = ", ".join(f"{count:,} {kind}" for kind, count in sorted(beside.items()))
         left += (LeftOut("not looked into", sum(beside.values()), what),)
-    return Source(
-        None,
-        y[:, None],
-        (("class", classes),),
-        parts,
-        left,
-        tuple(notes),
-        decode=partial(decode, spec, how, files, root, published),
+    return replace(
+        source,
+        left_out=left,
+        decode=partial(decode, spec, how, files, root, given),
         reading={"ground": spec.ground, "white": spec.white, "max_megapixels": spec.max_megapixels},
     )
 
@@ -84,11 +62,6 @@ def read(spec: DataSpec) -> Source:
 def pixels_of(spec: DataSpec) -> Pixels:
     """How the images of a folder are read."""
     return Pixels(spec.image_size, spec.image_size, 3, spec.ground, spec.white, spec.max_megapixels)
-
-
-def shown(path: Path, root: Path) -> str:
-    """A path under a folder as text that any terminal takes."""
-    return os.fsencode(path.relative_to(root)).decode("utf-8", "backslashreplace")
 
 
 def _places(spec: DataSpec, root: Path) -> dict[str, Path]:

@@ -34,6 +34,11 @@ ENDS = 4096  # bytes at both ends of a file that are compared before all of it i
 FEW = 200  # images that are decoded without a word
 
 
+def shown(path: Path, root: Path) -> str:
+    """A path under a folder as text that any terminal takes."""
+    return os.fsencode(path.relative_to(root)).decode("utf-8", "backslashreplace")
+
+
 def identical(files: Sequence[Path]) -> list[str]:
     """Keys that are equal where files have the same bytes. Reads files only that agree in size and at both ends."""
     keys = [f"file {number}" for number in range(len(files))]
@@ -81,7 +86,7 @@ def decode(
         source: whose parts are asked for.
 
     Raises:
-        UsageError: images that cannot be read; a class that has no image left to train on.
+        UsageError: images that cannot be read; a part that has no image left, a class that has none to train on.
     """
     parts = [part for part in ("train", "val", "test") for _ in source.parts[part]]
     asked = np.concatenate([source.parts[part] for part in ("train", "val", "test")])
@@ -96,6 +101,12 @@ def decode(
         with alone(key):
             kept = load_kept(key) or _build(spec, how, selection, key)
     y, part_of = y[kept.rows_of], np.array(parts)[kept.rows_of]
+    for part in ("val", "test"):
+        if part in parts and part not in part_of:
+            raise UsageError(
+                f"{spec.name}: no image of {part} is left ({'; '.join(map(str, kept.left_out))}); put others there, or "
+                "remove the folder, and it is drawn from training"
+            )
     absent = np.setdiff1d(np.arange(len(source.tasks[0][1])), y[part_of == "train", 0])
     if len(absent):
         raise UsageError(
@@ -139,22 +150,22 @@ class Selection:
     published: Sequence[str]
 
     def shown(self, row: int) -> str:
-        """A file's path under the folder as text that any terminal takes."""
-        return os.fsencode(self.files[row].relative_to(self.root)).decode("utf-8", "backslashreplace")
+        """A file's path under the folder."""
+        return shown(self.files[row], self.root)
 
 
 def _build(spec: DataSpec, how: Pixels, selection: Selection, key: str) -> Kept:
     """Decode files, choose the rows that are used and keep them."""
     place, unfinished = place_of(key), place_of(f"{key}-unfinished")
     rows = Rows((len(selection.files), how.channels, how.height, how.width), place)
-    done = np.zeros(len(selection.files), dtype=bool)
+    done, peaks = np.zeros(len(selection.files), dtype=bool), np.ones(len(selection.files))
     try:
-        peaks, broken = _fill(rows.pixels, done, how, selection)
+        broken = _fill(rows.pixels, done, peaks, how, selection)
         keep, left = _used(spec, rows.pixels, broken, selection)
     except BaseException:  # an interrupted or refused run leaves what it has decoded to the next
         good = np.flatnonzero(done).tolist()
         if good:
-            rows.keep(unfinished, {"names": {selection.names[row]: [row, 1.0] for row in good}})
+            rows.keep(unfinished, {"names": {selection.names[row]: [row, peaks[row]] for row in good}})
         rows.drop()
         raise
     rows_of = np.flatnonzero(keep)
@@ -215,14 +226,18 @@ def _dark(peaks: NDArray[np.float64]) -> list[str]:
 
 
 def _fill(
-    pixels: NDArray[np.uint8], done: NDArray[np.bool_], how: Pixels, selection: Selection
-) -> tuple[NDArray[np.float64], dict[int, str]]:
-    """Decode files into `pixels`, on all cores; `done` tells which are there.
+    pixels: NDArray[np.uint8],
+    done: NDArray[np.bool_],
+    peaks: NDArray[np.float64],
+    how: Pixels,
+    selection: Selection,
+) -> dict[int, str]:
+    """Decode files into `pixels`, on all cores; `done` tells which are there, `peaks` (n) the largest value of each as
+    a share of white.
 
     Returns:
-        (n) largest value of each image as a share of white, and why images cannot be read by their number.
+        Why images cannot be read, by their number.
     """
-    peaks = np.ones(len(pixels))
     broken: dict[int, str] = {}
     for row, there, peak in decoded(selection.names):
         pixels[row], peaks[row] = there, peak
@@ -243,7 +258,7 @@ def _fill(
                 pass
     finally:
         pool.shutdown(cancel_futures=True)
-    return peaks, dict(sorted(broken.items()))
+    return dict(sorted(broken.items()))
 
 
 def _told(results: Iterator[None], total: int) -> Iterator[None]:
