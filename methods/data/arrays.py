@@ -26,6 +26,7 @@ from bo_distill.methods.data.source import Source, classed
 from bo_distill.methods.data.texts.sentences import sentences
 from bo_distill.methods.errors import UsageError
 
+
 @dataclass(frozen=True)
 class Rows:
     """What a program handed over.

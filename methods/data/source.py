@@ -158,11 +158,11 @@ def classed(
     keep, left_out = once(spec, keys, labels, parts, tuple(set(parts)), show)
     kept, classes = np.flatnonzero(keep), in_order(trained)
     number = {label: index for index, label in enumerate(classes)}
-    y = np.array([number[labels[row]] for row in kept], dtype=np.int64)
+    y = np.array([number[labels[row]] for row in kept.tolist()], dtype=np.int64)
     of_row = np.array(parts)[kept]
     given = {part: np.flatnonzero(of_row == part) for part in PARTS if part in of_row}
     divided = divide(spec.name, y, classes, given, val=0.15, test=0.15)
-    notes = alike_notes((labels[row] for row in kept), what)
+    notes = alike_notes((labels[row] for row in kept.tolist()), what)
     if drawn := " and ".join(part for part in PARTS if part not in given):
         notes.append(f"{drawn} drawn from the training images, 15% each")
     return kept, tuple(given), Source(None, y[:, None], (("class", classes),), divided, left_out, tuple(notes))

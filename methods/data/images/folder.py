@@ -23,7 +23,7 @@ def read(spec: DataSpec) -> Source:
     """Images (n, 3, s, s) with s = `spec.image_size`: the shorter side is brought to s and the centre kept.
 
     Divided as the folders for training, validation and test say (`methods.data.parts`), where there is one for
-    training. Whatever of the three has no image is drawn from the training images: 15% validation, 15% test, stratified.
+    training. Whatever of the three has no image is drawn from training: 15% validation, 15% test, stratified.
     Of files with the same bytes one is used; images with the same pixels leave training, see `images.rows.decode`.
 
     Raises:
