@@ -2,7 +2,7 @@
 
     bo-distill run fsp --searcher own_searcher:Stepping --trials 12        # in this folder
 
-Any `ray.tune.search.Searcher` will do; one that takes `points_to_evaluate` and `seed` can also go on with a study.
+Any `ray.tune.search.Searcher` will do; one that takes `seed` can also go on with a study.
 """
 
 import random

@@ -223,7 +223,7 @@ def _check_mode(mode: str | None) -> None:
 
 
 class BayesSearch(Proposer, Searcher):
-    """Propose trials by expected improvement under a Gaussian process (`search.gaussian.Proposer` says how).
+    """Propose trials by expected improvement under a Gaussian process (`search.searchers.bayesian.Proposer` says how).
 
     Usable in any Tune script::
 
@@ -239,7 +239,11 @@ class BayesSearch(Proposer, Searcher):
         space: nested dict of constants and Tune domains: uniform, loguniform, randint, lograndint, their quantised
             forms, and choice, whose options are ordered if all are numbers and unordered otherwise. Configurations
             come back in the same shape. None: taken from `tune.Tuner(param_space=...)`.
-        seed, points_to_evaluate, n_initial: as for `Proposer`.
+        seed: non-negative integer; None: another one each time.
+        points_to_evaluate: configurations to try first, in this order, also where they repeat; a parameter that one
+            leaves out is filled in.
+        n_initial: trials before the model takes over, `points_to_evaluate` and observed points included. None: three
+            more than there are parameters.
         evaluated_rewards: the metric at each of `points_to_evaluate`, which are then known instead of tried first.
 
     Raises:
@@ -350,7 +354,7 @@ class BayesSearch(Proposer, Searcher):
         pruned: bool = False,
         intermediate_values: list[float] | None = None,
     ) -> None:
-        """As for `Proposer`. Where the space is not known yet, the point is taken, and checked, once it is."""
+        """Take a result from elsewhere, such as an earlier search. It is checked once the space is known."""
         if self._cube is None:
             self._told.append((parameters, None if error else value))
         else:
@@ -363,7 +367,7 @@ class BayesSearch(Proposer, Searcher):
         """It was pending all the while."""
 
     def save_state(self) -> Config:
-        """As for `Proposer`, with metric, mode and, as JSON, the space, so that a blank searcher can go on."""
+        """All that the search goes on from, as JSON: a blank searcher that it is given to can go on."""
         told = [[parameters, value] for parameters, value in self._told]
         state = super().save_state() if self._cube else {"queue": list(self._asked), "told": told}
         space = _space_as_json(self._cube.space) if self._cube else None

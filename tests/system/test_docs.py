@@ -31,7 +31,13 @@ from bo_distill.search.study.winner import save_winner
 from helpers.made_up import made_up
 from helpers.running import ROOT
 
-PAGES = ["README.md", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md")) if file.name != "LOG.md")]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/results/README.md",
+    *(str(file.relative_to(ROOT)) for file in sorted((ROOT / "docs").glob("*.md")) if file.name != "LOG.md"),
+    *(str(file.relative_to(ROOT)) for file in sorted(ROOT.glob("methods/*/README.md"))),
+]
 OURS = re.compile(r"(?:\S*python|\$PYTHON) -m (?:bo_distill\.)?search\.(\w+)|(?:\S*/)?bo-distill (\w+)")
 ELSEWHERE = {
     "network": ("python3.11 -m venv", "pip install", ".venv/bin/pip install", "git clone", "docker "),
