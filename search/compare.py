@@ -56,8 +56,8 @@ def parser() -> Parser:
         "--repeats",
         type=int,
         metavar="R",
-        help="paired repeats, with seeds from --seed (default: what finds a difference of one standard deviation in four of "
-        "five cases, 27 for three searchers, 20 for two)",
+        help="paired repeats, with seeds from --seed (default: what finds a difference of one standard deviation in "
+        "four of five cases, 27 for three searchers, 20 for two)",
     )
     p.add_argument("--name", help="of the comparison (default: follows from the options)")
     return p

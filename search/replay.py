@@ -38,7 +38,7 @@ def parser() -> Parser:
     p.add_argument("--trials", type=int, default=20, metavar="N", help="budget of a study (20)")
     p.add_argument("--studies", type=int, default=100, metavar="K", help="of each searcher (100)")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the first study; the next has N + 1 (0)")
-    p.add_argument("--workers", type=int, default=1, metavar="N", help="trials at once (1)")
+    p.add_argument("--workers", type=int, default=1, metavar="N", help="trials at once (1); not workers of a trial")
     p.add_argument("--stragglers", type=float, default=0.0, metavar="P", help="share of trials, five times as slow")
     p.add_argument("--failures", type=float, default=0.0, metavar="P", help="share of attempts that die")
     p.add_argument("--overhead", type=float, default=0.0, metavar="S", help="seconds between two trials")

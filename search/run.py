@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from bo_distill.methods.errors import UsageError
 from bo_distill.search.api.searching import begun, search
 from bo_distill.search.command.options import EVERY
 from bo_distill.search.command.run_options import parser
@@ -33,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
         UsageError: it cannot be done.
         KeyboardInterrupt: the search was interrupted and can go on.
     """
+    if args.json and args.dry_run:
+        raise UsageError("--json: a dry run prints text; leave it out")
     if args.fields and args.method != EVERY:
         from bo_distill.search.command.fields import list_fields
 

@@ -203,7 +203,18 @@ def connected(address: str | None, terminal: TextIO) -> Iterator[list[Node]]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with contextlib.ExitStack() as stack:
         if address:
-            excludes = [".git", ".venv*", "/data", "/docs", "/results", "*.parquet", "*.safetensors", ".env", "*.pem", "*.key"]
+            excludes = [
+                ".git",
+                ".venv*",
+                "/data",
+                "/docs",
+                "/results",
+                "*.parquet",
+                "*.safetensors",
+                ".env",
+                "*.pem",
+                "*.key",
+            ]
             # Of a checkout everything is sent, a person's own method too; of an installation the package alone.
             checkout = (package.parent / "pyproject.toml").exists()
             sent = {"working_dir": root, "excludes": excludes} if checkout else {"py_modules": [str(package)]}

@@ -36,8 +36,8 @@ def task_options(p: Parser, every: bool = False) -> None:
     task = p.group("what is searched")
     task.add_argument(
         "--recipe",
-        help="quick (a laptop's size, default) or paper (the paper's networks and schedule); each has data of its own, "
-        "used where --data names none",
+        help="quick (a laptop's size, default), paper (the paper's networks and schedule) or another of the method's; "
+        "each has data of its own, used where --data names none",
     )
     task.add_argument(
         "--set",

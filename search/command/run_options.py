@@ -42,7 +42,8 @@ def parser() -> FileParser:
     spent.add_argument(
         "--trials",
         metavar="N",
-        help="trials (default 12; a grid's natural size; no limit with --time); +N with --resume",
+        help="how many trials (default 12; for a grid all its points; with --time no limit); +N with --resume or "
+        "--extend",
     )
     spent.add_argument(
         "--time",

@@ -98,6 +98,7 @@ def test_what_a_field_is_stands_beside_it(capsys: pytest.CaptureFixture[str]) ->
         *("transfer.weight", "number", "1", "0.01:10:log", "1e-05:10000:log", "yes", "lambda", "of", "eq.", "(1)")
     ]
     assert main(["--fields"]) == 2
+    assert main(["fsp", "--dry-run", "--json"]) == 2
 
 
 @pytest.mark.parametrize(
