@@ -31,8 +31,8 @@ from bo_distill.search.command.shell import FAILED, OK, SOME_FAILED
 from bo_distill.search.evidence.words import duration
 from bo_distill.search.rows.export import json_text, printable
 from bo_distill.search.searchers.registry import DEFAULT
-from bo_distill.search.study.kept import check_name, damaged, packed, read
-from bo_distill.search.study.ledger import Study, new_name
+from bo_distill.search.study.kept import check_name, damaged, new_name, packed, read
+from bo_distill.search.study.ledger import Study
 
 if TYPE_CHECKING:
     from bo_distill.search.evidence.every import Held

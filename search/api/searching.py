@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 def begun(args: argparse.Namespace) -> Study:
-    """The study that the options ask for, with its data read and all that can be seen before it runs looked at; nothing
-    is written yet.
+    """The study that the options ask for, with its data read and all that can be seen before it runs looked at; what
+    is written is that of `search.command.asking.asked_for`.
 
     Args:
         args: the options of `search.command.run_options`; `storage` becomes absolute.

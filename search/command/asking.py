@@ -43,7 +43,8 @@ def budget(text: str | None, resumed: bool) -> tuple[int | None, bool]:
         raise UsageError(f"--trials {text}: give a whole number") from None
     more = text.startswith("+")
     if more and not resumed:
-        raise UsageError(f"--trials {text}: only --resume can extend a search; give --trials {number}")
+        words = f"only --resume and --extend add to a search; give --trials {number}"
+        raise UsageError(f"--trials {text}: {words}")
     positive("--trials", number)
     return number, more
 
@@ -67,7 +68,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     Raises:
         UsageError: any of them cannot be.
     """
-    from bo_distill.search.study.ledger import new_name
+    from bo_distill.search.study.kept import new_name
     from bo_distill.search.study.records import Plan
 
     task, space, ranges, method = make_task(args)
@@ -76,12 +77,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     seconds = seconds_of("--time", args.time)
     if trials is None and seconds is None and not searcher.sized:
         trials = 12
-    stops = "--asha" if args.asha else "--curves" if searcher.pauses else ""
-    if stops and (searched := [name for name in space if name.endswith(".epochs")]):
-        raise UsageError(f"{stops}: all trainings are as long as each other; leave {searched[0]} out of the search")
     metrics = metrics_of(args.metric or ACCURACY)
-    if stops and metrics != (ACCURACY,):
-        raise UsageError(f"{stops}: stops trials by their accuracy; leave out --metric {args.metric} or {stops}")
     measured = any(METRICS[word].after for word in metrics)
     plan = Plan(
         task=dataclasses.replace(
@@ -103,6 +99,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         warm=tuple(names_in(args.warm or "")),
     )
     plan.check_confirm()
+    check_stopping(plan)
     if len(set(plan.warm)) < len(plan.warm):
         raise UsageError(f"--warm {args.warm}: name each study once")
     if plan.warm and not searcher.warms:
@@ -116,6 +113,28 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if args.tune_controls and metrics != (ACCURACY,):
         raise UsageError("--tune-controls: judges controls by their accuracy; leave out --metric or --tune-controls")
     return plan
+
+
+def check_stopping(plan: Plan) -> None:
+    """See that trials which are stopped or paused before their end can be compared by their curves.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    from bo_distill.search.study.curve import length_of
+
+    stops = "--asha" if plan.asha else "--curves" if pauses(plan.searcher) else ""
+    if not stops:
+        return
+    if plan.asha and pauses(plan.searcher):
+        raise UsageError("--curves: not with a study whose trials --asha stops; leave it out")
+    if searched := [name for name in plan.space if name.endswith(".epochs")]:
+        raise UsageError(f"{stops}: all trainings are as long as each other; leave {searched[0]} out of the search")
+    if plan.metrics != (ACCURACY,):
+        words = f"leave out --metric {','.join(plan.metrics)} or {stops}"
+        raise UsageError(f"{stops}: stops trials by their accuracy; {words}")
+    method = get(plan.task.method)
+    length_of(method, method.configure(plan.task.recipe, plan.task.settings))
 
 
 def named_searcher(args: argparse.Namespace) -> str | None:
@@ -207,13 +226,23 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
     going_on = f"--extend {args.extend}" if args.extend else f"--resume {args.resume}"
     trials, more = budget(args.trials, True)
     seconds = seconds_of("--time", args.time)
-    words = {"--trials": args.trials, "--time": args.time, "--seeds": args.seeds, "--confirm": args.confirm or None}
-    asked = [f"{word} {value}" for word, value in words.items() if value is not None]
-    asked += [" ".join(searcher.option)] if searcher.word != plan.searcher else []
-    if asked and study.of_phase("final"):
+    words = {
+        "--trials": args.trials,
+        "--time": args.time,
+        "--confirm": args.confirm or None,
+        "--patience": args.patience,
+    }
+    more_search = [f"{word} {value}" for word, value in words.items() if value is not None]
+    more_search += [" ".join(searcher.option)] if searcher.word != plan.searcher else []
+    asked = more_search + ([] if args.seeds is None else [f"--seeds {args.seeds}"])
+    over = "its test split has been read" if asked and study.of_phase("final") else ""
+    if over and not args.dry_run:
         study.note_test("refused", " ".join(asked))
+    if not over and more_search and study.of_phase("confirm"):
+        over = "its best have been run again over fresh seeds"
+    if over:
         raise UsageError(
-            f"--resume {args.resume}: its test split has been read, so its search is over; --extend {args.resume} "
+            f"--resume {args.resume}: {over}, so its search is over; --extend {args.resume} "
             "begins a new study, which takes the old trials from the cache"
         )
     if searcher.sized and (trials is not None or plan.searcher != searcher.word):
@@ -251,10 +280,13 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
         confirm=args.confirm or plan.confirm,
         seconds=seconds or plan.seconds,
         warm=warm,
-        out_of_time=plan.out_of_time and trials is None and seconds is None,
+        over=plan.over and not more_search,
     )
+    if trials is not None or seconds is not None:
+        changed = dataclasses.replace(changed, out_of_time=False, patient_from=len(study.of_phase("search")))
     if args.confirm:
         changed.check_confirm(begun)
+    check_stopping(changed)
     return changed
 
 
@@ -265,7 +297,8 @@ def extended(args: argparse.Namespace, old: Study) -> Study:
     Raises:
         UsageError: it does not say how many more, or changes what all trials have in common.
     """
-    from bo_distill.search.study.ledger import Study, new_name
+    from bo_distill.search.study.kept import new_name
+    from bo_distill.search.study.ledger import Study
     from bo_distill.search.study.records import Job, Trial
 
     name, plan = old.plan.task.study, old.plan
@@ -290,7 +323,8 @@ def extended(args: argparse.Namespace, old: Study) -> Study:
 
 
 def asked_for(args: argparse.Namespace, storage: Storage) -> Study:
-    """The study that the command begins, goes on with or extends; nothing is written yet.
+    """The study that the command begins, goes on with or extends. Nothing is written but that a second look at the test
+    split was refused, and in a dry run not that either.
 
     Raises:
         UsageError: it cannot be.

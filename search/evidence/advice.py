@@ -53,9 +53,9 @@ def grows(study: Study) -> bool:
 
 
 def further(study: Study, trials: int | str) -> dict[str, Any]:
-    """The options that add so many trials to a study."""
-    read = study.of_phase("final")
-    return {"extend" if read else "resume": study.plan.task.study, "trials": f"+{trials}"}
+    """The options that add so many trials to a study; a search whose best were run again goes on in a new one only."""
+    over = study.of_phase("final") or study.of_phase("confirm")
+    return {"extend" if over else "resume": study.plan.task.study, "trials": f"+{trials}"}
 
 
 def end_of(domain: Searched, value: Any) -> str:

@@ -121,7 +121,7 @@ def spend(
         while True:
             complete, asked = study.complete, len(study.of_phase("search"))
             if not complete or asked < goal:
-                study.plan = dataclasses.replace(settled(study.plan, place, address), trials=goal)
+                study.plan = dataclasses.replace(settled(study.plan, place, address), trials=goal, over=False)
                 study.save_plan()
                 run_study(study, place, terminal)
                 if not study.complete:

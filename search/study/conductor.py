@@ -50,7 +50,7 @@ class Conductor:
         timed = study.plan.seconds is not None and study.plan.trials is None
         self.stage_costs = StageCosts(study) if weighs and timed and one else None
         self.waiting = [trial for trial in study.trials if trial.status == "running"]
-        self.exhausted = False
+        self.exhausted = study.plan.over
         self.control_searches: ControlSearches | None = None
         self.costs: dict[str, Cost] = {}
         self.started = time.monotonic()
@@ -82,6 +82,7 @@ class Conductor:
                 if running:
                     return None
                 if self.study.of_phase("final") or not self._plan_final():
+                    self._note(over=True)
                     raise Finished
         return self.take(self.waiting[0])
 
@@ -105,8 +106,14 @@ class Conductor:
     def _look_at_clock(self) -> None:
         """Note in the plan that the time of the search is spent, so that going on with the study does not begin it."""
         plan = self.study.plan
-        if plan.seconds is not None and not plan.out_of_time and time.monotonic() - self.started >= plan.seconds:
-            self.study.plan = dataclasses.replace(plan, out_of_time=True)
+        if plan.seconds is not None and time.monotonic() - self.started >= plan.seconds:
+            self._note(out_of_time=True)
+
+    def _note(self, **changes: bool) -> None:
+        """Keep in the plan what a process that goes on with the study has to know."""
+        changed = dataclasses.replace(self.study.plan, **changes)  # type: ignore[arg-type]
+        if changed != self.study.plan:
+            self.study.plan = changed
             self.study.save_plan()
 
     def _queue(self, phase: Phase, settings: dict[str, Any], seed: int, control: str | None = None) -> Trial:
@@ -163,9 +170,12 @@ class Conductor:
             self._end(trial, dataclasses.replace(outcome, status="pruned", reason="paused when the search ended"))
 
     def _plan_confirm(self) -> bool:
-        """Put the best of the search, each over the same fresh seeds, in the queue."""
+        """Put the best configurations of the search, each over the same fresh seeds, in the queue."""
         plan = self.study.plan
-        best = self.study.ranked()[: plan.confirm]
+        distinct: dict[str, Trial] = {}
+        for trial in self.study.ranked():
+            distinct.setdefault(trial.job.words, trial)
+        best = [*distinct.values()][: plan.confirm]
         for seed in plan.confirm_seeds:
             for trial in best:
                 self._queue("confirm", dict(trial.job.settings), seed)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -119,3 +121,8 @@ def read_bytes(storage: Storage, name: str) -> bytes:
 def damaged(name: str, problem: object) -> Damaged:
     """The error of a file that cannot be read."""
     return Damaged(f"{name} cannot be read ({' '.join(str(problem).split())}); restore it from a copy")
+
+
+def new_name(method: str, searcher: str) -> str:
+    """A study's name that sorts by time and does not meet another."""
+    return f"{method}-{searcher}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -38,7 +37,7 @@ from bo_distill.methods.method import Control, Method
 from bo_distill.methods.records import Malformed, decoded
 from bo_distill.methods.space import Searched
 from bo_distill.search.rows.row import ROWS
-from bo_distill.search.searchers.registry import pauses
+from bo_distill.search.searchers.registry import NONE, pauses
 from bo_distill.search.study.kept import FORMAT, Damaged, check_name, damaged, packed, read, sealed
 from bo_distill.search.study.metrics import ACCURACY, METRICS, Metric
 from bo_distill.search.study.records import Outcome, Plan, Trial, on_validation
@@ -67,6 +66,7 @@ class Study:
     trials: list[Trial] = field(default_factory=list)
     searcher_state: dict[str, Any] | None = None
     listeners: list[Callable[[Trial, Outcome], None]] = field(default_factory=list, repr=False, compare=False)
+    _begun: bool = field(default=False, init=False, repr=False, compare=False)  # its folder is there
     _lines: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
     _lock: Lock | None = field(default=None, init=False, repr=False, compare=False)
     _last: bytes = field(default=b"", init=False, repr=False, compare=False)  # of an object store: the ledger there
@@ -147,6 +147,7 @@ class Study:
             raise UsageError(f"study {name}: none of this name under {there}; give another name or --storage") from None
         # A folder that was copied or renamed is a study of its own.
         study = cls(storage, replace(plan, task=replace(plan.task, study=name)))
+        study._begun = True
         study._read_ledger()
         return study
 
@@ -176,10 +177,18 @@ class Study:
             raise problem
 
     def save_plan(self) -> None:
-        """Write what was asked for, the first file of a new study, and what was read of the data once it is known."""
-        self.storage.write_bytes(f"{self.folder}/study.json", packed(dataclasses.asdict(self.plan)))
+        """Write what was asked for, and what was read of the data once it is known. With the first plan a study is
+        there: the trials that it begins with are written before.
+
+        Raises:
+            LockLost, UsageError: as `save`.
+        """
+        if self.trials and not self._begun:
+            self.save()
+        self._write("study.json", dataclasses.asdict(self.plan))
+        self._begun = True
         if self.plan.fingerprint:
-            self.storage.write_bytes(f"{self.folder}/data.json", packed(dataclasses.asdict(self.info.account)))
+            self._write("data.json", dataclasses.asdict(self.info.account))
 
     def save(self) -> None:
         """Write the ledger, whole, and keep the one before.
@@ -211,7 +220,7 @@ class Study:
         """See, before a write that only the holder of the study may make, that this process still is."""
         if self._lock:
             self._lock.check()
-            if not self.storage.exists(f"{self.folder}/study.json"):
+            if self._begun and not self.storage.exists(f"{self.folder}/study.json"):
                 where = self.storage.path(self.folder)
                 raise UsageError(f"{where} is gone or lost its study.json; the search stops, and what is left stays")
 
@@ -287,14 +296,10 @@ class Study:
         return [trial for *_, trial in best]
 
     def confirmed(self, trial: Trial) -> list[float]:
-        """Values of the metric that chooses the winner, of a search trial's settings over fresh seeds."""
-
-        def same(other: Trial) -> bool:  # as JSON, which does not tell a list that was read from a tuple
-            """Whether the other trial has the same settings."""
-            return json.dumps(other.job.settings, sort_keys=True) == json.dumps(trial.job.settings, sort_keys=True)
-
-        again = [t for t in self.of_phase("confirm") if t.status == "done" and same(t)]
-        return [value for value in map(self.value, again) if value is not None]
+        """Values of the metric that chooses the winner, of a search trial's settings, one for each fresh seed."""
+        words = trial.job.words
+        again = {t.job.seed: t for t in self.of_phase("confirm") if t.status == "done" and t.job.words == words}
+        return [value for value in map(self.value, again.values()) if value is not None]
 
     def best(self) -> Trial | None:
         """The winner: by the mean over fresh seeds where the best were run again, else by the search's own value."""
@@ -312,18 +317,24 @@ class Study:
     @property
     def complete(self) -> bool:
         """Whether nothing is left to run."""
-        if self.plan.confirm and self.ranked() and not self.of_phase("confirm"):
+        plan = self.plan
+        if plan.confirm and self.ranked() and not self.of_phase("confirm"):
             return False
-        planned = bool(self.of_phase("final")) or not self.plan.seeds or self.best() is None
+        asked = (
+            plan.searched is not None and not pauses(plan.searcher) and len(self.of_phase("search")) >= plan.searched
+        )
+        over = plan.over or asked or plan.searcher == NONE
+        planned = bool(self.of_phase("final")) or (over and (not plan.seeds or self.best() is None))
         return bool(self.trials) and planned and all(trial.finished for trial in self.trials)
 
     def stale(self) -> int:
-        """Finished search trials in a row, up to the last, that an earlier one equals or beats in every metric."""
+        """Finished search trials in a row, up to the last, that an earlier one equals or beats in every metric; none of
+        those that were there when more were asked for."""
         seen: list[list[float]] = []
         since = 0
-        for trial in self.of_phase("search"):
+        for number, trial in enumerate(self.of_phase("search")):
             if trial.finished:
-                since += 1
+                since += number >= self.plan.patient_from
                 scores = self.scores(trial)
                 if scores and not any(all(a >= b for a, b in zip(old, scores, strict=True)) for old in seen):
                     seen, since = [*seen, scores], 0
@@ -391,10 +402,3 @@ def _record(kind: type[T], storage: Storage, name: str) -> tuple[int, T]:
         return version, decoded(kind, content)
     except Malformed as error:
         raise damaged(storage.path(name), error) from None
-
-
-def new_name(method: str, searcher: str) -> str:
-    """A name that sorts by time and does not meet another."""
-    import secrets
-
-    return f"{method}-{searcher}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ class Task:
         storage: URI.
         seed: of the shared stages.
         precision: "auto", "float32" or "bfloat16".
-        workers, cpus, gpus: as in `distributed.cluster.Layout`.
+        workers, cpus, gpus: as in `distributed.ray.cluster.Layout`.
         stoppable: look for a scheduler's stop sign after every epoch.
         measured: also score the whole network on validation, as winners are on test, for metrics that need it.
     """
@@ -70,6 +71,11 @@ class Job:
     control: str | None = None
     until: int | None = None
 
+    @property
+    def words(self) -> str:
+        """The settings as JSON, which does not tell a list that was read from a tuple: alike where they are."""
+        return json.dumps(self.settings, sort_keys=True)
+
 
 @dataclass
 class Outcome:
@@ -94,6 +100,8 @@ class Outcome:
         precision: in which it trained, "float32" or "bfloat16".
         nodes: Ray's id of each worker's node, by rank; without Ray the host's name.
         memory: bytes that the trial's process had held at most when it ended.
+        processor: the name of the machine's, as its system says it.
+        cpu_seconds: of the process, over the epochs that it trained itself.
     """
 
     status: Status = "done"
@@ -164,6 +172,8 @@ class Plan:
             `methods.space.ranged` reads it).
         seconds: of wall-clock time, after which a run of the command proposes no new trial; None for no limit.
         out_of_time: the search has ended because those were spent.
+        over: all that was asked for has run: the search proposes nothing new until more is asked for.
+        patient_from: trials of the search that were there when more were asked for; patience does not count them.
         extends: the study whose finished search trials this one began with; "" for none.
         warm: other studies of the method, whose finished search trials this one's searcher learns from.
         fingerprint: of the data that all trials see; "" before it was read.
@@ -189,6 +199,8 @@ class Plan:
     fingerprint: str = ""
     metrics: tuple[str, ...] = (ACCURACY,)
     against: tuple[str, ...] = ()
+    over: bool = False
+    patient_from: int = 0
 
     @property
     def searched(self) -> int | None:

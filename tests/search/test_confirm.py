@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from bo_distill.search.searchers.grid import GRIDS, arranged
 from bo_distill.search.study.conductor import Conductor, Finished
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Job, Outcome, Plan, Task
+from helpers.carrying import carried
 from helpers.one import ONE
 from helpers.tiny import tiny_images
 
@@ -62,6 +64,20 @@ def test_the_winner_is_chosen_by_its_mean_within_the_budget(
         ("refused", "--confirm 3"),
     ]
     assert Study.open(storage, "s").trials == done.trials
+
+
+def test_a_configuration_is_run_again_once_a_seed(storage: Storage) -> None:
+    """A search over few configurations proposes some of them several times."""
+    task = Task("s", "one", "quick", DataSpec("digits"), {}, storage.uri, 0)
+    ranges = {"head.weight": "1:2:1"}
+    study = Study(storage, Plan(task, "random", ("head.weight",), 16, seeds=0, confirm=3, ranges=ranges))
+    study.method, study.info = ONE, tiny_images().info
+    study.save_plan()
+    carried(study, lambda trial: Outcome(val={"accuracy": accuracy(trial.job)}))
+    runs = [(trial.job.settings["head.weight"], trial.job.seed) for trial in study.of_phase("confirm")]
+    assert sorted(runs) == [(weight, seed) for weight in (1, 2) for seed in (1, 2, 3)]
+    study.trials += [dataclasses.replace(trial) for trial in study.of_phase("confirm")]  # as an earlier version did
+    assert (best := study.best()) and len(study.confirmed(best)) == 3
 
 
 def test_the_forms_of_a_grid() -> None:

@@ -41,9 +41,9 @@ from helpers.trivial import METHOD, accuracy
 SPACE = METHOD.space(("only.x", "only.y"))
 
 
-def begin(storage: Storage, searcher: str, trials: int | None, seeds: int = 0) -> Study:
+def begin(storage: Storage, searcher: str, trials: int | None, seeds: int = 0, **how: Any) -> Study:
     task = Task("s", TRIVIAL, "quick", DataSpec("digits"), {}, storage.uri, 0, "float32")
-    study = Study(storage, Plan(task, searcher, tuple(SPACE), trials, seeds=seeds))
+    study = Study(storage, Plan(task, searcher, tuple(SPACE), trials, seeds=seeds, **how))
     study.save_plan()
     return study
 
@@ -142,6 +142,74 @@ def test_a_search_that_has_read_the_test_split_is_over(storage: Storage) -> None
             resume(storage, *words)
 
 
+def extend(storage: Storage, *words: str) -> Study:
+    """As the command does, up to where Ray would start."""
+    study = asked_for(parser().parse_args(["--extend=s", *words, f"--storage={storage.uri}"]), storage)
+    study.save_plan()
+    return study
+
+
+@pytest.mark.parametrize("seeds", [0, 1])
+def test_a_search_that_patience_ended_goes_on_when_more_is_asked_for(seeds: int, storage: Storage) -> None:
+    carry_on(begin(storage, "random", 30, seeds, patience=3))
+    before = len(Study.open(storage, "s").of_phase("search"))
+    assert before < 30
+    study = (extend if seeds else resume)(storage, "--trials=+10")
+    assert not study.complete
+    carry_on(study)
+    assert len(study.of_phase("search")) >= before + 3, "patience counts the new trials alone"
+    assert Study.open(storage, study.plan.task.study).complete
+
+
+@pytest.mark.parametrize("words", [["--bo"], ["--trials=+9"], ["--time=1h"], ["--confirm=3"], ["--patience=9"]])
+def test_a_search_whose_best_were_run_again_is_over(words: list[str], storage: Storage) -> None:
+    carry_on(begin(storage, "random", 12, confirm=2))
+    study = Study.open(storage, "s")
+    assert study.complete and "--extend s --trials +N searches on; --resume s --seeds 3" in " ".join(advice(study))
+    with pytest.raises(UsageError, match=r"run again over fresh seeds, so its search is over; --extend s begins a new"):
+        resume(storage, *words)
+    assert not study.test_notes()
+    carry_on(resume(storage, "--seeds=2"))
+    assert len(Study.open(storage, "s").of_phase("final")) == 2
+
+
+def test_a_search_is_complete_when_nothing_is_left(storage: Storage) -> None:
+    for trials, patience in ((8, None), (30, 3)):
+        carry_on(begin(storage, "random", trials, patience=patience), stop=1)
+        assert not Study.open(storage, "s").complete, "between two trials"
+        carry_on(Study.open(storage, "s"))
+        assert Study.open(storage, "s").complete
+        shutil.rmtree(storage.path("studies/s"))
+
+
+def test_a_study_whose_folder_is_gone_writes_nothing(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = begin(storage, "random", 9, seconds=60.0)
+    with study.locked():
+        carry_on(study, stop=2)
+        shutil.rmtree(storage.path("studies/s"))
+        conductor, now = Conductor(study), time.monotonic() + 60
+        monkeypatch.setattr("time.monotonic", lambda: now)
+        with pytest.raises(UsageError, match=r"is gone or lost its study\.json"):
+            conductor._searched()
+    assert not storage.exists("studies/s/study.json")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"metrics": ("val_loss",)}, "--curves: stops trials by their accuracy; leave out --metric val_loss"),
+        ({"asha": True}, "--curves: not with a study whose trials --asha stops"),
+        ({"space": ("only.epochs",)}, "--curves: all trainings are as long as each other; leave only.epochs out"),
+    ],
+)
+def test_an_extension_is_held_to_what_a_new_study_is(how: dict[str, Any], said: str, storage: Storage) -> None:
+    study = begin(storage, "random", 3, seeds=1)
+    study.plan = replace(study.plan, **how)
+    study.save_plan()
+    with pytest.raises(UsageError, match=said):
+        extend(storage, "--curves", "--trials=+2")
+
+
 def test_test_stays_unread_until_seeds_are_asked_for(storage: Storage) -> None:
     carry_on(begin(storage, "random", 3, seeds=0))
     first = Study.open(storage, "s")
@@ -161,6 +229,7 @@ def test_a_new_study_takes_the_trials_of_one_that_has_read_test(storage: Storage
     assert (study.plan.extends, study.plan.trials, study.plan.searcher) == ("s", 5, "bo") and study.folder != old.folder
     assert not storage.exists(study.folder), "nothing is written yet"
     study.save_plan()
+    assert Study.open(storage, study.plan.task.study).trials == study.trials, "a kill now loses none"
     carry_on(study)
     assert points(study)[:3] == points(old) and len(points(study)) == 5
     assert [t.job.seed for t in study.of_phase("search")] == [0] * 5, "so that the cache has their stages"
