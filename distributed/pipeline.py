@@ -79,20 +79,21 @@ def run_stages(
     *,
     shared_seed: int,
     on_epoch: Callable[[EpochRow], bool] | None = None,
+    run: Run | None = None,
 ) -> Run:
     """Run the stages on this rank.
 
     Args:
         worker: its seed is that of the stages that are not shared.
         shared_seed: of the stages that are.
-        on_epoch: called on every rank with each epoch's row, "stage" and the "epoch" counted over all stages; a true
-            answer on rank 0 ends the run.
+        on_epoch: called on every rank with each epoch's row, and its "stage"; a true answer on rank 0 ends the run.
+        run: a new one, which is filled stage by stage; of a run that ends early it holds the stages before.
 
     Raises:
         distributed.loop.Stopped: `on_epoch` said so.
         FloatingPointError: a training diverged; the message begins with its stage.
     """
-    run = Run()
+    run = Run() if run is None else run
     run.keys = stage_keys(method, configs, worker.data.info.fingerprint, worker.seed, shared_seed, worker.runtime)
     for stage in method.stages:
         started = time.monotonic()
@@ -101,10 +102,9 @@ def run_stages(
             run.keys[stage.name],
             shared_seed if stage.shared else worker.seed,
         )
-        before = run.epochs
 
-        def listen(row: EpochRow, stage: str = stage.name, before: int = before) -> bool:
-            return bool(on_epoch and on_epoch({**row, "stage": stage, "epoch": before + row["epoch"]}))
+        def listen(row: EpochRow, stage: str = stage.name) -> bool:
+            return bool(on_epoch and on_epoch({**row, "stage": stage}))
 
         with cache.lock(name, key) if worker.rank == 0 else nullcontext():
             content = worker.ranks.from_first(cache.get(name, key) if worker.rank == 0 else None)

@@ -31,9 +31,10 @@ from bo_distill.search.command.interruption import interruption
 from bo_distill.search.command.options import AUTO, check_kind, make_task, study_options
 from bo_distill.search.command.reading import tell_reading
 from bo_distill.search.command.shell import FAILED, INTERRUPTED, OK, Parser, carry_out, positive
+from bo_distill.search.command.terminal import print_table
 from bo_distill.search.execution.comparison import Budget, check_question, run_all
 from bo_distill.search.execution.place import check_place
-from bo_distill.search.rows.export import json_text
+from bo_distill.search.rows.export import json_text, printable
 from bo_distill.search.rows.provenance import provenance
 from bo_distill.search.searchers.registry import entry_of, make_searcher, names_of
 from bo_distill.search.study.kept import check_name, packed
@@ -165,7 +166,7 @@ def conclude(
     """Analyse what ran; keep it as compare.json and as a page, and print it."""
     from bo_distill.search.evidence.statistics import analyse
     from bo_distill.search.pages.comparison import comparison_page
-    from bo_distill.search.pages.study import keep
+    from bo_distill.search.pages.study import attempt, keep
 
     summary = {
         **asked,
@@ -181,7 +182,8 @@ def conclude(
         **provenance(),
     }
     storage.write_bytes(f"{folder}/compare.json", packed(summary))
-    keep(storage, f"{folder}/report.html", *comparison_page(json.loads(json.dumps(summary))))
+    page = f"{folder}/report.html"
+    attempt(lambda: keep(storage, page, *comparison_page(json.loads(json.dumps(summary)))), asked["comparison"])
     if as_json:
         print(json_text(summary))
     else:
@@ -191,38 +193,34 @@ def conclude(
 
 def show(summary: Mapping[str, Any], title: str) -> None:
     """The comparison for a person, on stdout."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(soft_wrap=True)
-    table = Table(title=f"{title}: best validation accuracy, {summary['repeats']} paired repeats", title_justify="left")
-    table.add_column("searcher")
     reference = summary["reference"]
-    for name in ("mean %", "sd", "regret", "trials", f"as good as {reference} after trials", "seconds", "reached"):
-        table.add_column(name, justify="right")
+    rows = []
     for name, found in summary["searchers"].items():
         trials, seconds = ([v for v in found["to_reference"][k] if v is not None] for k in ("trials", "seconds"))
-        table.add_row(
-            name,
-            f"{100 * found['mean']:.2f}",
-            f"{100 * found['sd']:.2f}",
-            f"{100 * statistics.fmean(found['regret']):.2f}",
-            f"{statistics.fmean(found['trials']):.4g}",
-            f"{statistics.median(trials):g}" if trials else "-",
-            f"{statistics.median(seconds):.1f}" if seconds else "-",
-            f"{len(trials)} of {summary['repeats']}",
+        rows.append(
+            (
+                name,
+                f"{100 * found['mean']:.2f}",
+                f"{100 * found['sd']:.2f}",
+                f"{100 * statistics.fmean(found['regret']):.2f}",
+                f"{statistics.fmean(found['trials']):.4g}",
+                f"{statistics.median(trials):g}" if trials else "-",
+                f"{statistics.median(seconds):.1f}" if seconds else "-",
+                f"{len(trials)} of {summary['repeats']}",
+            )
         )
-    console.print(table)
-    table = Table(title="Differences (interquartile mean, 95% bootstrap interval)", title_justify="left")
-    for name in ("", "points", "from", "to", "p", "p (Holm)"):
-        table.add_column(name, justify="right" if name else "left")
+    columns = ("mean %", "sd", "regret", "trials", f"as good as {reference} after trials", "seconds", "reached")
+    print(printable(f"{title}: best validation accuracy, {summary['repeats']} paired repeats"))
+    print_table(("searcher", *columns), rows)
+    rows = []
     for pair in summary["pairs"]:
         shares = [f"{100 * pair[name]:+.2f}" for name in ("difference", "low", "high")]
-        table.add_row(f"{pair['a']} - {pair['b']}", *shares, f"{pair['p']:.3g}", f"{pair['p_holm']:.3g}")
-    console.print(table)
-    console.print(summary["verdict"], highlight=False)
+        rows.append((f"{pair['a']} - {pair['b']}", *shares, f"{pair['p']:.3g}", f"{pair['p_holm']:.3g}"))
+    print("Differences (interquartile mean, 95% bootstrap interval)")
+    print_table(("", "points", "from", "to", "p", "p (Holm)"), rows)
+    print(printable(summary["verdict"]))
     for name in ("comparison", "report"):
-        console.print(f"{name:<12} {summary[name]}", highlight=False)
+        print(printable(f"{name:<12} {summary[name]}"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -330,7 +330,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--storage {arguments.storage} has no leaderboard; run a study there or name another")
         return int(arguments.run(storage, arguments))
     except OSError as error:
-        print(f"--storage {arguments.storage} cannot be read: {error}", file=sys.stderr)
+        print(printable(f"--storage {arguments.storage} cannot be read: {error}"), file=sys.stderr)
         return FAILED
 
 

@@ -20,7 +20,8 @@ from typing import Any
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, positive
-from bo_distill.search.rows.export import json_text
+from bo_distill.search.command.terminal import print_table
+from bo_distill.search.rows.export import json_text, printable
 from bo_distill.search.searchers.registry import SEARCHERS, names_of
 from bo_distill.search.simulation import AGAIN, ASHA, FAMILIES, FUNCTIONS, MADE_UP
 
@@ -133,56 +134,49 @@ def real(args: argparse.Namespace) -> int:
 
 def show(summary: Mapping[str, Any], unit: str) -> None:
     """The same for a person, on stdout."""
-    from rich.console import Console
-    from rich.table import Table as Printed
-
     scale = 100 if unit == "accuracy" else 1
-    console = Console(soft_wrap=True)
     count = summary["studies"] * len(summary["searchers"])
     title = f"{summary['problem']}: {count} studies of {summary['trials']} trials, {summary['workers']} at once"
-    table = Printed(title=title, title_justify="left")
-    table.add_column("searcher")
-    for name in ("best seen", "its true value", "regret", f"as good as {summary['reference']} after", "makespan s"):
-        table.add_column(name, justify="right")
     shares = summary["reached"].get(summary["reference"], {}).copy()
     again = shares.pop(AGAIN, None)
-    for share in shares:
-        table.add_column(f"grid's best by {share}", justify="right")
+    rows = []
     for name, found in summary["searchers"].items():
         reached = [trials for trials in found["to_reference"]["trials"] if trials is not None]
-        table.add_row(
-            name,
-            f"{scale * found['mean']:.4g}",
-            f"{scale * summary['truth']['mean'][name]:.4g}",
-            f"{scale * statistics.fmean(found['regret']):.3g}",
-            f"{statistics.median(reached):.0f} trials in {len(reached) / summary['studies']:.0%}"
-            if reached
-            else "never",
-            f"{summary['makespan'][name]:.4g}",
-            *(f"{summary['reached'][name][share]:.1%}" for share in shares),
+        rows.append(
+            (
+                name,
+                f"{scale * found['mean']:.4g}",
+                f"{scale * summary['truth']['mean'][name]:.4g}",
+                f"{scale * statistics.fmean(found['regret']):.3g}",
+                f"{statistics.median(reached):.0f} trials in {len(reached) / summary['studies']:.0%}"
+                if reached
+                else "never",
+                f"{summary['makespan'][name]:.4g}",
+                *(f"{summary['reached'][name][share]:.1%}" for share in shares),
+            )
         )
-    console.print(table)
-    console.print(summary["verdict"], highlight=False)
+    columns = ("best seen", "its true value", "regret", f"as good as {summary['reference']} after", "makespan s")
+    print(printable(title))
+    print_table(("searcher", *columns, *(f"grid's best by {share}" for share in shares)), rows)
+    print(printable(summary["verdict"]))
     if again is not None:
-        console.print(f"grid's best by the same grid under other seeds: {again:.1%}", highlight=False)
+        print(f"grid's best by the same grid under other seeds: {again:.1%}")
     true = summary["truth"]
     for name, above in true["above"].items():
         between = true["interval"][name]
         said = f", 95% interval {scale * between[0]:+.3g} to {scale * between[1]:+.3g}" if between else ""
-        console.print(
+        print(
             f"true value of the choice: {name} less {summary['reference']} {scale * above:+.3g}{said}; p of being no "
-            f"worse {true['p_no_worse'][name]:.2g}",
-            highlight=False,
+            f"worse {true['p_no_worse'][name]:.2g}"
         )
     if "confirm" in summary:
         found = summary["confirm"]
-        console.print(
+        print(
             f"winner's curse: {scale * found['optimism']:.3g} too high, {scale * found['optimism_confirmed']:.3g} when "
             f"confirmed ({found['removed']:.0%} removed); true value {scale * found['truth']:.4g}, confirmed "
-            f"{scale * found['truth_confirmed']:.4g} (standard error {scale * found['truth_se']:.2g})",
-            highlight=False,
+            f"{scale * found['truth_confirmed']:.4g} (standard error {scale * found['truth_se']:.2g})"
         )
-    console.print(f"{summary['seconds']:.1f} s", highlight=False)
+    print(f"{summary['seconds']:.1f} s")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -218,10 +218,10 @@ def _tell(args: argparse.Namespace, storage: Storage, name: str, record: Record)
     """Say which methods helped, and write the page; returns the exit code."""
     from bo_distill.search.evidence.every import few_seeds, verdict
     from bo_distill.search.evidence.summary import summarise
-    from bo_distill.search.pages.study import keep
+    from bo_distill.search.pages.study import attempt, keep
 
     every = results(storage, record)
-    keep(storage, f"comparisons/{name}/report.html", *page_of_all(storage, name))
+    attempt(lambda: keep(storage, f"comparisons/{name}/report.html", *page_of_all(storage, name)), name)
     if args.json:
         studies = {one.method: summarise(one.study, 0.0) for one in every}
         said = {"verdict": verdict(every), "sentences": [one.sentence() for one in every], "studies": studies}

@@ -121,14 +121,10 @@ def keep(study: Study, quiet: bool) -> None:
     """Write the winner's model and the page, once the study is complete. A page that fails costs the page only."""
     if not study.complete or study.best() is None:
         return
-    from bo_distill.search.pages.study import write
+    from bo_distill.search.pages.study import attempt, write
     from bo_distill.search.study.winner import save_winner
 
     save_winner(study)
     if not quiet:
         print("drawing the page", file=sys.stderr)
-    try:
-        write(study)
-    except Exception as error:  # what draws is a dozen libraries
-        name = study.plan.task.study
-        print(f"the page was not drawn: {error}; bo-distill report {name} tries again", file=sys.stderr)
+    attempt(lambda: write(study), study.plan.task.study)

@@ -23,6 +23,7 @@ from bo_distill.search.command.options import (
     seconds_of,
 )
 from bo_distill.search.command.shell import positive
+from bo_distill.search.rows.export import printable
 from bo_distill.search.searchers.registry import CURVES, DEFAULT, entry_of, pauses
 from bo_distill.search.study.metrics import ACCURACY, METRICS, metrics_of
 
@@ -263,7 +264,7 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
     if study.searcher_state is None and (
         gone := [n for n in warm if not study.storage.exists(f"studies/{n}/study.json")]
     ):
-        print(f"{going_on}: goes on without what {', '.join(gone)} found, which is gone", file=sys.stderr)
+        print(printable(f"{going_on}: goes on without what {', '.join(gone)} found, which is gone"), file=sys.stderr)
         warm = tuple(name for name in warm if name not in gone)
     workers = plan.task.workers if args.workers in (None, AUTO) else args.workers
     data = resumed_data(args, plan.task.data)

@@ -44,18 +44,13 @@ class GracefulStop(ASHAScheduler):
     def __init__(self, study: Study, stage: str, epochs: int) -> None:
         super().__init__(**halving(epochs))
         self.study, self.stage = study, stage
-        configs = study.method.configure(study.plan.task.recipe, study.plan.task.settings)
-        names = [one.name for one in study.method.stages]
-        self.before = sum(getattr(configs[name], "epochs", 0) for name in names[: names.index(stage)])
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Never STOP for a trial that trains: its sign is written instead."""
         if trial.config["job"]["phase"] != "search":  # what was chosen is trained to its end
             return str(self.CONTINUE)
-        if "outcome" not in result:
-            if result.get("stage") != self.stage:
-                return str(self.CONTINUE)
-            result = {**result, "epoch": result["epoch"] - self.before}
+        if "outcome" not in result and result.get("stage") != self.stage:
+            return str(self.CONTINUE)
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == self.STOP and "outcome" not in result:
             self.study.storage.write_bytes(stop_sign(self.study.plan.task, trial.config["job"]["number"]), b"")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bo_distill.distributed.storage import Storage
     from bo_distill.search.evidence.statistics import Course
     from bo_distill.search.study.ledger import Study
-    from bo_distill.search.study.records import Plan
+    from bo_distill.search.study.records import Plan, Trial
 
 QUESTION = "question.json"
 FIRST = 3  # trials of a study whose budget is time or work, before it is known what a trial costs
@@ -42,8 +42,11 @@ class Budget:
         return max(0, int(left))
 
 
-def course(study: Study) -> Course:
+def course(study: Study, macs: Mapping[int, float] | None = None) -> Course:
     """What a study's search had spent and seen after each of its trials, in the order in which they ended.
+
+    Args:
+        macs: multiply-adds of the training of each trial, by number, where they are known: the data is not read then.
 
     The seconds are those that its epochs took when they were trained, found or not. A trial that failed is charged
     what it took from start to finish, or the shared stages of the others where that is more.
@@ -54,17 +57,22 @@ def course(study: Study) -> Course:
     ended.sort(key=lambda pair: pair[1].started + pair[1].seconds)
     method = study.method
     shared = {stage.name for stage in method.stages if stage.shared}
-    found = max((sum(r["seconds"] for r in o.history if r["stage"] in shared) for _, o in ended), default=0.0)
-    seconds = [found + sum(r["seconds"] for r in o.history if r["stage"] not in shared) for _, o in ended]
+    found = max((sum(r.get("seconds", 0.0) for r in o.history if r["stage"] in shared) for _, o in ended), default=0.0)
+    seconds = [found + sum(r.get("seconds", 0.0) for r in o.history if r["stage"] not in shared) for _, o in ended]
     # What a failed trial trained is not known; its time is.
     seconds = [max(s, o.seconds) if o.status == "failed" else s for s, (_, o) in zip(seconds, ended, strict=True)]
-    values, macs = [], []
+
+    def counted(trial: Trial) -> float:
+        """Multiply-adds as if it had trained all stages."""
+        configs = method.configure(study.plan.task.recipe, trial.job.settings)
+        return float(sum(stage.macs(configs, study.info) for stage in method.stages))
+
+    values, spent = [], []
     for trial, _ in ended:
         chosen = trial.status == "done" and trial.val_accuracy is not None
         values.append(float(trial.val_accuracy or 0.0) if chosen else math.nan)
-        configs = method.configure(study.plan.task.recipe, trial.job.settings)
-        macs.append(float(sum(stage.macs(configs, study.info) for stage in method.stages)))
-    return Course(tuple(values), tuple(seconds), tuple(macs))
+        spent.append(counted(trial) if macs is None else macs.get(trial.job.number, 0.0))
+    return Course(tuple(values), tuple(seconds), tuple(spent))
 
 
 def opened(storage: Storage, plan: Plan) -> Study:

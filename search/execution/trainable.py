@@ -8,6 +8,7 @@ import logging
 import secrets
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing import AuthenticationError
@@ -104,10 +105,10 @@ class Crew:
         self.listener = Listener((ray.util.get_node_ip_address(), 0), authkey=self.key)
         self.error: Exception | None = None
         self.line: Connection | None = None
+        self.over = False  # the workers are gone
         self.thread = threading.Thread(target=self._train, daemon=True)
         self.thread.start()
-        with suppress(EOFError, OSError, AuthenticationError):  # they died as they called; `perform` says of what
-            self.line = self.listener.accept()
+        self.line = self._called()
 
     @classmethod
     def of(cls, task: Task) -> Crew:
@@ -117,6 +118,19 @@ class Crew:
                 cls.present.end()
             cls.present = Crew(task)
         return cls.present
+
+    def _called(self) -> Connection | None:
+        """The connection that rank 0 opens; None where the workers died before, of what `perform` says.
+
+        Whoever else calls here, such as a scan of ports, does not have the key and is left alone.
+        """
+        while not self.over:
+            try:
+                line = self.listener.accept()
+                return None if self.over else line
+            except (EOFError, OSError, AuthenticationError):
+                time.sleep(0.05)  # where it is this machine that lacks something, it stays so for a while
+        return None
 
     def perform(self, job: Job, report: Callable[[Mapping[str, Any]], None]) -> Outcome:
         """Run a trial on all workers. `report` is called with each epoch's row.
@@ -139,8 +153,8 @@ class Crew:
         """Let the workers go, and wait until they are gone."""
         if self.line:
             self.line.close()
+        self.listener.close()  # first: a rank 0 that only now calls must not wait
         self.thread.join()
-        self.listener.close()
         Crew.present = None
 
     def _train(self) -> None:
@@ -165,6 +179,7 @@ class Crew:
         except Exception as error:  # for the trial's thread
             self.error = error
         finally:
+            self.over = True
             if not self.line:  # they never came, and the trial's thread still waits for them to call
                 with suppress(EOFError, OSError, AuthenticationError):
                     Client(self.listener.address, authkey=self.key).close()

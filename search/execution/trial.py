@@ -67,6 +67,7 @@ def perform(
     outcome.precision, outcome.processor = runtime.precision, processor()
     worker = LocalWorker(load(task.data), seed=job.seed, runtime=runtime, rank=rank, world_size=world_size)
 
+    run = Run()
     curve = "" if job.until is None else length_of(method, configs)[0]
 
     def on_epoch(row: EpochRow) -> bool:
@@ -81,9 +82,9 @@ def perform(
         return task.stoppable and rank == 0 and storage.exists(stop_sign(task, job.number))
 
     try:
-        run = run_stages(worker, method, configs, StageCache(storage), shared_seed=task.seed, on_epoch=on_epoch)
+        run_stages(worker, method, configs, StageCache(storage), shared_seed=task.seed, on_epoch=on_epoch, run=run)
     except Stopped:
-        outcome.epochs = outcome.history[-1]["epoch"]
+        outcome.epochs = run.epochs + outcome.history[-1]["epoch"]
         if outcome.status not in ("interrupted", "paused"):
             outcome.status, outcome.reason = "pruned", "stopped by the scheduler"
         seen = [row for row in outcome.history if "val_accuracy" in row]

@@ -25,6 +25,7 @@ from bo_distill.methods.errors import UsageError
 from bo_distill.methods.outside import trust
 from bo_distill.search.command.interruption import interruption
 from bo_distill.search.execution.processes import Fresh
+from bo_distill.search.rows.export import printable
 
 if TYPE_CHECKING:
     from bo_distill.distributed.storage import Storage
@@ -181,7 +182,7 @@ def _draw(board: Board, storage: Storage, name: str, over: Callable[[float], boo
             board.put(page)
             ended = ended or study.complete
         except Exception as error:  # what draws is a dozen libraries, and the folder may be gone
-            print(f"the page was not drawn: {error}", file=sys.stderr, flush=True)
+            print(printable(f"the page was not drawn: {error}"), file=sys.stderr, flush=True)
 
 
 class LivePage:

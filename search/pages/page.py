@@ -129,7 +129,7 @@ class Page:
     @contextmanager
     def study(self, name: str, trials: Mapping[str, Any]) -> Iterator[None]:
         """What is added inside is of this study; `trials` is what the script knows of them (`details`)."""
-        with self._inside("study", name=name, trials=trials):
+        with self._inside("study", name=name, key=self.prefix, trials=trials):
             yield
 
     @contextmanager

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from bo_distill.distributed.storage import Storage
-from bo_distill.search.evidence.statistics import Course, student
+from bo_distill.search.evidence.statistics import student
 from bo_distill.search.evidence.words import duration, percent, span
+from bo_distill.search.execution.comparison import course
 from bo_distill.search.pages.charts import look
 from bo_distill.search.pages.charts.scores import anytime
 from bo_distill.search.pages.details import details
@@ -24,6 +24,7 @@ from bo_distill.search.pages.sections.settings import add_settings
 from bo_distill.search.pages.sections.summary import add_summary
 from bo_distill.search.pages.sections.training import add_training
 from bo_distill.search.pages.sections.trials import add_costs, add_front, add_history
+from bo_distill.search.rows.export import printable
 from bo_distill.search.study.ledger import Study
 
 
@@ -58,12 +59,15 @@ def live_page(study: Study, version: int) -> str:
         _add_study(page, Findings.of(study), draw=False)
     searched, total = study.of_phase("search"), study.plan.searched
     ended, later = [t for t in searched if t.finished], len(study.trials) - len(searched)
-    running = [t.job.number for t in study.trials if not t.finished]
+    running = [t.job.number for t in study.trials if t.status == "running"]
+    paused = sum(t.status == "paused" for t in study.trials)
     words = [f"Live: {len(ended)}{f' of {total}' if total else ''} trials have ended"]
     if later:
         words.append(f"{sum(t.finished for t in study.trials) - len(ended)} of {later} retrainings")
     if running:
         words.append(f"under way: {', '.join(map(str, running))}")
+    if paused:
+        words.append(f"{paused} paused")
     return page.html(_title(study), Live(version, "; ".join(words) + "."))
 
 
@@ -88,10 +92,9 @@ def _add_study(page: Page, findings: Findings, draw: bool) -> None:
 def _side_by_side(page: Page, every: Sequence[Findings]) -> None:
     page.section("Side by side")
     rows: list[tuple[Any, ...]] = []
-    courses = {}
-    for f in every:
-        best, tested = f.study.best(), list(f.tests("final").values())
-        plan, ended = f.study.plan, [t for t in f.study.of_phase("search") if t.finished]
+    courses, names = {}, [f.name for f in every]
+    for number, f in enumerate(every, 1):
+        best, tested, plan = f.study.best(), list(f.tests("final").values()), f.study.plan
         rows.append(
             (
                 f.name,
@@ -105,13 +108,8 @@ def _side_by_side(page: Page, every: Sequence[Findings]) -> None:
                 duration(sum(t.seconds for t in f.study.trials)),
             )
         )
-        courses[f.name] = [
-            Course(
-                tuple(t.val_accuracy if t.status == "done" and t.val_accuracy is not None else np.nan for t in ended),
-                tuple(t.seconds for t in ended),
-                tuple(float(f.rows.get(t.job.number, {}).get("macs_train") or 0) for t in ended),
-            )
-        ]
+        line = f.name if names.count(f.name) == 1 else f"{f.name}, {number}"
+        courses[line] = [course(f.study, {trial: float(row["macs_train"] or 0) for trial, row in f.rows.items()})]
     page.table(("study", "method", "data", "searcher", "trials", "best val %", "test %", "95% interval", "time"), rows)
     page.chart(
         "anytime", lambda narrow: anytime(courses, narrow=narrow), "Best validation accuracy against what was spent"
@@ -129,6 +127,15 @@ def write(study: Study, draw: bool = True) -> str:
         UsageError: the storage cannot be written.
     """
     return keep(study.storage, f"{study.folder}/report.html", *page_of([study], draw))
+
+
+def attempt(draw: Callable[[], object], name: str) -> None:
+    """Draw and write a page. One that fails costs the page only, whose name `search.report` takes."""
+    try:
+        draw()
+    except Exception as error:  # what draws is a dozen libraries
+        words = f"the page was not drawn: {error}; bo-distill report {name} tries again"
+        print(printable(words), file=sys.stderr)
 
 
 def keep(storage: Storage, name: str, text: str, pictures: Mapping[str, bytes]) -> str:

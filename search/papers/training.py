@@ -16,6 +16,7 @@ from bo_distill.distributed.worker import best_runtime
 from bo_distill.search.command.reading import tell_reading
 from bo_distill.search.execution.processes import Pool
 from bo_distill.search.papers.publish import add_rows
+from bo_distill.search.rows.export import printable
 from bo_distill.search.searchers.registry import NONE, entry_of
 from bo_distill.search.study.conductor import Conductor, Finished
 from bo_distill.search.study.records import Job
@@ -136,7 +137,7 @@ class Sitting:
             if trial.finished:
                 self.failed |= trial.status == "failed"
                 add_rows(self.reproduced[conductor.study.plan.task.study], conductor.study.storage, self.out)
-                print(_line(conductor.study, trial), file=sys.stderr, flush=True)
+                print(printable(_line(conductor.study, trial)), file=sys.stderr, flush=True)
 
 
 def lacking(study: Study, job: Job, shared: bool = False) -> set[str]:

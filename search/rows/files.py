@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
+from bo_distill.search.rows.export import printable
 from bo_distill.search.rows.row import (
     COMPACTED,
     QUARANTINE,
@@ -148,7 +149,7 @@ def _set_aside(storage: Storage, name: str, reason: ValueError) -> None:
         done = f"moved to {QUARANTINE}"
     except UsageError:  # the storage is read-only
         done = "left out"
-    print(f"{storage.path(name)} cannot be read ({reason}); {done}, the rest is kept", file=sys.stderr)
+    print(printable(f"{storage.path(name)} cannot be read ({reason}); {done}, the rest is kept"), file=sys.stderr)
 
 
 def stored(storage: Storage) -> tuple[list[str], list[str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
+from bo_distill.search.rows.export import printable
 
 FORMAT = 2
 """Of what this version writes. Format 1 is version 0.1's, whose files bear no number; only a model's do."""
@@ -120,7 +121,7 @@ def read_bytes(storage: Storage, name: str) -> bytes:
 
 def damaged(name: str, problem: object) -> Damaged:
     """The error of a file that cannot be read."""
-    return Damaged(f"{name} cannot be read ({' '.join(str(problem).split())}); restore it from a copy")
+    return Damaged(printable(f"{name} cannot be read ({' '.join(str(problem).split())}); restore it from a copy"))
 
 
 def new_name(method: str, searcher: str) -> str:

@@ -93,7 +93,7 @@ class Outcome:
         cached: stages whose results were found.
         epochs: over all stages, those of found stages included.
         history: every epoch's row (`methods.method.EpochRow`), epochs counted by stage and those of found stages
-            included; of a trial that has not ended by itself, its own rows alone, counted over all stages.
+            included; of a trial that has not ended by itself, its own rows alone.
         seconds: from start to finish.
         started: seconds since 1970.
         device: "cpu" or the GPU's name.

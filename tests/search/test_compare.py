@@ -346,6 +346,21 @@ def test_a_comparison_from_end_to_end(tmp_path: Path) -> None:
     assert {k: v for k, v in again.items() if k != "dirty"} == {k: v for k, v in found.items() if k != "dirty"}
 
 
+def test_a_page_that_fails_hides_no_result_and_names_are_no_markup(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("no \x1b[1mfonts")
+
+    monkeypatch.setattr("bo_distill.search.pages.comparison.comparison_page", fails)
+    courses = {name: [Course((0.5, 0.6), (1.0, 1.0), (2.0, 2.0))] * 2 for name in ("random", "bo")}
+    title = "fsp on imagefolder:/data/[new]/cats[/b]"
+    compare.conclude(storage, "comparisons/[v2]", {"comparison": "[v2]"}, courses, title, as_json=False)
+    said = capsys.readouterr()
+    assert said.err == "the page was not drawn: no \\x1b[1mfonts; bo-distill report [v2] tries again\n"
+    assert f"{title}: best" in said.out and f"report       {storage.uri}/comparisons/[v2]/report.html" in said.out
+
+
 def test_a_comparison_is_kept_before_it_is_printed(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise RuntimeError("no terminal")

@@ -16,6 +16,7 @@ from bo_distill.distributed.locks import LockLost
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import State
+from bo_distill.search.rows.files import of_study
 from bo_distill.search.study.kept import packed, unpacked
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Outcome
@@ -91,6 +92,21 @@ def test_a_study_s_files(storage: Storage, file: str) -> None:
         )
         with pytest.raises(UsageError, match="restore it from a copy"):
             readers[file]()
+
+
+def test_names_and_fields_of_others_are_shown_and_not_obeyed(
+    storage: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_up(storage)
+    storage.write_bytes("leaderboard/rows/fsp-bo-made-up-x\x1b]0;owned\x07y.parquet", b"no table")
+    folder = "studies/fsp-bo-made-up"
+    storage.write_bytes(f"{folder}/ledger.previous.json", storage.read_bytes(f"{folder}/ledger.json"))
+    changed(storage, f"{folder}/ledger.json", **{"\x1b[2J": 1})
+    of_study(storage, "fsp-bo-made-up")
+    Study.open(storage, "fsp-bo-made-up")
+    said = capsys.readouterr().err
+    assert "\\x1b]0;owned\\x07y.parquet" in said and "\\x1b[2J" in said
+    assert not set(said) & {"\x1b", "\x07"}
 
 
 def test_weights(storage: Storage) -> None:

@@ -14,8 +14,9 @@ from bo_distill.distributed.storage import Storage
 from bo_distill.methods import get
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import EpochRow
 from bo_distill.search.compare import main as compare
-from bo_distill.search.execution.trial import perform
+from bo_distill.search.execution.trial import perform, stop_sign
 from bo_distill.search.run import main
 from bo_distill.search.searchers.base import Length
 from bo_distill.search.study.conductor import Conductor, Finished
@@ -23,6 +24,7 @@ from bo_distill.search.study.curve import length_of
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Job, Outcome, Plan, Task, Trial
 from helpers.running import TRIVIAL, rows_of, run, start, study_of, until
+from helpers.tiny import TINY_SETTINGS
 from helpers.trivial import accuracy
 
 EPOCHS = 9
@@ -122,6 +124,22 @@ def test_the_budget_is_of_epochs_and_the_winner_has_ended(storage: Storage, monk
     assert rows[best.job.number].epochs == EPOCHS and rows[best.job.number].seconds == again.count(best.job.number)
     pruned = [rows[trial.job.number] for trial in study.trials if trial.status == "pruned"]
     assert all(0 < row.epochs < EPOCHS for row in pruned), "the table says how far each trial went"
+
+
+def test_the_epochs_of_a_trial_that_was_stopped_are_counted_by_stage(storage: Storage) -> None:
+    settings = dict(TINY_SETTINGS["fsp"])
+    task = Task("s", "fsp", "quick", DataSpec("digits", train_size=64), settings, storage.uri, 0, "float32")
+    task = dataclasses.replace(task, stoppable=True)
+
+    def told(row: EpochRow) -> None:
+        """As a scheduler that has seen enough."""
+        if row["stage"] == "finetune":
+            storage.write_bytes(stop_sign(task, 0), b"")
+
+    outcome = perform(task, Job(0, "search", {"finetune.epochs": 3}, 0), told)
+    stages = {row["stage"]: row["epoch"] for row in outcome.history}
+    assert outcome.status == "pruned" and stages["finetune"] == 1 and len(stages) == 3
+    assert outcome.epochs == sum(stages.values()) == len(outcome.history)
 
 
 def test_a_paused_training_goes_on_where_it_was(storage: Storage) -> None:

@@ -23,7 +23,7 @@ from bo_distill.search.evidence.statistics import Course, Paired, analyse, stude
 from bo_distill.search.pages.page import Page
 from bo_distill.search.pages.sections.paper import drawn
 from bo_distill.search.pages.sections.predictions import add_errors
-from bo_distill.search.pages.study import page_of, write
+from bo_distill.search.pages.study import live_page, page_of, write
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Job, Outcome, Trial
 from helpers.made_up import made_up
@@ -235,6 +235,21 @@ def test_several_studies_on_one_page(tmp_path: Any, study: Study) -> None:
     assert len(read.ids) == len(set(read.ids))
     assert "Side by side" in read.text and read.text.count("Provenance") == 2
     assert (tmp_path / "figures" / "anytime.png").exists()
+
+
+def test_studies_of_one_name_are_told_apart(study: Study) -> None:
+    page = page_of([study, study], draw=False)[0]
+    assert page.count('data-key="s1-"') == page.count('data-key="s2-"') == 1
+    assert all(f"{study.plan.task.study}, {number}<" in page for number in (1, 2))
+
+
+def test_what_pauses_and_what_a_model_chose_is_said_so(study: Study) -> None:
+    trials = [dataclasses.replace(trial, estimate=0.9 + trial.job.number / 1000) for trial in study.trials]
+    trials[9] = dataclasses.replace(trials[9], status="paused")
+    text = " ".join(Reader(live_page(Study(study.storage, study.plan, trials), 1)).text.split())
+    assert "of 10 trials have ended; 6 of 6 retrainings; 1 paused." in text and "under way" not in text
+    assert "expected end, 90.70% by the model of all learning curves, is the highest" in text
+    assert "is the highest of 8" not in text
 
 
 def test_bad_words_are_one_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:

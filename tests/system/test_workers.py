@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
+from multiprocessing.connection import Client
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from bo_distill.search.execution import trainable
+from bo_distill.search.study.records import Outcome, Task
 from helpers.running import TRIVIAL, rows_of, run, study_of
 from helpers.trivial import accuracy
+
+
+def test_a_stray_connection_costs_nothing_and_workers_that_died_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Scanned(trainable.Crew):
+        def _train(self) -> None:
+            """A scan of ports, then rank 0 with an answer; the second time rank 0 dies before it calls."""
+            socket.create_connection(self.listener.address).close()
+            if self.task is None:
+                with Client(self.listener.address, authkey=self.key) as line:
+                    assert line.recv() == "job"
+                    line.send(Outcome("done"))
+                    return
+            self.error, self.over = RuntimeError("no memory"), True
+            with suppress(EOFError, OSError):
+                Client(self.listener.address, authkey=self.key).close()
+
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
+    job: Any = "job"
+    crew = Scanned(cast(Task, None))
+    assert crew.perform(job, print).status == "done"
+    crew.end()
+    with pytest.raises(RuntimeError, match="no memory"):
+        Scanned(cast(Task, "other")).perform(job, print)
 
 
 def test_workers_stay_from_trial_to_trial(tmp_path: Path) -> None:

@@ -72,14 +72,20 @@ def _flattery(page: Page, f: Findings, best: Trial) -> None:
         told = fmean(confirmed)
         how = (
             f"mean over {len(confirmed)} fresh seeds, {percent(told)}% on validation, is the highest of the best "
-            f"{f.study.plan.confirm}"
+            f"{f.study.plan.confirm} and so flatters it"
+        )
+    elif best.estimate is not None:
+        told = best.val_accuracy
+        how = (
+            f"expected end, {percent(best.estimate)}% by the model of all learning curves, is the highest. It reached "
+            f"{percent(told)}% on validation"
         )
     else:
         told = best.val_accuracy
-        how = f"{percent(told)}% on validation is the highest of {len(f.done('search'))}"
+        how = f"{percent(told)}% on validation is the highest of {len(f.done('search'))} and so flatters it"
     gap = told - fmean(again)
     page.say(
-        f"The winner's {how} and so flatters it: over {'further' if confirmed else 'fresh'} seeds it reached",
+        f"The winner's {how}: over {'further' if confirmed else 'fresh'} seeds it reached",
         f"{percent(fmean(again))}% there, {abs(100 * gap):.2f} points {'less' if gap >= 0 else 'more'}.",
     )
 

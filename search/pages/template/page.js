@@ -181,7 +181,7 @@ const begin = () => {
     alive.add(element);
   };
   for (const part of document.querySelectorAll('.study')) {
-    const study = studies[part.dataset.name] ??= { name: part.dataset.name };
+    const study = studies[part.dataset.key] ??= { name: part.dataset.name };
     Object.assign(study, JSON.parse(part.querySelector('script.trials').textContent));
     part.querySelectorAll('table.trials').forEach(once(table => enliven(table, study)));
     part.querySelectorAll('.chart').forEach(once(chart => point(chart, study)));
