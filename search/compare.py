@@ -194,7 +194,7 @@ def conclude(
 def show(summary: Mapping[str, Any], title: str) -> None:
     """The comparison for a person, on stdout."""
     reference = summary["reference"]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, found in summary["searchers"].items():
         trials, seconds = ([v for v in found["to_reference"][k] if v is not None] for k in ("trials", "seconds"))
         rows.append(
