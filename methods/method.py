@@ -140,6 +140,7 @@ class Stage:
         needs: earlier stages whose states it is given.
         macs: (all configs, info) -> multiply-adds of this stage's whole training, forward and backward.
         shared: trained once with the study's seed, also when later stages are repeated over seeds.
+        judged: an epoch's `val_accuracy` is that of the trial, so that trials may be compared before their end.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     macs: Callable[[Configs, Info], int] = lambda configs, info: 0
     shared: bool = False
+    judged: bool = True
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,8 @@ def stretched(settings: Mapping[str, Any], stage: str, epochs: int) -> dict[str,
     return {
         f"{stage}.epochs": epochs,
         f"{stage}.warmup": settings[f"{stage}.warmup"] * times,
-        f"{stage}.milestones": tuple(milestone * times for milestone in settings[f"{stage}.milestones"]),
+        # One that lies beyond the end never acts, and stretched might be no milestone that can be set.
+        f"{stage}.milestones": tuple(min(milestone * times, epochs) for milestone in settings[f"{stage}.milestones"]),
     }
 
 

@@ -146,7 +146,10 @@ METHOD = Method(
     stages=(
         Stage("base", Base, train_base, macs=training_macs("base")),
         Stage("cluster", Cluster, find_clusters, needs=("base",)),
-        Stage("experts", Experts, train_experts, needs=("base", "cluster"), macs=training_macs("experts")),
+        # An expert is right about its own classes, which says little of the ensemble.
+        Stage(
+            "experts", Experts, train_experts, needs=("base", "cluster"), macs=training_macs("experts"), judged=False
+        ),
         Stage("route", Route, choose_route, needs=("base", "cluster", "experts")),
     ),
     recipes={

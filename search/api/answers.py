@@ -27,7 +27,8 @@ def open_model(name: str, storage_uri: str) -> Deployed:
     """
     from bo_distill.distributed.storage import Storage
     from bo_distill.search.study.kept import check_name
-    from bo_distill.search.study.winner import load_model
+    from bo_distill.search.study.ledger import Study
+    from bo_distill.search.study.winner import load_model, winners_model
 
     if Path(name).suffix.lower() == ".onnx" and "://" not in name:
         from bo_distill.search.study.exported import loaded
@@ -40,6 +41,9 @@ def open_model(name: str, storage_uri: str) -> Deployed:
     if here and here.exists("model.json"):
         return load_model(here)
     if here and here.exists("model/model.json"):
+        root, inside, study = here.uri.rstrip("/").rpartition("/studies/")
+        if inside and here.exists("study.json"):
+            return winners_model(Study.open(Storage(root), study))
         return load_model(here, "model")
     if here:
         raise UsageError(f"{name}: there is no model.json in it, nor in its model folder; give a study that has ended")
@@ -48,6 +52,8 @@ def open_model(name: str, storage_uri: str) -> Deployed:
         check_name("MODEL", name)
     if "/" in name.strip("/") or not storage.exists(f"studies/{name}"):
         raise UsageError(f"{name}: no such folder, nor a study under {storage.uri}; give MODEL or --storage")
+    if storage.exists(f"studies/{name}/model/model.json") and storage.exists(f"studies/{name}/study.json"):
+        return winners_model(Study.open(storage, name))
     return load_model(storage, f"studies/{name}/model")
 
 

@@ -12,6 +12,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.asking import asked_for
 from bo_distill.search.command.config import toml_of
 from bo_distill.search.command.interruption import interruption
@@ -51,6 +52,8 @@ def begun(args: argparse.Namespace) -> Study:
     searcher_of(study)  # says now what cannot be: a grid in too few trials, ranges that have changed since
     if tuned_controls(study.plan, study.method):
         ControlSearches(study, task.settings)  # likewise
+    if not args.resume:
+        check_controls(study)
     method, info = study.method, study.info
     check_kind(info.name, info.kind, method)
     study.know_data()
@@ -62,6 +65,35 @@ def begun(args: argparse.Namespace) -> Study:
         workers = fastest(study, args, sys.stderr).workers
         study.plan = dataclasses.replace(study.plan, task=dataclasses.replace(task, workers=workers))
     return study
+
+
+def check_controls(study: Study) -> None:
+    """See that the controls can run beside a winner, with the recipe's settings or from an end of every range.
+
+    Raises:
+        UsageError: one cannot.
+    """
+    from bo_distill.methods.method import flatten
+    from bo_distill.methods.space import Choice
+
+    method, task = study.method, study.plan.task
+    numbers = {name: domain for name, domain in study.space.items() if not isinstance(domain, Choice)}
+    ends = [{name: getattr(domain, end) for name, domain in numbers.items()} for end in ("low", "high")]
+    for winner in ({}, *ends):
+        settings = {**task.settings, **winner}
+        try:
+            complete = flatten(method.configure(task.recipe, settings))
+        except UsageError:
+            continue  # no trial can be that either
+        for name, change in study.controls.items():
+            try:
+                method.configure(task.recipe, {**settings, **change(complete)})
+            except UsageError as error:
+                own = ", ".join(f"{field}={complete[field]}" for field in complete if field.endswith(".epochs"))
+                raise UsageError(
+                    f"--controls {name}: cannot run beside a winner of {own} ({error}); name others, or give "
+                    "--no-controls"
+                ) from None
 
 
 def trackers(args: argparse.Namespace) -> list[str]:

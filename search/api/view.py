@@ -40,7 +40,8 @@ class Result:
 
     Attributes:
         number: of the trial in its study.
-        phase: "search", "confirm" (one of the best again), "final" (the winner over a fresh seed) or "control".
+        phase: "search", "confirm" (one of the best again), "tune" (a control's own search), "final" (the winner over a
+            fresh seed) or "control".
         control: which control, or None.
         seed: of the trial.
         settings: the searched hyperparameters ("stage.field" -> value).
@@ -249,12 +250,9 @@ class StudyView:
 
     @cached_property
     def _model(self) -> Deployed:
-        from bo_distill.search.study.winner import load_model, save_winner
+        from bo_distill.search.study.winner import winners_model
 
-        study = self._study
-        if not study.storage.exists(f"{study.folder}/model/model.json"):
-            save_winner(study)
-        return load_model(study.storage, f"{study.folder}/model")
+        return winners_model(self._study)
 
     def _result(self, trial: Trial) -> Result:
         return Result.of(self._study, trial, self._study.outcome(trial.job.number))

@@ -56,6 +56,10 @@ class FileParser(Parser):
             return own
         filed = self.parse_intermixed_args(list(self._filed(own.config)))
         method = filed.method
+        if own.controls:
+            filed.no_controls = False
+        if own.no_controls:
+            filed.controls = None
         both = self.parse_intermixed_args(argv, filed)
         both.method = own.method or method
         return both
@@ -107,7 +111,7 @@ def options_of(plan: Plan) -> dict[str, Any]:
     task = plan.task
     budget = {
         "trials": plan.trials,
-        "time": None if plan.seconds is None else f"{plan.seconds:g}s",
+        "time": None if plan.seconds is None else f"{plan.seconds:.12g}s",
         "patience": plan.patience,
         "confirm": plan.confirm or None,
         "workers": task.workers if task.workers != 1 else None,
@@ -120,7 +124,7 @@ def options_of(plan: Plan) -> dict[str, Any]:
         "search": ",".join(plan.space),
         **({"metric": ",".join(plan.metrics)} if plan.metrics != (ACCURACY,) else {}),
         **{name: value for name, value in budget.items() if value is not None},
-        **({"warm": ",".join(plan.warm)} if plan.warm else {}),
+        **({"warm": ",".join(plan.warm)} if plan.warm and entry_of(plan.searcher).warms else {}),
         **({"asha": True} if plan.asha else {}),
         **({} if plan.controls else {"no-controls": True}),
         **({"tune-controls": True} if plan.tune_controls else {}),

@@ -142,7 +142,8 @@ def _seeds(study: Study, words: Words) -> Iterator[str]:
         yield (
             f"So few seeds show large differences only: {pair.n} would show one of {100 * now:.1f} points from "
             f"{control.replace('_', ' ')} in four of five cases, {SEEDS} one of {100 * then:.1f} "
-            f"(the same search with {words({'seeds': SEEDS})}; what is trained already comes from the cache)."
+            f"(the same search with {words({'seeds': SEEDS})}; what is trained already comes from the cache). "
+            "That reads the test split again, after this look, which its interval does not know."
         )
         return
 

@@ -15,6 +15,7 @@ from bo_distill.search.searchers.registry import pauses
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.metrics import METRICS
 from bo_distill.search.study.records import Outcome, Trial
+from bo_distill.search.study.searches import later_runs
 
 BESIDE = 1.0  # seconds of a run that no epoch counts: Ray, the ledger, the searcher
 
@@ -25,15 +26,14 @@ class ProgressLines(Callback):
 
     Args:
         terminal: None to say nothing.
-        later: runs that follow the search: the best again, the controls' own searches, the winner and its controls.
         width: runs side by side.
     """
 
-    def __init__(self, study: Study, terminal: TextIO | None, later: int, width: int) -> None:
+    def __init__(self, study: Study, terminal: TextIO | None, width: int) -> None:
         from rich.console import Console
         from rich.status import Status
 
-        self.study, self.terminal, self.later = study, terminal, later
+        self.study, self.terminal = study, terminal
         self.shared = {stage.name for stage in study.method.stages if stage.shared}
         self.work: list[float] = []  # processor time of each run that ended, in what later runs do again
         self.pace = 1.0  # seconds that a second of it took in the last run: other work on the machine, or a GPU's
@@ -51,7 +51,7 @@ class ProgressLines(Callback):
             trials = f"the epochs of {trials}"
         if plan.seconds:
             trials += f" for {duration(plan.seconds)}"
-        self.say(f"{plan.task.study}: {trials}, then {later} retrainings; {width} at a time")
+        self.say(f"{plan.task.study}: {trials}, then {later_runs(study)} later runs; {width} at a time")
 
     def say(self, line: str) -> None:
         """A line where there is no terminal to redraw one on. That nobody reads it ends no search."""
@@ -134,11 +134,12 @@ class ProgressLines(Callback):
         total = None if pauses(plan.searcher) else plan.searched  # epochs are its budget, not trials
         done = sum(t.finished for t in self.study.trials)
         yield f"{searched}{f' of {total}' if total else ''} trials"
+        later = later_runs(self.study)
         if done > searched:
-            yield f"{done - searched} of {self.later} retrainings"
+            yield f"{done - searched} of {later} later runs"
         if best := self.study.best():
             yield f"best {self.study.metric.told(self.study.value(best))}"
-        left = (max(total - searched, 0) if total and done == searched else 0) + self.later - (done - searched)
+        left = (max(total - searched, 0) if total and done == searched else 0) + later - (done - searched)
         if self.work and left > 0 and (total or done > searched):
             each = fmean(self.work) * self.pace + BESIDE
             yield f"about {duration(-(-left // self.width) * each)} left"

@@ -46,7 +46,7 @@ def on_workers(config: dict[str, Any], task: Task) -> None:
         UsageError: as `in_process`, of any rank.
         ray.train.TrainingFailedError: a worker died or failed; when one dies, the others fail too. Who counts the
             attempts runs the trial again.
-        distributed.cluster.NodeLost: that is why.
+        distributed.ray.cluster.NodeLost: that is why.
     """
     from ray.train import WorkerGroupError
 

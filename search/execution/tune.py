@@ -25,7 +25,6 @@ from bo_distill.search.execution.trainable import in_process, on_workers
 from bo_distill.search.study.conductor import Conductor, Finished
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Outcome, Task, Trial
-from bo_distill.search.study.searches import tuned_controls
 
 
 class StudySearch(Searcher):
@@ -160,9 +159,7 @@ def run_study(study: Study, layout: Layout, terminal: TextIO | None) -> None:
     if plan.asha:
         stage, length = conductor.curve
         scheduler = GracefulStop(study, stage, length.curve)
-    later = plan.confirmations + plan.seeds * (1 + len(study.controls))
-    later += len(tuned_controls(plan, study.method)) * (plan.searched or 0)
-    progress = ProgressLines(study, terminal, later, layout.concurrency)
+    progress = ProgressLines(study, terminal, layout.concurrency)
     with tempfile.TemporaryDirectory(prefix="search-") as scratch:
         try:
             with interruption().deferred():

@@ -63,7 +63,7 @@ def live_page(study: Study, version: int) -> str:
     paused = sum(t.status == "paused" for t in study.trials)
     words = [f"Live: {len(ended)}{f' of {total}' if total else ''} trials have ended"]
     if later:
-        words.append(f"{sum(t.finished for t in study.trials) - len(ended)} of {later} retrainings")
+        words.append(f"{sum(t.finished for t in study.trials) - len(ended)} of {later} later runs")
     if running:
         words.append(f"under way: {', '.join(map(str, running))}")
     if paused:

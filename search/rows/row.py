@@ -50,7 +50,7 @@ class Row:
     study: str = _column("name of the study")
     trial: int = _column("number of the trial, unique within study and phase")
     phase: Literal["search", "confirm", "tune", "final", "control"] = _column(
-        "searching; the best again over fresh seeds; the winner over seeds; a control over seeds"
+        "searching; the best again over fresh seeds; a control's own search; the winner over seeds; controls over seeds"
     )
     control: str | None = _column("name of the control", default=None)
     method: str = _column("name of the method")

@@ -179,4 +179,4 @@ class IndexedSearch:
     def restore_state(self, state: Settings) -> None:
         """Go on from a saved state; ValueError if it is of another space."""
         check_same(state.get("space"), describe(self.space))
-        self.asked = state["asked"]
+        self.asked, self.reason = state["asked"], state.get("reason", "")

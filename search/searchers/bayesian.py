@@ -328,7 +328,7 @@ class Proposer:
 
     def _take(self, state: Config) -> None:
         self._seed, self._n_initial, self._count = state["seed"], state["n_initial"], state["count"]
-        self._idle = state["idle"]
+        self._idle, self.reason = state["idle"], state.get("reason", "")
         self._costs = [StageCost(tuple(fields), seconds) for fields, seconds in state.get("costs", ())]
         self._learned = [([tuple(row) for row in rows], list(values)) for rows, values in state.get("learned", ())]
         self._sources = []

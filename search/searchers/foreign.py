@@ -122,6 +122,7 @@ class ForeignSearch:
                 self.on_trial_complete(trial_id, None if value is None else {METRIC: value}, error)
             else:
                 self.add_evaluated_point(*words)
+        self.reason = state.get("reason", "")
 
 
 def _class_of(word: str) -> Any:

@@ -23,7 +23,7 @@ from bo_distill.search.study.curve import curve_of, length_of, reached
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.metrics import ACCURACY, METRICS
 from bo_distill.search.study.records import ATTEMPTS, Job, Outcome, Phase, Trial, failed
-from bo_distill.search.study.searches import ControlSearches, StageCosts, heard, searcher_of, tuned_controls
+from bo_distill.search.study.searches import ControlSearches, StageCosts, heard, readers, searcher_of, tuned_controls
 
 
 class Finished(Exception):
@@ -43,6 +43,8 @@ class Conductor:
         self.study = study
         self.inner = searcher_of(study)
         self.pausing = cast(PausingSearcher, self.inner) if self.inner and pauses(study.plan.searcher) else None
+        if self.inner and not study.plan.over and all(trial.job.phase == "search" for trial in study.trials):
+            self.inner.reason = ""  # it is asked again
         one = len(study.plan.metrics) == 1
         self.reporter = self._reporter() if self.inner and one and not self.pausing else None
         # Where time is the budget, the search is for what promises most per second.
@@ -202,17 +204,20 @@ class Conductor:
         complete = flatten(method.configure(plan.task.recipe, winner))
         controls = self.study.controls
         what = [f"trial {best.job.number}", *(name.replace("_", " ") for name in controls)]
-        before = f"; extends {plan.extends}" if plan.extends else ""
-        before += f"; learned from {', '.join(plan.warm)}" if plan.warm else ""
-        self.study.note_test("opened", f"{', '.join(what)}; seeds {', '.join(map(str, seeds))}{before}")
         # Seeds side by side: runs of one seed would wait for one another's stages.
-        for seed in seeds:
-            self._queue("final", winner, seed)
+        runs: list[tuple[Phase, dict[str, Any], int, str | None]] = [("final", winner, seed, None) for seed in seeds]
         for name, change in controls.items():
             tuned = self.study.tuned(name)
             own = {field: tuned.job.settings[field] for field in change.tunes} if tuned else {}
-            for seed in seeds:
-                self._queue("control", {**winner, **change(complete), **own}, seed, name)
+            settings = method.check({**winner, **change(complete), **own})
+            runs += [("control", settings, seed, name) for seed in seeds]
+        before = f"; extends {plan.extends}" if plan.extends else ""
+        before += f"; learned from {', '.join(plan.warm)}" if plan.warm else ""
+        if others := readers(self.study):
+            before += f"; read before by {others} other {'study' if others == 1 else 'studies'} of this method and data"
+        self.study.note_test("opened", f"{', '.join(what)}; seeds {', '.join(map(str, seeds))}{before}")
+        for run in runs:
+            self._queue(*run)
         return True
 
     def lost(self, trial: Trial, error: Exception, *, blamed: bool = True, killed: bool = True) -> None:

@@ -28,15 +28,17 @@ def length_of(method: Method, configs: Configs) -> tuple[str, Length]:
     """The stage whose epochs are a trial's curve, the last of its own that trains, and how long a training is.
 
     Raises:
-        UsageError: no stage of its own trains in epochs.
+        UsageError: no stage of its own trains in epochs, or the last that does says nothing of the trial's accuracy.
     """
-    own = [(stage.name, getattr(configs[stage.name], "epochs", 0)) for stage in method.stages if not stage.shared]
-    trained = [(name, epochs) for name, epochs in own if epochs]
-    if not trained:
-        words = f"no stage of {method.name} trains in epochs that trials do not share"
+    own = [(stage, getattr(configs[stage.name], "epochs", 0)) for stage in method.stages if not stage.shared]
+    trained = [(stage, epochs) for stage, epochs in own if epochs]
+    words = f"no stage of {method.name} trains in epochs that trials do not share"
+    if trained and not trained[-1][0].judged:
+        words = f"while {trained[-1][0].name} trains, nobody knows how accurate a trial of {method.name} will be"
+    if not trained or not trained[-1][0].judged:
         raise UsageError(f"--curves, --asha: {words}; leave them out")
-    (*earlier, (name, epochs)) = trained
-    return name, Length(sum(count for _, count in earlier), epochs)
+    (*earlier, (stage, epochs)) = trained
+    return stage.name, Length(sum(count for _, count in earlier), epochs)
 
 
 def reached(history: Sequence[Mapping[str, Any]], stage: str) -> dict[int, float]:

@@ -40,7 +40,7 @@ from bo_distill.search.rows.row import ROWS
 from bo_distill.search.searchers.registry import NONE, pauses
 from bo_distill.search.study.kept import FORMAT, Damaged, check_name, damaged, packed, read, sealed
 from bo_distill.search.study.metrics import ACCURACY, METRICS, Metric
-from bo_distill.search.study.records import Outcome, Plan, Trial, on_validation
+from bo_distill.search.study.records import Outcome, Plan, Trial, on_validation, running_controls
 
 T = TypeVar("T")
 
@@ -177,11 +177,9 @@ class Study:
             raise problem
 
     def save_plan(self) -> None:
-        """Write what was asked for, and what was read of the data once it is known. With the first plan a study is
-        there: the trials that it begins with are written before.
+        """Write what was asked for, and of the data what is known; before, the trials that a new study begins with.
 
-        Raises:
-            LockLost, UsageError: as `save`.
+        Raises: as `save`.
         """
         if self.trials and not self._begun:
             self.save()
@@ -268,9 +266,7 @@ class Study:
     @property
     def controls(self) -> dict[str, Control]:
         """The method's controls that run beside the winner."""
-        plan = self.plan
-        every = self.method.controls if plan.controls else {}
-        return {name: control for name, control in every.items() if not plan.against or name in plan.against}
+        return running_controls(self.plan, self.method)
 
     @property
     def metric(self) -> Metric:

@@ -7,11 +7,14 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.study.metrics import ACCURACY
+
+if TYPE_CHECKING:
+    from bo_distill.methods.method import Control, Method
 
 Phase = Literal["search", "confirm", "tune", "final", "control"]
 
@@ -239,6 +242,12 @@ class Plan:
         raise UsageError(
             f"--confirm {self.confirm}: takes {self.confirmations} of --trials {self.trials}{taken}; give more --trials"
         )
+
+
+def running_controls(plan: Plan, method: Method) -> dict[str, Control]:
+    """The method's controls that run beside the winner, by name."""
+    every = method.controls if plan.controls else {}
+    return {name: control for name, control in every.items() if not plan.against or name in plan.against}
 
 
 @dataclass

@@ -15,7 +15,7 @@ from bo_distill.search.searchers.registry import DEFAULT, beginning, entry_of, f
 from bo_distill.search.study.curve import length_of
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.metrics import ACCURACY
-from bo_distill.search.study.records import Outcome, Plan, Trial
+from bo_distill.search.study.records import Outcome, Plan, Trial, running_controls
 
 MOST = 10  # studies that --warm all names
 
@@ -99,6 +99,21 @@ def others_of(study: Study) -> tuple[str, ...]:
             f"--warm all: no study of {study.method.name} to learn from in {study.storage.uri}; leave it out"
         )
     return tuple(name for _, name in sorted(found, reverse=True)[:MOST])
+
+
+def readers(study: Study) -> int:
+    """How many other studies in the storage, of the same method and data, have opened the test split.
+
+    One that cannot be opened counts for none.
+    """
+    files = [entry.split("/") for entry in study.storage.list("studies")]
+    found = 0
+    for name in {name for _, name, *rest in files if rest[:1] == ["test"]} - {study.plan.task.study}:
+        with suppress(UsageError):
+            other = Study.open(study.storage, name)
+            asked = [(one.plan.task.method, one.plan.fingerprint) for one in (study, other)]
+            found += asked[0] == asked[1] and any(note["event"] == "opened" for note in other.test_notes())
+    return found
 
 
 def told(
@@ -186,8 +201,29 @@ def tuned_controls(plan: Plan, method: Method) -> list[str]:
     """The controls that have a search of their own."""
     if not (plan.controls and plan.tune_controls and plan.seeds):
         return []
-    named = plan.against or method.controls
-    return [name for name, control in method.controls.items() if control.tunes and name in named]
+    return [name for name, control in running_controls(plan, method).items() if control.tunes]
+
+
+def own_trials(study: Study) -> int:
+    """Trials of each control's own search: as many as the winner's search had, or will have where it is a grid, of
+    which a part is none; where it paused its trials, as many as it paid for."""
+    plan, searched = study.plan, study.of_phase("search")
+    if entry_of(plan.searcher).sized:
+        return len(foreseen(plan.searcher, study.space, plan.task.seed, plan.searched))
+    if pauses(plan.searcher):
+        return plan.searched or sum(trial.status == "done" for trial in searched)
+    return len(searched)
+
+
+def later_runs(study: Study) -> int:
+    """Runs that follow the search, as far as is known by now: the best again, the controls' own searches, and the
+    retrainings of the winner and the controls."""
+    plan, searching = study.plan, all(trial.job.phase == "search" for trial in study.trials)
+    runs = plan.confirmations if searching else len(study.of_phase("confirm"))
+    if tuned := tuned_controls(plan, study.method):
+        planned = plan.searched if searching and not entry_of(plan.searcher).sized else None
+        runs += len(tuned) * max(own_trials(study), planned or 0)
+    return runs + plan.seeds * (1 + len(study.controls))
 
 
 class ControlSearches:
@@ -205,13 +241,8 @@ class ControlSearches:
 
     def __init__(self, study: Study, winner: Mapping[str, Any]) -> None:
         plan, method = study.plan, study.method
-        self.study, self.trials = study, len(study.of_phase("search"))
-        word = plan.searcher
-        if entry_of(word).sized:  # of which a part is none
-            self.trials = len(foreseen(word, study.space, plan.task.seed, plan.searched))
-        if pauses(word):
-            done = sum(trial.status == "done" for trial in study.of_phase("search"))
-            word, self.trials = DEFAULT, plan.searched or done
+        self.study, self.trials = study, own_trials(study)
+        word = DEFAULT if pauses(plan.searcher) else plan.searcher
         complete = flatten(method.configure(plan.task.recipe, winner))
         self.bases = {name: {**winner, **control(complete)} for name, control in method.controls.items()}
         self.searchers: dict[str, Searcher] = {}

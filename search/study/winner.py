@@ -171,6 +171,24 @@ def save_winner(study: Study) -> str:
     return folder
 
 
+def winners_model(study: Study) -> Deployed:
+    """The network of a study's winner, written first where the kept one is missing, is another trial's since the search
+    went on, or was cut short.
+
+    Raises:
+        UsageError: as `save_winner`, or it is of a later version.
+    """
+    folder, trial = f"{study.folder}/model", winner(study)
+    try:
+        kept = load_model(study.storage, folder)
+    except UsageError:
+        pass  # what stands in the way of writing it again is said below
+    else:
+        if trial is None or (kept.card.trial, kept.card.seed) == (trial.job.number, trial.job.seed):
+            return kept
+    return load_model(study.storage, save_winner(study))
+
+
 def _networks(method: Method, configs: Configs, states: Mapping[str, State], info: Info) -> dict[str, nn.Module]:
     """Each task -> its network; images have one task, without a name of its own."""
     first = info.tasks[0][0] if info.tasks else "class"

@@ -72,7 +72,7 @@ def test_every_option_of_the_command_is_an_argument() -> None:
         ({"method": "all", "data": "digits"}, "^method all: of the command alone; bo-distill run all --data NAME$"),
         ({"callbacks": 3}, "^callbacks: 3: give a function, or a list of them$"),
         ({"dry_run": True}, "^dry_run: .* use the command, bo-distill run METHOD --dry-run$"),
-        ({"trials": "+3"}, "^trials \\+3: only resume can extend a search; give trials 3"),
+        ({"trials": "+3"}, "^trials \\+3: only resume and extend add to a search; give trials 3"),
         ({"tune_controls": True, "no_controls": True}, "^tune_controls: .* leave out no_controls and seeds 0"),
         ({"data": 3}, "data: train is no pair"),
         ({"resume": "none-such", "method": None}, "study none-such: none of this name"),

@@ -317,7 +317,7 @@ def test_a_comparison_from_end_to_end(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         few, *lines = done.stderr.splitlines()
         assert few.startswith("2 repeats of 2 searchers cannot show a difference")
-        assert all(" trials, then 0 retrainings" in line or line.startswith("trial ") for line in lines)
+        assert all(" trials, then 0 later runs" in line or line.startswith("trial ") for line in lines)
         return dict(json.loads(done.stdout))
 
     found = run()

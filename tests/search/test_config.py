@@ -41,6 +41,13 @@ def test_the_file_and_the_command_of_a_study_ask_for_it_again(words: list[str], 
     assert plan_of(*command(plan).split()[2:]) == plan
 
 
+def test_what_a_study_went_on_with_asks_for_it_too(tmp_path: Path) -> None:
+    """A long time in seconds, and a searcher that learns from no other study, though the one before did."""
+    plan, file = plan_of("fsp", "--time=300h", "--warm=other"), tmp_path / "config.toml"
+    file.write_text(toml_of(dataclasses.replace(plan, searcher="random")))
+    assert plan_of(f"--config={file}") == dataclasses.replace(plan, searcher="random", warm=())
+
+
 def test_the_command_line_wins_and_fields_add_up(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(toml_of(plan_of(*WORDS)))
@@ -53,6 +60,11 @@ def test_the_command_line_wins_and_fields_add_up(tmp_path: Path) -> None:
     )
     assert plan_of(f"--config={file}").task.settings == {"finetune.distill": 0.5, "finetune.beta": 2}
     assert plan_of(f"--config={file}").space == ("transfer.weight", "transfer.lr")
+    file.write_text('method = "fsp"\nno-controls = true\n')
+    plan = plan_of(f"--config={file}", "--controls=equal_epochs")
+    assert plan.controls and plan.against == ("equal_epochs",)
+    file.write_text('method = "fsp"\ncontrols = "equal_epochs"\n')
+    assert not plan_of(f"--config={file}", "--no-controls").controls
     file.write_text('method = "fsp"\ntrials = 7\n')
     plan = plan_of("res_ic", f"--config={file}")
     assert (plan.task.method, plan.trials) == ("res_ic", 7)

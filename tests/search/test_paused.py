@@ -150,6 +150,8 @@ def test_a_paused_training_goes_on_where_it_was(storage: Storage) -> None:
         assert (outcome.status, outcome.epochs) == ("paused", reach)
         assert [row["epoch"] for row in outcome.history] == list(range(1, reach + 1))
         assert outcome.val["accuracy"] == accuracy({"only.x": 0.2, "only.y": 0.5})
+        again = perform(task, Job(0, "search", settings, 0, until=reach), lambda row: None)
+        assert (again.status, again.history) == ("paused", outcome.history), "a kill before it was kept costs no epoch"
     rest: list[Any] = []
     whole = perform(task, Job(0, "search", settings, 0), rest.append)
     assert whole.status == "done" and whole.epochs == 4
@@ -165,7 +167,6 @@ def test_a_paused_training_goes_on_where_it_was(storage: Storage) -> None:
         ("center_loss", ("joint", None)),
         ("res_ic", ("backbone", None)),
         ("max_entropy", ("finetune", None)),
-        ("label_embedding", ("experts", None)),
     ],
 )
 def test_a_trial_s_curve_is_that_of_the_last_stage_of_its_own_that_trains(method: str, expected: Any) -> None:
@@ -174,6 +175,14 @@ def test_a_trial_s_curve_is_that_of_the_last_stage_of_its_own_that_trains(method
     assert stage == expected[0] and expected[1] in (None, length)
     with pytest.raises(UsageError, match="trains in epochs"):
         length_of(found, {stage.name: None for stage in found.stages})
+
+
+@pytest.mark.parametrize("option", ["--asha", "--curves"])
+def test_trials_whose_epochs_say_nothing_of_their_accuracy_are_not_compared_by_them(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["label_embedding", option, "--dry-run"]) == 2
+    assert "while experts trains, nobody knows how accurate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,12 @@ from bo_distill.methods import get
 from bo_distill.methods.data import load
 from bo_distill.methods.errors import UsageError
 from bo_distill.search import predict
-from bo_distill.search.api.answers import probabilities, rows_of
+from bo_distill.search.api.answers import open_model, probabilities, rows_of
+from bo_distill.search.api.view import StudyView
 from bo_distill.search.study import exported
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.winner import Card, Deployed, load_model, save_winner, stored_states, winner
-from helpers.made_up import made_up
+from helpers.made_up import changed, made_up
 from helpers.tiny import tiny_sentences
 
 
@@ -120,6 +121,21 @@ def test_an_export_that_differs_is_refused(
     file = tmp_path / "model.pt2"
     assert predict.main([study.storage.path(study.folder), "--export", "torch", str(file)]) == 1
     assert not file.exists() and "nothing was written" in capsys.readouterr().err
+
+
+def test_the_model_is_the_winner_s(study: Study, tmp_path: Path) -> None:
+    """Also once the search went on, and after a kill between the two files."""
+    folder = study.storage.path(study.folder)
+    trial = open_model(folder, "").card.trial
+    for name, part in (("model.json", {"trial": 99}), ("model.safetensors", None)):
+        file = f"{study.folder}/model/{name}"
+        kept = study.storage.read_bytes(file)
+        if part:
+            changed(study.storage, file, **part)
+        else:
+            study.storage.write_bytes(file, kept[:-1] + bytes([kept[-1] ^ 1]))
+        assert open_model(folder, "").card.trial == StudyView(study)._model.card.trial == trial
+        assert study.storage.read_bytes(file) == kept
 
 
 def test_damaged_package(study: Study, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.space import Choice, Real
 from bo_distill.search.api.calls import run
+from bo_distill.search.api.searching import check_controls
 from bo_distill.search.command.asking import asked_for, make_plan, resumed
 from bo_distill.search.command.config import command
 from bo_distill.search.command.summary import print_summary
@@ -208,6 +209,40 @@ def test_an_extension_is_held_to_what_a_new_study_is(how: dict[str, Any], said: 
     study.save_plan()
     with pytest.raises(UsageError, match=said):
         extend(storage, "--curves", "--trials=+2")
+
+
+@pytest.mark.parametrize("searcher", ["random", "bo", "curves"])
+def test_why_a_search_had_no_more_is_said_after_an_interruption(searcher: str, storage: Storage) -> None:
+    study = begin(storage, searcher, 9, seeds=1)
+    study.plan = replace(study.plan, space=("only.x",), ranges={"only.x": "0:1:0.5"})
+    study.save_plan()
+    conductor = Conductor(study)
+    conductor.inner.reason = "every configuration was tried"
+    conductor._queue("final", {}, 1)
+    conductor._save()
+    again = Conductor(Study.open(storage, "s"))
+    again._save()
+    assert "of 9 trials: every configuration was tried" in str(ended(Study.open(storage, "s")))
+
+
+def test_what_other_studies_read_of_test_is_noted(storage: Storage) -> None:
+    plan = begin(storage, "random", 2, seeds=1).plan
+    for name in ("s", "t", "u"):
+        task, fingerprint = replace(plan.task, study=name), "other" if name == "u" else "known"
+        study = Study(storage, replace(plan, task=task, fingerprint=fingerprint))
+        study.save_plan()
+        carry_on(study)
+    notes = [Study.open(storage, name).test_notes()[0]["what"].partition("; read before")[2] for name in "stu"]
+    assert notes == ["", " by 1 other study of this method and data", ""]
+
+
+def test_a_control_that_cannot_run_is_refused_before_the_search(storage: Storage) -> None:
+    words = ["fsp", "--recipe=paper", "--data=digits", "--set=finetune.epochs=1"]
+    plan = make_plan(parser().parse_args([*words, "--set=transfer.epochs=30"]))
+    check_controls(Study(storage, plan))  # milestones beyond the end never act
+    plan = make_plan(parser().parse_args([*words, "--set=transfer.epochs=2000"]))
+    with pytest.raises(UsageError, match=r"--controls equal_epochs: cannot run beside a winner of .*2001"):
+        check_controls(Study(storage, plan))
 
 
 def test_test_stays_unread_until_seeds_are_asked_for(storage: Storage) -> None:

@@ -154,7 +154,8 @@ def test_what_is_left_is_priced_by_the_work_of_a_run_and_the_speed_of_the_last(s
     ended, study.trials[8:] = study.trials[:8], []
     for trial in ended[3:]:
         trial.status = "running"
-    progress = ProgressLines(study, None, later=0, width=2)
+    study.plan = replace(study.plan, seeds=0)
+    progress = ProgressLines(study, None, width=2)
 
     def row(stage: str, wall: float, cpu: float) -> dict[str, Any]:
         return {"stage": stage, "epoch": 1, "seconds": wall, "cpu_seconds": cpu}
@@ -183,12 +184,12 @@ def test_a_page_that_fails_costs_the_page_only(
 
 def test_a_log_has_a_line_for_the_start_and_for_each_run(study: Study) -> None:
     log = io.StringIO()
-    progress = ProgressLines(study, log, later=6, width=2)
+    progress = ProgressLines(study, log, width=2)
     study.listeners[-1](study.trials[3], Outcome())
     progress.close()
     first, second = log.getvalue().splitlines()
-    assert first == "fsp-bo-made-up: 10 trials, then 6 retrainings; 2 at a time"
-    assert second.startswith("trial 3, search: 90.71% on validation, 2.0 s | 10 of 10 trials | 6 of 6 retrainings")
+    assert first == "fsp-bo-made-up: 10 trials, then 9 later runs; 2 at a time"
+    assert second.startswith("trial 3, search: 90.71% on validation, 2.0 s | 10 of 10 trials | 6 of 9 later runs")
     assert study.listeners == []
 
 
@@ -205,7 +206,7 @@ def test_what_a_trial_warns_of_is_said_where_the_search_speaks(terminal: bool, s
     with heard(rows.append):
         assert cache.get("s", "key") is None
     assert [list(row) for row in rows] == [["said"]]
-    progress = ProgressLines(study, told, later=6, width=2)
+    progress = ProgressLines(study, told, width=2)
     progress.on_trial_result(1, [], SimpleNamespace(config={"job": {"number": 4}}, trial_id="x"), rows[0])
     progress.close()
     assert "trial 4: stages/s-key.pt is set aside (" in told.getvalue()
@@ -217,6 +218,6 @@ def test_quiet_says_nothing_and_a_log_that_is_gone_ends_no_search(study: Study) 
             raise BrokenPipeError
 
     for terminal in (None, Gone()):
-        progress = ProgressLines(study, terminal, later=6, width=2)
+        progress = ProgressLines(study, terminal, width=2)
         study.listeners[-1](study.trials[3], Outcome())
         progress.close()

@@ -15,6 +15,7 @@ from bo_distill.search.run import main
 from bo_distill.search.study.conductor import Conductor, Finished
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Job, Outcome, Plan, Task
+from bo_distill.search.study.searches import later_runs
 from helpers.one import ONE
 from helpers.tiny import tiny_images
 
@@ -67,6 +68,9 @@ def test_a_control_is_searched_like_the_winner_and_then_retrained(
     plan = Plan(task, searcher, ("head.weight",), 6, seeds=2, tune_controls=True)
     jobs = ended(storage, plan, at_once, again=at_once == 1)
     assert [job.phase for job in jobs] == ["search"] * 6 + ["tune"] * 6 + ["final"] * 2 + ["control"] * 4
+    none = Study(storage, plan)
+    none.method = METHOD
+    assert later_runs(none) == later_runs(opened(storage)) == 12
     own = [job for job in jobs if job.phase == "tune"]
     assert {(job.control, job.seed, job.settings["head.weight"]) for job in own} == {("plain", 0, 0.0)}
     rates = {job.settings["head.lr"]: accuracy(job) for job in own}

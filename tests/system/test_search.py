@@ -49,7 +49,7 @@ def test_a_bayesian_search_from_end_to_end(tmp_path: Path) -> None:
     # On a busy machine a trial may also say that it waits for a stage that another one makes.
     lines = [line for line in done.stderr.splitlines() if ": waiting for stage" not in line]
     assert len(lines) == 1 + 4 + 2 * 3 + 1, "the start, a line for each run, the page"
-    assert "4 trials, then 6 retrainings" in lines[0] and "% on validation" in lines[1] and "left" in lines[1]
+    assert "4 trials, then 6 later runs" in lines[0] and "% on validation" in lines[1] and "left" in lines[1]
     found = json.loads(done.stdout)
     expected = {"study", "method", "searcher", "data", "best", "test", "trials", "macs", "params", "seconds"}
     assert expected | {"leaderboard", "report"} <= found.keys()
@@ -140,7 +140,7 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert b"digits: rows" in said, "what was read, before the search"
-    assert b"2 of 2 trials | 1 of 1 retrainings | best 7" in said
+    assert b"2 of 2 trials | 1 of 1 later runs | best 7" in said
     assert "leaderboard" in out
 
 
