@@ -95,9 +95,10 @@ def meet(rank: int, size: int, slot: int) -> Board | None:
     path, secret = "", secrets.token_bytes(16)
     folder = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
     if rank == 0 and platform.machine() in Board.MACHINES:
-        handle, path = tempfile.mkstemp(prefix="ranks-", dir=folder)
-        with os.fdopen(handle, "wb") as file, contextlib.suppress(OSError):  # full: nobody finds the secret in it
-            file.write(bytes(Board.room(size, slot)) + secret)
+        with contextlib.suppress(OSError):  # full, or not ours to write in: nobody finds the secret
+            handle, path = tempfile.mkstemp(prefix="ranks-", dir=folder)
+            with os.fdopen(handle, "wb") as file:
+                file.write(bytes(Board.room(size, slot)) + secret)
     box = [(path, secret)]
     dist.broadcast_object_list(box, 0)
     memory = _opened(*box[0], Board.room(size, slot))

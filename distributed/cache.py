@@ -2,8 +2,9 @@
 
 The key of a result is a hash of everything that it follows from: the stage, its configuration, the keys of the
 stages before it, the data's fingerprint, the seed, the kind of device, the precision, torch's major and minor version
-and the code that the stage runs. A result is one file, written by `torch.save` and read with `weights_only=True`: it
-is there whole or not at all, and no code comes out of it.
+and the code that the stage runs; and the number of ranks where each normalises by its own rows. Versions of other
+libraries are no part of it, nor what a method reads besides. A result is one file, written by `torch.save` and read
+with `weights_only=True`: it is there whole or not at all, and no code comes out of it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def code_digest(module: str) -> str:
     waiting = [module, *ALWAYS]
     while waiting:
         name = waiting.pop()
-        if name in seen or name in LEFT_OUT or name.rsplit(".", 1)[-1] in DRAWING:
+        drawing = name.startswith(PACKAGES) and name.rpartition(".")[2] in DRAWING  # a person's own may compute
+        if name in seen or name in LEFT_OUT or drawing:
             continue
         source = _source(name)
         if source is None:
@@ -176,8 +178,19 @@ def stage_key(
     seed: int,
     device: str,
     precision: str,
+    ranks: int,
 ) -> str:
-    """The name of a stage's result, 20 hex digits; equal exactly when everything that it follows from is."""
+    """The name of a stage's result, 20 hex digits; equal exactly where the arguments, the code of `module` and torch's
+    minor version are.
+
+    Args:
+        stage: "method.stage".
+        module: that runs it, whose code counts.
+        config: of the stage, as plain JSON.
+        upstream: keys of the stages that it needs.
+        data: the fingerprint.
+        ranks: that share a batch. These change rounding only, and count where `config` has `norm` "local".
+    """
     parts = {
         "stage": stage,
         "code": code_digest(module),
@@ -189,6 +202,8 @@ def stage_key(
         "precision": precision,
         "torch": torch.__version__.split(".")[:2],
     }
+    if ranks > 1 and config.get("norm") == "local":
+        parts["ranks"] = ranks
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 

@@ -201,10 +201,20 @@ class _Lease(Lock):
         return True
 
     def _renew(self, **changes: Any) -> None:
+        try:
+            self._put(changes)
+        except Conflict:
+            found, version = self._read()
+            if found.get("token") != self.own["token"]:
+                raise
+            self.version = version  # of an earlier put, whose answer was lost
+            self._put(changes)
+        self.renewed = time.monotonic()
+
+    def _put(self, changes: Mapping[str, Any]) -> None:
         self.beats += 1  # no two contents are equal, so no two versions are
         words = {**self.own, "generation": self.generation, "beat": self.beats, **changes}
         self.version = self.storage.write_versioned(self.name, json.dumps(words).encode(), self.version)
-        self.renewed = time.monotonic()
 
     def _beat(self) -> None:
         while not self.ended.wait(HEARTBEAT):

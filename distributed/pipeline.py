@@ -37,7 +37,7 @@ class Run:
 
 
 def stage_keys(
-    method: Method, configs: Configs, fingerprint: str, seed: int, shared_seed: int, runtime: Runtime
+    method: Method, configs: Configs, fingerprint: str, seed: int, shared_seed: int, runtime: Runtime, ranks: int
 ) -> dict[str, str]:
     """The cache keys of all stages, by name; they need nothing to have run."""
     keys: dict[str, str] = {}
@@ -51,6 +51,7 @@ def stage_keys(
             shared_seed if stage.shared else seed,
             runtime.device,
             runtime.precision,
+            ranks,
         )
     return keys
 
@@ -94,7 +95,9 @@ def run_stages(
         FloatingPointError: a training diverged; the message begins with its stage.
     """
     run = Run() if run is None else run
-    run.keys = stage_keys(method, configs, worker.data.info.fingerprint, worker.seed, shared_seed, worker.runtime)
+    run.keys = stage_keys(
+        method, configs, worker.data.info.fingerprint, worker.seed, shared_seed, worker.runtime, worker.world_size
+    )
     for stage in method.stages:
         started = time.monotonic()
         name, key, seed = (

@@ -107,7 +107,7 @@ class LocalWorker:
         checkpoints: where `fit` keeps its progress.
     """
 
-    checkpoint_seconds = 2.0  # at most this much training is lost with a process, and not much is written
+    checkpoint_seconds = 2.0  # at least, from one to the next: at the end of an epoch, so up to a whole one may be lost
 
     def __init__(
         self,

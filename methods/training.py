@@ -77,6 +77,8 @@ class Training:
             raise UsageError(
                 f"milestones={self.milestones} and factors={self.factors}: give as many of one as of the other"
             )
+        if self.schedule == "step" and list(self.milestones) != sorted(self.milestones):
+            raise UsageError(f"milestones={self.milestones}: give them in ascending order, and the factors likewise")
 
     def groups(self, rows: int) -> int:
         """How many groups, equal up to a row, a batch of so many rows is cut into for batch norm."""

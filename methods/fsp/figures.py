@@ -58,8 +58,8 @@ def verdict(above: Difference) -> str:
     if above.accuracy > 0:
         return f"On validation the teacher is more accurate than its student (p {above.p:.2g})."
     return (
-        f"On validation the teacher is less accurate than its student (p {above.p:.2g}), which so learned the flow of "
-        "a worse network. Train the teacher for longer (--set teacher.epochs=N) or take another (--set "
+        f"On validation the teacher is less accurate than its student (p {above.p:.2g}), which so learned from a "
+        "worse network. Train the teacher for longer (--set teacher.epochs=N) or take another (--set "
         "teacher.arch=NAME)."
     )
 

@@ -102,10 +102,13 @@ def networks(configs: Configs, info: Info) -> dict[str, nn.Module]:
 
 
 def training_macs(stage: str) -> Callable[[Configs, Info], int]:
-    """Every image is in one cluster: an epoch of all experts together costs an epoch of the base."""
+    """Every image is in one cluster: an epoch of all experts together costs an epoch of the base. Where each class is a
+    cluster of its own there are none."""
 
     def macs(configs: Configs, info: Info) -> int:
         """Three forward passes of an image, for every epoch of the stage."""
+        if stage == "experts" and configs["cluster"].count >= len(info.classes):
+            return 0
         epochs: int = configs[stage].epochs
         return 3 * count(networks(configs, info)["base"], info).macs * info.train_size * epochs
 
@@ -114,7 +117,8 @@ def training_macs(stage: str) -> Callable[[Configs, Info], int]:
 
 def base_longer(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The fair comparison: the base goes on for the experts' epochs on all classes, and answers alone."""
-    return {"cluster.count": 1, "route.threshold": 0.0, "route.rule": "hard", "route.tuned": False}
+    changes = {"cluster.count": 1, "route.threshold": 0.0, "route.rule": "hard", "route.tuned": False}
+    return {**changes, "experts.start": "base"} if settings.get("experts.start") == "scratch" else changes
 
 
 def random_clusters(settings: Mapping[str, Any]) -> dict[str, Any]:

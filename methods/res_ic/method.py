@@ -61,7 +61,7 @@ def networks(configs: Configs, info: Info) -> dict[str, nn.Module]:
 
 
 def backbone_macs(configs: Configs, info: Info) -> int:
-    """MACs of training all exits: three forward passes of an image at its last exit, for every epoch."""
+    """MACs of training all exits: three forward passes of a sentence at its last exit, for every epoch."""
     config: Backbone = configs["backbone"]
     one = sum(exit_macs(net, info.shape[0])[-1] for net in Networks(config, info))
     return 3 * one * info.train_size * config.epochs

@@ -13,7 +13,7 @@ from bo_distill.search.evidence.words import duration, short
 from bo_distill.search.searchers.registry import NONE, entry_of
 from bo_distill.search.study.ledger import Study
 
-EDGE = 0.02  # of a range's width on its own scale: a value so near its end lies at it
+EDGE = 0.02  # of a range's width on its own scale: a real number so near its end lies at it
 SEEDS = 10  # what is proposed where fewer show no difference
 
 Words = Callable[[Mapping[str, Any]], str]
@@ -62,8 +62,10 @@ def end_of(domain: Searched, value: Any) -> str:
     """ "upper" or "lower" where a value lies at that end of its range; else, and for one of a few options, empty."""
     if isinstance(domain, Choice):
         return ""
-    share, near = domain.to_unit(value), max(EDGE, 0.75 / domain.levels)
-    return "" if near < share < 1 - near else "upper" if share > 0.5 else "lower"
+    if isinstance(domain, Integer):
+        return "lower" if value <= domain.low else "upper" if value >= domain.high else ""
+    share = domain.to_unit(value)
+    return "" if EDGE < share < 1 - EDGE else "upper" if share > 0.5 else "lower"
 
 
 def widened(domain: Real | Integer, limits: Domain, upper: bool) -> str:

@@ -246,7 +246,7 @@ def forecast(study: Study, place: Layout) -> Forecast:
     def price(settings: Mapping[str, Any], seed: int) -> tuple[int, float]:
         """Multiply-adds and seconds of a run's stages that neither the cache nor an earlier run has."""
         changed = method.configure(task.recipe, {**task.settings, **settings})
-        keys = stage_keys(method, changed, info.fingerprint, seed, task.seed, runtime)
+        keys = stage_keys(method, changed, info.fingerprint, seed, task.seed, runtime, place.workers)
         macs, seconds = 0, TRIAL
         for stage in unmade(method, keys, cache, made):
             speed, work = found.stages[stage.name], stage.macs(changed, info)
@@ -254,7 +254,7 @@ def forecast(study: Study, place: Layout) -> Forecast:
             seconds += speed.fixed + work * speed.pace
         return macs, seconds
 
-    own = stage_keys(method, configs, info.fingerprint, task.seed, task.seed, runtime)
+    own = stage_keys(method, configs, info.fingerprint, task.seed, task.seed, runtime, place.workers)
     lacking = unmade(method, own, cache, set())
     search = [price(point, task.seed) for point in points[len(points) - trials :]]
     best = [price(point, seed) for seed in plan.confirm_seeds for point in points[: plan.confirm]]

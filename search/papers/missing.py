@@ -59,7 +59,7 @@ def missing(one: Reproduction, storage: Storage, precision: str, priced: bool) -
             macs = 0
             for job in own:
                 configs = one.method.configure(task.recipe, {**task.settings, **job.settings})
-                keys = stage_keys(one.method, configs, info.fingerprint, job.seed, task.seed, runtime)
+                keys = stage_keys(one.method, configs, info.fingerprint, job.seed, task.seed, runtime, task.workers)
                 macs += sum(stage.macs(configs, info) for stage in unmade(one.method, keys, cache, counted))
             forward = count(one.method.costs(configs, info)["model"], info).macs
             if forward not in speeds:

@@ -144,7 +144,8 @@ def lacking(study: Study, job: Job, shared: bool = False) -> set[str]:
     """The keys of the stages that a trial will have to make; `shared`: of those alone that all trials share."""
     task, method = study.plan.task, study.method
     configs = method.configure(task.recipe, {**task.settings, **job.settings})
-    keys = stage_keys(method, configs, study.info.fingerprint, job.seed, task.seed, best_runtime(task.precision))
+    runtime = best_runtime(task.precision)
+    keys = stage_keys(method, configs, study.info.fingerprint, job.seed, task.seed, runtime, task.workers)
     missing = unmade(method, keys, StageCache(study.storage), set())
     return {keys[stage.name] for stage in missing if stage.shared or not shared}
 

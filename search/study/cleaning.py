@@ -128,7 +128,7 @@ def needed_by(study: Study) -> set[str]:
         for settings, seed in [*jobs, ({}, task.seed)]:  # the last for what all trials share
             configs = method.configure(task.recipe, {**task.settings, **settings})
             keys += [
-                stage_keys(method, configs, fingerprint, seed, task.seed, Runtime(device, precision))
+                stage_keys(method, configs, fingerprint, seed, task.seed, Runtime(device, precision), task.workers)
                 for device in ("cpu", "cuda")  # the machine that goes on with it may have another
                 for precision in precisions
             ]

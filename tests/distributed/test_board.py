@@ -72,6 +72,21 @@ def test_a_file_of_others_is_no_board(tmp_path: Path) -> None:
     assert boards._opened(str(file), b"ours", 64)
 
 
+@pytest.mark.parametrize("fails", ["mkstemp", "fdopen"])
+def test_where_shared_memory_cannot_be_written_there_is_no_board(
+    fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(*{"mkstemp": (boards.tempfile, "mkstemp"), "fdopen": (boards.os, "fdopen")}[fails], refuse)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        assert meet(0, 1, 8) is None
+    finally:
+        dist.destroy_process_group()
+
+
 def test_a_rank_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boards, "PATIENCE", 0.2)
     board = Board(mmap.mmap(-1, Board.room(2, 64)), 0, [os.getpid()] * 2, 64)

@@ -32,6 +32,7 @@ KEY: dict[str, Any] = {
     "seed": 0,
     "device": "cpu",
     "precision": "float32",
+    "ranks": 1,
 }
 
 
@@ -42,6 +43,12 @@ KEY: dict[str, Any] = {
 )  # fmt: skip
 def test_a_key_changes_with_everything_that_a_result_follows_from(change: dict[str, Any]) -> None:
     assert stage_key(**KEY) == stage_key(**KEY) != stage_key(**{**KEY, **change})
+
+
+@pytest.mark.parametrize(("norm", "told"), [("global", False), ("group", False), ("local", True)])
+def test_a_key_changes_with_the_ranks_where_each_normalises_by_its_own_rows(norm: str, told: bool) -> None:
+    own = {**KEY, "config": {"norm": norm}}
+    assert (stage_key(**own) != stage_key(**{**own, "ranks": 2})) is told
 
 
 def test_a_key_changes_with_torch_but_not_with_its_patches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,8 +162,9 @@ def test_a_method_outside_the_project_brings_its_package(
     tree = Tree(tmp_path, "made_up_method.stages", {f"made_up_method/{name}": text for name, text in files.items()})
     first = tree.edit()
     assert tree.edit("made_up_method/helper.py", "def f()", "# a word\ndef f()") == first
-    assert tree.edit("made_up_method/figures.py", "1", "2") == first
-    assert tree.edit("made_up_method/helper.py", "return 1", "return 2") != first
+    second = tree.edit("made_up_method/helper.py", "return 1", "return 2")
+    assert second != first
+    assert tree.edit("made_up_method/figures.py", "1", "2") != second, "a person's module of this name may compute"
 
 
 @pytest.mark.usefixtures("forget")

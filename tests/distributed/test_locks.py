@@ -10,12 +10,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bo_distill.distributed import locks
-from bo_distill.distributed.locks import Taken, locked
+from bo_distill.distributed.locks import LockLost, Taken, locked
 from bo_distill.distributed.storage import Conflict, Storage
+from bo_distill.methods.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 BEAT = 0.3
@@ -164,6 +166,29 @@ def test_a_damaged_lock_is_taken_over(bucket: str, monkeypatch: pytest.MonkeyPat
     storage.write_bytes(".lock", b"\x00garbage")
     with locked(storage, ".lock") as lock:
         lock.check()
+
+
+def test_a_renewal_whose_answer_was_lost_is_known_again(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "HEARTBEAT", 60.0)  # this test renews by hand
+    storage = Storage(bucket)
+    put = storage.write_versioned
+
+    def lost(*words: Any) -> str:
+        put(*words)
+        monkeypatch.setattr(storage, "write_versioned", put)
+        raise UsageError("no answer")
+
+    with locked(storage, ".lock") as lock:
+        assert isinstance(lock, locks._Lease)
+        monkeypatch.setattr(storage, "write_versioned", lost)
+        lock._renew_or_lose()
+        lock._renew_or_lose()
+        lock.check()
+        assert storage.read_versioned(".lock")[1] == lock.version
+        storage.write_bytes(".lock", b'{"token": "another"}')
+        lock._renew_or_lose()
+        with pytest.raises(LockLost):
+            lock.check()
 
 
 def test_a_versioned_file_is_replaced_only_by_who_read_it_last(bucket: str) -> None:

@@ -41,6 +41,8 @@ def test_a_rate_for_every_milestone() -> None:
     Training(milestones=(60, 120))
     with pytest.raises(UsageError, match="as many of one as of the other"):
         Training(schedule="step", milestones=(60, 120, 160), factors=(0.2, 0.04))
+    with pytest.raises(UsageError, match="ascending"):
+        Training(schedule="step", milestones=(120, 60), factors=(0.04, 0.2))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from bo_distill.methods.data.dataset import Data, Info, Split
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.label_embedding import figures as drawing
 from bo_distill.methods.label_embedding import paper
-from bo_distill.methods.label_embedding.method import METHOD, answers, model, networks, two_networks
+from bo_distill.methods.label_embedding.method import METHOD, answers, base_longer, model, networks, two_networks
 from bo_distill.methods.label_embedding.nets import sub_classifier
 from bo_distill.methods.label_embedding.stages import Answers
 from bo_distill.methods.method import Trained, flatten
@@ -422,6 +422,8 @@ def test_as_many_clusters_as_classes_need_no_expert(cache: StageCache) -> None:
     assert list(run.states["experts"].tensors) == ["val_logits"]
     assert run.states["route"].metrics["val_accuracy"] == run.states["base"].metrics["val_accuracy"]
     assert METHOD.metrics(run)["macs_ratio"] == 1.0
+    costs = {stage.name: stage.macs(run.configs, run.worker.data.info) for stage in METHOD.stages}
+    assert costs["base"] > 0 and costs["experts"] == 0
     drawing.tables(run)
 
 
@@ -475,6 +477,8 @@ def test_controls_say_what_they_change() -> None:
     winner = flatten(METHOD.configure("quick", {"cluster.count": 9, "route.threshold": 0.3}))
     for control in METHOD.controls.values():
         METHOD.configure("quick", winner | dict(control(winner)))
+    scratch = winner | {"experts.start": "scratch"}
+    assert (scratch | dict(base_longer(scratch)))["experts.start"] == "base", "the base goes on, not another network"
 
 
 def test_the_papers_recipe() -> None:

@@ -213,6 +213,10 @@ def test_the_p_value_is_the_chance_of_so_low_a_score(b: int, c: int) -> None:
     assert p_value(b, c, n, delta) == pytest.approx(worst + BEYOND, rel=0.01)
 
 
+def test_the_worst_rate_is_found_between_those_that_are_tried() -> None:
+    assert p_value(1, 1, 60, 0.05) == pytest.approx(0.0738943, rel=1e-4)  # of 20,001 rates; the worst of 41 has 0.0738
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.1])
 @pytest.mark.parametrize("level", [0.1, 0.02])
 def test_the_test_holds_its_level(rate: float, level: float) -> None:

@@ -249,6 +249,8 @@ def test_a_missing_label_is_missing_in_every_format(suffix: str, tmp_path: Path)
         comma = "," if suffix == "csv" else "\t"
         rows = [("text", "label"), *((f"t{i}", label or "") for i, label in enumerate(labels))]
         path.write_text("".join(comma.join(row) + "\n" for row in rows))
+    if suffix in ("csv", "tsv"):
+        path.write_bytes(b"\r\n\n" + path.read_bytes())  # the names are in the first line that is not empty
     info = load(DataSpec(f"text:{path}")).info
     assert info.classes == ("no", "yes") and info.account.lines() == ["30 rows left out: without text or label"]
 

@@ -105,7 +105,7 @@ def test_what_a_running_search_needs_stays(study: Study) -> None:
     running.status = "running"
     study.save()
     configs = study.method.configure(task.recipe, {**task.settings, **running.job.settings})
-    keys = stage_keys(study.method, configs, study.plan.fingerprint, running.job.seed, task.seed, Runtime())
+    keys = stage_keys(study.method, configs, study.plan.fingerprint, running.job.seed, task.seed, Runtime(), 1)
     names = left(storage, keys["teacher"])
     StageCache(storage).checkpoints("fsp.transfer", keys["transfer"]).save("0", b"to go on from")
     checkpoint = f"stages/fsp.transfer-{keys['transfer']}.progress/0.pt"
@@ -213,7 +213,7 @@ def test_a_study_that_has_not_noted_its_data_keeps_what_it_will_look_for(study: 
     study.save()
     task, running = study.plan.task, study.trials[4].job
     configs = study.method.configure(task.recipe, {**task.settings, **running.settings})
-    keys = stage_keys(study.method, configs, study.info.fingerprint, running.seed, task.seed, Runtime())
+    keys = stage_keys(study.method, configs, study.info.fingerprint, running.seed, task.seed, Runtime(), 1)
     (result, *_) = left(study.storage, keys["teacher"])
     list(clean(study.storage))
     assert study.storage.exists(result)

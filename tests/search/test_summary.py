@@ -18,7 +18,7 @@ from bo_distill.distributed.storage import Storage
 from bo_distill.methods.space import Field, Integer, Real, ranged
 from bo_distill.search.api.searching import keep
 from bo_distill.search.command.summary import print_summary
-from bo_distill.search.evidence.advice import advice, in_python, widened
+from bo_distill.search.evidence.advice import advice, end_of, in_python, widened
 from bo_distill.search.evidence.statistics import Paired, student
 from bo_distill.search.evidence.summary import summarise
 from bo_distill.search.execution.progress import ProgressLines
@@ -92,6 +92,13 @@ def test_a_winner_at_the_end_of_its_range_is_told(study: Study) -> None:
         study.method.space(study.plan.space, {"transfer.weight": "0.01:100:log"})  # which a search takes
     finally:
         object.__setattr__(best.job, "settings", settings)
+
+
+def test_a_whole_number_lies_at_the_end_that_it_is() -> None:
+    for domain in (Integer(1, 30, log=True), Integer(4, 16, log=True), Integer(2, 7), Integer(1, 1000)):
+        found = {value: end_of(domain, value) for value in range(domain.low, domain.high + 1)}
+        assert {value: end for value, end in found.items() if end} == {domain.low: "lower", domain.high: "upper"}
+    assert [end_of(Real(0, 1), value) for value in (0.01, 0.03, 0.97, 0.99)] == ["lower", "", "", "upper"]
 
 
 def test_remedies_are_given_as_they_can_be_typed(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

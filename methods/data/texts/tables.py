@@ -92,6 +92,7 @@ def _csv(name: str, data: bytes, wanted: Sequence[str], layout: Layout, kind: st
     import pyarrow
     from pyarrow import csv as arrow_csv
 
+    data = data.lstrip(b"\r\n")  # the names are in the first line that has anything
     # Tab-separated values know no quoting (IANA text/tab-separated-values): a quotation mark is a character.
     quoted = kind == ".csv"
     header, delimiter, named = _header(data, wanted, layout, kind)
