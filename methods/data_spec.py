@@ -63,7 +63,7 @@ class DataSpec:
     white: float | None = option(
         "value that is white in images of more than 8 bits (default: the end of their type's range)", None, metavar="X"
     )
-    max_megapixels: int = option("an image folder's images may be so large", 179, metavar="N", least=1)
+    max_megapixels: int = option("an image folder's images may be so large", 100, metavar="N", least=1)
     unreadable: str = option("images that cannot be read", "refuse", choices=("refuse", "drop"))
     text_column: str = option("column of a text file that holds the sentences", "text", metavar="NAME")
     label_columns: tuple[str, ...] = option(

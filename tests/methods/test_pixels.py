@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bo_distill.methods.data.images import pixels as decoding
 from bo_distill.methods.data.images.pixels import Pixels, Unreadable, own_limit, read
 from bo_distill.methods.errors import UsageError
 
@@ -49,6 +50,23 @@ def test_twelve_bits_in_sixteen_are_what_was_said_to_be_white(tmp_path: Path) ->
     assert pixels(file, white=4095.0).mean() == pytest.approx(127.5, abs=1)
     with own_limit():
         assert read(file, Pixels(16, 16))[1] == pytest.approx(1 / 16, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16", "F"])
+def test_an_image_is_the_same_in_bands(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (37, 53, 4), dtype=np.uint8)
+    deep = {"I;16": noise[..., 0].astype(np.uint16) * 257, "F": noise[..., 0] / np.float32(255)}
+    image = Image.fromarray(deep[kind]) if kind in deep else Image.fromarray(noise).convert("RGB").convert(kind)
+    words: dict[str, Any] = {"1": {"transparency": 0}, "L": {"transparency": 9}, "I;16": {"transparency": 9 * 257},
+                             "P": {"transparency": bytes(range(256))}, "RGB": {"transparency": (9, 9, 9)}}  # fmt: skip
+    if kind in ("RGBA", "LA"):
+        image.putalpha(Image.fromarray(noise[..., 3]))
+    file = saved(tmp_path / f"a.{'tif' if kind == 'F' else 'png'}", image, **words.get(kind, {}))
+    found = []
+    for size in (1, 200, 1 << 20):
+        monkeypatch.setattr(decoding, "BAND", size)
+        found.append(pixels(file, ground="#10f020"))
+    assert (found[0] == found[1]).all() and (found[0] == found[2]).all() and len(np.unique(found[0])) > 2
 
 
 def test_a_float_image_of_unknown_range_is_not_guessed_at(tmp_path: Path) -> None:
