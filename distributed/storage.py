@@ -247,7 +247,7 @@ class Storage:
             from obstore.store import from_url
         except ModuleNotFoundError:
             raise UsageError(
-                f"--storage {self.uri}: locks on an object store need obstore; pip install 'bo-distill[cluster]'"
+                f"--storage {self.uri}: locks on an object store need obstore; pip install -e '.[cluster]'"
             ) from None
         parsed = urlsplit(self.uri)
         options = dict(parse_qsl(parsed.query))

@@ -20,7 +20,7 @@ from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, trust_option
 from bo_distill.search.command.terminal import print_table, write_named
 from bo_distill.search.rows import compaction, sql
-from bo_distill.search.rows.export import exported, flat, json_text, markdown, plain, printable
+from bo_distill.search.rows.export import exported, flat, json_text, literal, markdown, plain, printable
 from bo_distill.search.rows.row import LEADERBOARD, from_table, schema
 
 if TYPE_CHECKING:
@@ -109,7 +109,11 @@ def export(storage: Storage, arguments: argparse.Namespace) -> int:
         return OK
     if arguments.format == "parquet" and not arguments.out and sys.stdout.isatty():
         raise UsageError("export parquet: a terminal cannot show it; give --out FILE")
-    content = markdown(*_figures(plain(table))) if arguments.format == "md" else exported(table, arguments.format)
+    if arguments.format == "md":
+        heads, lines = _figures(plain(table))
+        content = markdown([*map(literal, heads)], [[*map(literal, line)] for line in lines]).encode()
+    else:
+        content = exported(table, arguments.format)
     if not arguments.out:
         sys.stdout.buffer.write(content)
         return OK
@@ -220,7 +224,8 @@ def _facts(storage: Storage, name: str) -> dict[str, Any]:
         facts["seconds of all trials"] = sum(r["seconds"] or 0 for r in records)
         facts["MACs of all trials"] = sum(r["macs_train"] or 0 for r in records)
         facts["test_accuracy, mean over seeds"] = sum(tested) / len(tested) if tested else None
-        records = [r for r in records if r["phase"] == "search"] or records
+        searched = [r for r in records if r["phase"] == "search"]
+        records = [r for r in searched if r["status"] == "done"] or searched or records
     if not records:
         raise UsageError(f"{name}: no such study, and no such trial (study/phase/trial); `show` lists them")
     return facts | flat(records[0])

@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from bo_distill.distributed.storage import Storage
+from bo_distill.distributed.storage import Storage, write_whole
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.api.view import open_study, study_folder
 from bo_distill.search.command.options import live_option
 from bo_distill.search.command.shell import OK, Parser, carry_out, trust_option
+from bo_distill.search.command.terminal import named_file
 from bo_distill.search.pages.live import follow
 
 
@@ -76,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
             summaries += [name] if any(storage.exists(f"{folder}/{file}.json") for file in ("compare", "all")) else []
     if summaries and len(names) > 1:
         raise UsageError(f"{summaries[0]} is a comparison and has a page of its own; give it alone")
-    draw = not args.no_figures
+    draw, several = not args.no_figures, len(names) > 1
+    target = named_file("--out", args.out or "report.html") if several or args.out else None
     if summaries:
         folder = f"comparisons/{summaries[0].strip('/')}"
         page = _of_folder(storage, folder)
@@ -84,13 +86,17 @@ def run(args: argparse.Namespace) -> int:
         studies = [open_study(name, storage) for name in names]
         folder, storage = studies[0].folder, studies[0].storage
         page = page_of(studies, draw)
-    if len(names) == 1 and not args.out:
+    if target is None:
         print(storage.path(keep(storage, f"{folder}/report.html", *page)))
         return OK
-    out = Path(args.out or "report.html").expanduser().absolute()
-    if out.is_dir():
-        raise UsageError(f"--out {args.out}: this is a folder; give a file")
-    print(Path(out.parent, keep(Storage(out.parent), out.name, *page)))
+    text, pictures = page
+    try:
+        for picture, content in pictures.items():
+            write_whole(target.parent / "figures" / picture, content)
+        write_whole(target, text.encode())
+    except OSError as error:
+        raise UsageError(f"--out {target} cannot be written: {error.strerror}; give another file") from None
+    print(target)
     return OK
 
 

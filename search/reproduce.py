@@ -20,18 +20,17 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import re
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from bo_distill.methods import METHODS
 from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.options import seconds_of
 from bo_distill.search.command.shell import OK, SOME_FAILED, Parser, carry_out, positive
 from bo_distill.search.execution.processes import Pool
-
-UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
 
 def parser() -> Parser:
@@ -63,16 +62,18 @@ def parser() -> Parser:
     return p
 
 
-def seconds(words: str) -> float:
-    """The length of a time such as 2h, 90m or 45s.
+def check_out(out: Path) -> None:
+    """See that what hours of training find can be published.
 
     Raises:
-        UsageError: it is none.
+        UsageError: nothing can be written there.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)", words.strip())
-    if not found or not float(found[1]):
-        raise UsageError(f"--for {words}: give a number and a unit, such as 2h, 90m or 45s")
-    return float(found[1]) * UNITS[found[2]]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written: {error.strerror}; give another folder") from None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     begun = time.time()
     positive("--seeds", args.seeds, 2)
     positive("--processes", args.processes)
-    until = begun + seconds(args.time) if args.time else math.inf
+    until = begun + (seconds_of("--for", args.time) or math.inf)
     names, out = list(METHODS) if args.method == "all" else [args.method], Path(args.out)
     from bo_distill.distributed.storage import Storage
     from bo_distill.search.papers import publish
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
             for line in missing(one, storage, args.precision, priced=True):
                 print(line, flush=True)
         return OK
+    check_out(out)
     storage.check_writable(*WRITTEN)
     sitting = Sitting(wanted(), Pool(processes), until, out)
     try:

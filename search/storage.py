@@ -14,18 +14,16 @@ removed by deleting its folder; what it alone needed goes with the next cleaning
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.options import seconds_of
 from bo_distill.search.command.shell import OK, Parser, carry_out, trust_option
 
 if TYPE_CHECKING:
     from bo_distill.distributed.storage import Storage
-
-SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def parser() -> Parser:
@@ -40,18 +38,6 @@ def parser() -> Parser:
     return p
 
 
-def age(words: str) -> float:
-    """The seconds of an age such as 30d, 2w or 12h.
-
-    Raises:
-        UsageError: it is none.
-    """
-    found = re.fullmatch(r"(\d{1,6})([mhdw])", words.strip())
-    if not found:
-        raise UsageError(f"--older {words}: give a whole number and a unit, such as 30d, 2w or 12h")
-    return float(found[1]) * SECONDS[found[2]]
-
-
 def megabytes(size: int) -> str:
     """Bytes in MB."""
     return f"{size / 1e6:,.2f} MB"
@@ -63,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("show: --older, --unused and --dry-run are options of clean; leave them out")
     if args.action == "clean" and bool(args.older) == args.unused:
         raise UsageError("clean: give either --older AGE, such as 30d, or --unused for all that nobody needs")
-    older = age(args.older) if args.older else 0.0
+    older = seconds_of("--older", args.older) or 0.0
 
     from bo_distill.distributed.storage import Storage
     from bo_distill.search.rows.export import printable

@@ -38,10 +38,9 @@ COMMAND_ONLY = {
 """Options that a Python call says in another way."""
 
 
-@contextmanager
-def as_arguments() -> Iterator[None]:
-    """Errors that name options as a command line has them name the arguments of `run` instead, but in the words of a
-    command that they quote."""
+def in_arguments(text: str) -> str:
+    """What names options as a command line has them, with the arguments of `run` instead; not in the words of a command
+    that it quotes."""
 
     def argument(option: re.Match[str]) -> str:
         word = option[1]
@@ -50,11 +49,17 @@ def as_arguments() -> Iterator[None]:
         return word.replace("-", "_") if word in options else option[0]
 
     options = parser().options.keys() - {"help"}
+    said, command, rest = text.partition("bo-distill run")
+    return re.sub(r"(?<![\w-])--([a-z][a-z-]*)", argument, said) + command + rest
+
+
+@contextmanager
+def as_arguments() -> Iterator[None]:
+    """Errors of usage name arguments. All others pass as they are: they may be a callback's."""
     try:
         yield
-    except (UsageError, RuntimeError) as error:
-        text, command, rest = str(error).partition("bo-distill run")
-        error.args = (re.sub(r"(?<![\w-])--([a-z][a-z-]*)", argument, text) + command + rest,)
+    except UsageError as error:
+        error.args = (in_arguments(str(error)),)
         raise
 
 
@@ -119,7 +124,7 @@ def run(
             study.listeners += [_telling(study, callback) for callback in callbacks]
             seconds = search(args, study)
     except SystemExit as end:  # Ray is gone, or never came
-        raise RuntimeError(str(end).removeprefix("error: ")) from None
+        raise RuntimeError(in_arguments(str(end).removeprefix("error: "))) from None
     if interruption.asked:
         raise KeyboardInterrupt(f"go on with bo_distill.run(resume={study.plan.task.study!r})")
     return StudyView(study, seconds)

@@ -92,6 +92,7 @@ def run_every(args: argparse.Namespace) -> int:
     args.storage = storage.uri
     if args.resume:
         name, record = args.resume, read_record(storage, args.resume)
+        _check_same(args, record)
         args = argparse.Namespace(**{**vars(args), **record.options})
     else:
         _check(args)
@@ -142,6 +143,20 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"all --seeds {args.seeds}: a difference needs several seeds; give at least 2")
 
 
+def _check_same(args: argparse.Namespace, record: Record) -> None:
+    """See that what is given beside --resume is as it was: all searches are of one question.
+
+    Raises:
+        UsageError: an option would change it.
+    """
+    usual = vars(parser().parse_args([]))
+    for word, kept in record.options.items():
+        given = getattr(args, word, None)
+        if word != "method" and given != usual.get(word) and given != kept:
+            option = f"all --resume {args.resume} --{word.replace('_', '-')}"
+            raise UsageError(f"{option}: not what the searches were begun with; leave it out")
+
+
 def _share(args: argparse.Namespace, record: Record) -> None:
     """Share the budget among the methods that take such data: an equal part of --time, or about as many training
     epochs each as --trials of the method with the longest trials."""
@@ -175,7 +190,8 @@ def _begun(
         known = record.studies.get(method, "")
         if known and storage.exists(f"studies/{known}/study.json"):
             if not Study.open(storage, known).complete:
-                own = argparse.Namespace(**{**vars(parser().parse_args([])), **here, "resume": known})
+                kept = {word: getattr(args, word) for word in ("tensorboard", "mlflow")}
+                own = argparse.Namespace(**{**vars(parser().parse_args([])), **here, **kept, "resume": known})
                 yield method, (own, begun(own))
             continue
         seeds = SEEDS if args.seeds is None else args.seeds
@@ -239,7 +255,8 @@ def _tell(args: argparse.Namespace, storage: Storage, name: str, record: Record)
         print(f"{EVERY:<16} {storage.uri}/comparisons/{name}/report.html")
     if not every:
         return FAILED
-    return SOME_FAILED if record.failed else OK
+    failed = any(trial.status == "failed" for one in every for trial in one.study.trials)
+    return SOME_FAILED if failed or record.failed else OK
 
 
 def results(storage: Storage, record: Record) -> list[Held]:

@@ -182,7 +182,7 @@ class StudyView:
         try:
             import pandas as pd
         except ModuleNotFoundError:
-            raise UsageError('frame() needs pandas; pip install "bo-distill[notebook]"') from None
+            raise UsageError("frame() needs pandas; pip install -e '.[notebook]'") from None
         rows = []
         for one in self.trials:
             plain = {name: value for name, value in vars(one).items() if name not in ("settings", "val", "test")}

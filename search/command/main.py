@@ -60,7 +60,7 @@ def print_completion(words: Sequence[str]) -> int:
     try:
         import shtab
     except ModuleNotFoundError:
-        print('error: completion: shtab is missing; pip install "bo-distill[completion]"', file=sys.stderr)
+        print("error: completion: shtab is missing; pip install -e '.[completion]'", file=sys.stderr)
         return USAGE
     whole = argparse.ArgumentParser(prog=PROGRAM)
     commands = whole.add_subparsers()

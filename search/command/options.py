@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -210,16 +211,20 @@ def make_task(args: argparse.Namespace) -> tuple[Task, tuple[str, ...], dict[str
     return task, tuple(space), ranges, method
 
 
+UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+"""Seconds of each unit that a time may be given in."""
+
+
 def seconds_of(option: str, text: str | None) -> float | None:
-    """A time such as 90s, 30m or 2h in seconds.
+    """A time such as 90s, 30m, 1.5 h or 2d in seconds.
 
     Raises:
         UsageError: it is none.
     """
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d*)?)([smh])", text.strip())
-    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
-    if not seconds:
-        raise UsageError(f"{option} {text}: give a time such as 90s, 30m or 2h")
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*(s|m|min|h|d|w)", text.strip())
+    seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"{option} {text}: give a time such as 90s, 30m, 2h or 7d")
     return seconds

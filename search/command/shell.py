@@ -15,6 +15,7 @@ from bo_distill.search.command.terminal import outlive_reader
 from bo_distill.search.rows.export import printable
 
 OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes. SOME_FAILED: it finished, but something in it failed: a trial, a method, a training, an input."""
 
 
 PROGRAM = "bo-distill"  # the console command, which has every other as its first word

@@ -33,7 +33,7 @@ def to_optuna(table: pa.Table, storage: Storage, url: str) -> int:
     try:
         import optuna
     except ModuleNotFoundError:
-        raise UsageError("export optuna: Optuna is not installed; pip install 'bo-distill[optuna]'") from None
+        raise UsageError("export optuna: Optuna is not installed; pip install -e '.[optuna]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     studies: dict[str, list[Row]] = {}
     for row in from_table(table):
@@ -41,18 +41,19 @@ def to_optuna(table: pa.Table, storage: Storage, url: str) -> int:
             studies.setdefault(row.study, []).append(row)
     try:
         database = optuna.storages.get_storage(url)
+        there = {study.study_name for study in database.get_all_studies()}
     except Exception as error:  # of SQLAlchemy and its drivers, of many kinds
         raise UsageError(f"export optuna {url}: {' '.join(str(error).split())[:150]}; give sqlite:///FILE") from None
+    if twice := there & set(studies):
+        raise UsageError(f"export optuna {url}: it has a study {min(twice)} already; give another file")
     for name, rows in studies.items():
         metrics = _metrics(storage, name)
         better = optuna.study.StudyDirection
         directions = [better.MAXIMIZE if metric.higher else better.MINIMIZE for metric in metrics]
-        try:
-            study = optuna.create_study(storage=database, study_name=name, directions=directions)
-        except optuna.exceptions.DuplicatedStudyError:
-            raise UsageError(f"export optuna {url}: it has a study {name} already; give another file") from None
-        varied = sorted(k for k in rows[0].config if len({json.dumps(row.config.get(k)) for row in rows}) > 1)
-        options = {k: sorted({_plain(row.config[k]) for row in rows}, key=str) for k in varied}
+        study = optuna.create_study(storage=database, study_name=name, directions=directions)
+        fields = sorted({k for row in rows for k in row.config})
+        varied = [k for k in fields if len({json.dumps(row.config.get(k)) for row in rows}) > 1]
+        options = {k: sorted({_plain(row.config[k]) for row in rows if k in row.config}, key=str) for k in varied}
         for row in sorted(rows, key=lambda row: row.trial):
             study.add_trial(_trial(row, metrics, {k: _distribution(v) for k, v in options.items()}))
         study.set_user_attr("metrics", [metric.word for metric in metrics])  # its own names for them are experimental
@@ -88,10 +89,11 @@ def _trial(row: Row, metrics: Sequence[Metric], distributions: Mapping[str, Any]
 
     values = [value for metric in metrics if (value := metric.of(row)) is not None]
     done = row.status == "done" and len(values) == len(metrics)
+    tried = [name for name in distributions if name in row.config]  # a row of an earlier version may lack a field
     return create_trial(
         state=TrialState.COMPLETE if done else TrialState.FAIL,
         values=values if done else None,
-        params={name: _plain(row.config[name]) for name in distributions},
-        distributions=dict(distributions),
+        params={name: _plain(row.config[name]) for name in tried},
+        distributions={name: distributions[name] for name in tried},
         user_attrs={"trial": row.trial, "status": row.status, "seconds": row.seconds, "reason": row.reason},
     )

@@ -89,7 +89,8 @@ class Server(ThreadingHTTPServer):
         self.socket.close()
         self.socket, self.board = door, board
         port = door.getsockname()[1]
-        self.names = {f"{name}:{port}" for name in (HOST, "localhost")}
+        hosts = (HOST, "localhost")
+        self.names = {f"{name}:{port}" for name in hosts} | ({*hosts} if port == 80 else set())  # a browser omits 80
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing: a browser that went away is no error of ours."""

@@ -11,9 +11,10 @@ from bo_distill.methods.published import Claim, PaperTable
 from bo_distill.methods.space import Choice
 from bo_distill.search.evidence.advice import end_of
 from bo_distill.search.evidence.statistics import student
-from bo_distill.search.evidence.words import NONE, duration, markdown, percent, short
+from bo_distill.search.evidence.words import NONE, duration, percent, short
 from bo_distill.search.papers.lines import Reproduction
 from bo_distill.search.papers.scores import Finding, Line, corrected, findings, lines_of
+from bo_distill.search.rows.export import literal, markdown
 from bo_distill.search.rows.row import Row
 
 
@@ -54,9 +55,9 @@ def page(
         made(rows) + "\n",
     ]
     for line, tables in own.items():
-        parts.append(f"## The method's own tables: {line}, first seed, on test\n")
+        parts.append(f"## The method's own tables: {line}, first seed, on test unless the table says validation\n")
         for table in tables.values():
-            body = [[short(cell) for cell in row] for row in table["rows"]]
+            body = [[literal(short(cell)) for cell in row] for row in table["rows"]]
             parts.append(f"{table['caption']}\n\n" + markdown(table["columns"], body))
     if pictures:
         parts.append(f"## Figures: {one.scale.shown[0]}, first seed, on validation\n")

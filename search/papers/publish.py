@@ -1,24 +1,28 @@
 """docs/results: the rows of all machines as Parquet, and the pages that are made from them.
 
-What is published is never lost: rows of another machine, of other scales and lines stay when more are added.
+Rows of other scales, of other lines and of other machines' trainings stay when more are added. A search alone is of one
+machine: the trials of one that ran here take the place of those that are published under its name.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bo_distill.distributed.storage import write_whole
 from bo_distill.methods.published import Claim
 from bo_distill.search.pages.sections.paper import drawn, rebuilt
-from bo_distill.search.papers.lines import Reproduction
+from bo_distill.search.papers.lines import Reproduction, text
 from bo_distill.search.papers.page import page
 from bo_distill.search.rows.files import of_study
 from bo_distill.search.rows.row import Row, from_table, record_of, schema
+from bo_distill.search.study.kept import damaged
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Trial
 
@@ -32,11 +36,21 @@ SCALES = {"full": "README.md", "paper": "paper.md", "small": "small.md"}
 
 
 def published(out: Path, name: str) -> list[Row]:
-    """The rows that are kept with a method's pages."""
+    """The rows that are kept with a method's pages.
+
+    Raises:
+        UsageError: their file cannot be read.
+    """
+    import pyarrow as pa
     from pyarrow import parquet
 
     file = out / name / "rows.parquet"
-    return from_table(parquet.read_table(file, schema=schema())) if file.exists() else []
+    if not file.exists():
+        return []
+    try:
+        return from_table(parquet.read_table(file, schema=schema()))
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        raise damaged(str(file), error) from None
 
 
 def claims_of(one: Reproduction) -> Sequence[Claim]:
@@ -68,7 +82,8 @@ def publish(one: Reproduction, storage: Storage, out: Path) -> str:
     """
     folder, rows = out / one.method.name, add_rows(one, storage, out)
     for name, figure in _figures(one, storage).items():
-        figure.savefig(folder / f"{one.word}_{name}.png", dpi=110)
+        figure.savefig(picture := io.BytesIO(), dpi=110, format="png")
+        write_whole(folder / f"{one.word}_{name}.png", picture.getvalue())
     own = _own(folder, one.word)
     for name in one.scale.shown:
         for data in one.scale.data:
@@ -77,9 +92,7 @@ def publish(one: Reproduction, storage: Storage, out: Path) -> str:
                 label = f"{name}, {data}" if len(one.scale.data) > 1 else name
                 own[label] = study.outcome(trial.job.number).tables
     if own:
-        (folder / f"{one.word}_tables.json").write_text(
-            json.dumps(own, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        write_whole(folder / f"{one.word}_tables.json", f"{json.dumps(own, indent=1, ensure_ascii=False)}\n".encode())
     return write_page(one, rows, out)
 
 
@@ -88,9 +101,9 @@ def keep(file: Path, rows: Sequence[Row]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    aside = file.with_suffix(".tmp")
-    parquet.write_table(pa.Table.from_pylist([*map(record_of, rows)], schema=schema()), aside, compression="zstd")
-    aside.replace(file)
+    table = pa.Table.from_pylist([*map(record_of, rows)], schema=schema())
+    parquet.write_table(table, buffer := pa.BufferOutputStream(), compression="zstd")
+    write_whole(file, bytes(buffer.getvalue()))
 
 
 def _identity(row: Row) -> tuple[Any, ...]:
@@ -103,7 +116,10 @@ def _studies(one: Reproduction) -> set[str]:
 
 def _own(folder: Path, word: str) -> dict[str, Mapping[str, Any]]:
     file = folder / f"{word}_tables.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise damaged(str(file), error) from None
 
 
 def write_page(one: Reproduction, rows: Sequence[Row], out: Path) -> str:
@@ -112,9 +128,9 @@ def write_page(one: Reproduction, rows: Sequence[Row], out: Path) -> str:
     others = {word: file for word, file in SCALES.items() if word != one.word and (folder / file).exists()}
     pictures = sorted(path.name for path in folder.glob(f"{one.word}_*.png"))
     mine = [row for row in rows if row.study in _studies(one)]
-    text = page(one, claims_of(one), mine, _own(folder, one.word), pictures, others)
+    content = page(one, claims_of(one), mine, _own(folder, one.word), pictures, others)
     file = folder / SCALES.get(one.word, f"{one.word}.md")
-    file.write_text(text, encoding="utf-8")
+    write_whole(file, content.encode())
     return str(file)
 
 
@@ -129,7 +145,7 @@ def write_pages(out: Path, name: str) -> None:
 
 
 def _first(one: Reproduction, storage: Storage, name: str, data: str) -> tuple[Study, Trial] | None:
-    """A line's training with the first seed, where a table of this data set has such a line."""
+    """A line's training with seed 1, where a table of this data set has such a line and the storage the training."""
     cells = [(table, cell) for table in one.tables for cell in table.cells if (cell.name, table.data) == (name, data)]
     if not cells:
         return None
@@ -137,9 +153,9 @@ def _first(one: Reproduction, storage: Storage, name: str, data: str) -> tuple[S
     place = one.run_of(table, cell).study
     if not storage.exists(f"studies/{place}/study.json"):
         return None
-    study = Study.open(storage, place)
-    names = one.names_of(table, cell)
-    return next(((study, t) for t in study.trials if t.job.control in names and t.status == "done"), None)
+    study, settings = Study.open(storage, place), text(one.run_of(table, cell).settings)
+    own = (t for t in study.trials if t.status == "done" and t.job.seed == 1 and text(t.job.settings) == settings)
+    return next(((study, trial) for trial in own), None)
 
 
 def _figures(one: Reproduction, storage: Storage) -> Mapping[str, Figure]:

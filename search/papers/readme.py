@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bo_distill.distributed.storage import write_whole
 from bo_distill.methods import METHODS
 from bo_distill.methods.errors import UsageError
-from bo_distill.search.evidence.words import NONE, markdown
+from bo_distill.search.evidence.words import NONE
 from bo_distill.search.papers.lines import Reproduction
 from bo_distill.search.papers.page import number
 from bo_distill.search.papers.publish import claims_of, published, write_pages
 from bo_distill.search.papers.scores import findings
+from bo_distill.search.rows.export import markdown
 
 MARKS = ("<!-- results: python -m search.reproduce all --readme README.md -->", "<!-- end of results -->")
 
@@ -65,9 +67,13 @@ def write(out: Path, readme: Path) -> None:
     """Write all pages anew from the rows that are kept with them, and the table between README's marks.
 
     Raises:
-        UsageError: README has no such marks.
+        UsageError: README cannot be read or has no such marks, or the rows cannot be read.
     """
-    text = inserted(readme.read_text(encoding="utf-8"), summary(out))
+    try:
+        before = readme.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--readme {readme} cannot be read: {error}; give another file") from None
+    text = inserted(before, summary(out))
     for name in METHODS:
         write_pages(out, name)
-    readme.write_text(text, encoding="utf-8")
+    write_whole(readme, text.encode())

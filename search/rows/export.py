@@ -7,6 +7,7 @@ import html
 import json
 import math
 import unicodedata
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bo_distill.search.rows.row import schema
@@ -124,15 +125,12 @@ def _word(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def markdown(headers: list[str], lines: list[list[str]]) -> bytes:
-    """A Markdown table. Cells are text, also where they look like HTML, a link or another cell."""
+def literal(text: str) -> str:
+    """Text of others as a cell of a Markdown table: one line without markup, be it HTML or a link."""
+    text = html.escape(printable(" ".join(text.split())), quote=False)
+    return "".join(f"\\{c}" if c in "\\`*_[]|" else c for c in text)
 
-    def cell(text: str) -> str:
-        """One line without markup."""
-        text = html.escape(printable(" ".join(text.split())), quote=False)
-        return "".join(f"\\{c}" if c in "\\`*_[]|" else c for c in text)
 
-    rows = [headers, ["---"] * len(headers), *lines]
-    return "".join(
-        "| " + " | ".join(text if row is rows[1] else cell(text) for text in row) + " |\n" for row in rows
-    ).encode()
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of cells that are Markdown; what others wrote becomes it by `literal`."""
+    return "".join(f"| {' | '.join(line)} |\n" for line in (columns, ["---"] * len(columns), *rows))

@@ -101,7 +101,7 @@ def export(deployed: Deployed, form: str) -> tuple[bytes, float, float]:
                 [logits.float() for count in TRIED for logits in one(_samples(info, count))] for one in (net, answer)
             )
     except ModuleNotFoundError as error:
-        raise UsageError(f'--export {form}: {error.name} is missing; pip install "bo-distill[export]"') from None
+        raise UsageError(f"--export {form}: {error.name} is missing; pip install -e '.[export]'") from None
     except Exception as error:  # the exporters raise many kinds
         reason = " ".join(str(error).split())[:120]
         raise UsageError(
@@ -141,7 +141,7 @@ def loaded(name: str, content: bytes) -> Deployed:
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        raise UsageError(f'{name}: onnxruntime is missing; pip install "bo-distill[export]"') from None
+        raise UsageError(f"{name}: onnxruntime is missing; pip install -e '.[export]'") from None
     try:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         said = session.get_modelmeta().custom_metadata_map

@@ -17,6 +17,7 @@ import torch
 import bo_distill
 from bo_distill.distributed.storage import Storage
 from bo_distill.search.api import own_data
+from bo_distill.search.api.calls import as_arguments
 from bo_distill.search.command.interruption import Interruption, interruption
 from bo_distill.search.command.run_options import parser
 from bo_distill.search.searchers.registry import SEARCHERS
@@ -263,6 +264,14 @@ def test_a_search_that_ray_does_not_carry_raises_and_exits_nothing(
     monkeypatch.setattr("ray.init", init)
     with pytest.raises(RuntimeError, match=r"^Ray did not start: no room for sockets$"):
         bo_distill.run("fsp", storage=str(tmp_path))
+
+
+def test_what_a_callback_raises_is_raised_as_it_is() -> None:
+    with pytest.raises(RuntimeError) as raised, as_arguments():
+        raise RuntimeError(7, "--trials")
+    assert raised.value.args == (7, "--trials")
+    with pytest.raises(bo_distill.UsageError, match="^trials 0: give at least 1$"), as_arguments():
+        raise bo_distill.UsageError("--trials 0: give at least 1")
 
 
 def test_an_interruption_of_a_program_is_raised_and_then_forgotten() -> None:

@@ -104,10 +104,16 @@ def test_an_interruption_goes_on_with_the_trials_that_there_are(
     assert list(begun) == ["fsp", "max_entropy", "label_embedding"]
     untrained["stops"] = {}
     capsys.readouterr()
-    assert main(words(storage, "--resume", name, "--json")) == 0
+    assert main(words(storage, "--resume", name, "--trials=9")) == 2
+    assert f"all --resume {name} --trials: not what" in capsys.readouterr().err
+    assert main(words(storage, "--resume", name, "--trials=3", "--json")) == 0
     found = json.loads(capsys.readouterr().out)
     assert {m: one["study"] for m, one in found["studies"].items()}.items() >= begun.items()
     assert len(found["sentences"]) == 4 and found["left_out"] == {"res_ic": "takes text data"}
+    study = Study.open(storage, begun["fsp"])
+    study.trials[0].status = "failed"
+    study.save()
+    assert main(words(storage, "--resume", name, "--json")) == 3, "finished, and a trial failed"
 
 
 def test_what_is_not_for_all_methods_is_refused(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:

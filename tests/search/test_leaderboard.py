@@ -570,9 +570,10 @@ def test_export(filled: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_diff(filled: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    write_row(filled, make(30, val_accuracy=0.9, status="pruned"))  # ends no search as its best
     assert command(filled, "diff", "alpha", "beta", "--json") == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["alpha"]["trials of the study"] == 30 and facts["alpha"]["trial"] == 29
+    assert facts["alpha"]["trials of the study"] == 31 and facts["alpha"]["trial"] == 29
     assert facts["beta"]["test_accuracy, mean over seeds"] == pytest.approx(0.55)
     assert command(filled, "diff", "alpha/search/1", "alpha/search/3") == 0
     lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.split()}

@@ -183,10 +183,15 @@ def test_settings_that_differ_are_columns(filled: Storage, capsys: pytest.Captur
 def test_export_to_optuna(filled: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     optuna = pytest.importorskip("optuna")
     url = f"sqlite:///{tmp_path / 'rows.db'}"
+    write_row(filled, make(30, val_accuracy=0.0, config={"transfer.milestones": (1.0, 2.0)}))  # knows no transfer.lr
     assert command(filled, "export", "optuna", url) == 0
     study = optuna.load_study(study_name="alpha", storage=url)
-    assert len(study.trials) == 30 and study.best_trial.params == {"transfer.lr": 29.1}
+    assert (
+        len(study.trials) == 31 and study.trials[30].params == {} and study.best_trial.params == {"transfer.lr": 29.1}
+    )
+    write_row(filled, make(study="aa"))
     assert command(filled, "export", "optuna", url) == 2 and "already" in capsys.readouterr().err
+    assert "aa" not in optuna.get_all_study_names(url), "nothing is half written"
     assert command(filled, "export", "optuna") == 2
 
 

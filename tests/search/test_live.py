@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,6 +74,15 @@ def test_a_process_serves_it_to_this_machine_alone_and_ends_with_the_search(
         page.close(at_once=False)
     with pytest.raises(urllib.error.URLError):
         got(address)
+
+
+def test_a_browser_leaves_out_the_port_that_is_the_web_s_own() -> None:
+    def names(port: int) -> set[str]:
+        door: Any = SimpleNamespace(getsockname=lambda: (live.HOST, port), fileno=lambda: -1, close=lambda: None)
+        return live.Server(door, live.Board()).names
+
+    assert names(80) == {"127.0.0.1", "localhost", "127.0.0.1:80", "localhost:80"}
+    assert names(8080) == {"127.0.0.1:8080", "localhost:8080"}
 
 
 def test_a_taken_port_and_a_finished_study_are_refused(storage: Storage) -> None:

@@ -255,6 +255,8 @@ def test_what_pauses_and_what_a_model_chose_is_said_so(study: Study) -> None:
 def test_bad_words_are_one_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main(["nothing", "--storage", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: study nothing: none of this name")
+    assert report.main(["nothing", "--storage", str(tmp_path), "--out", "/dev/null/x.html"]) == 2
+    assert capsys.readouterr().err.startswith("error: --out /dev/null/x.html: there is no such folder")
 
 
 def test_interval_is_students() -> None:

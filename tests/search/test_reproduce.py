@@ -27,6 +27,7 @@ from bo_distill.methods.fsp import published
 from bo_distill.methods.method import flatten
 from bo_distill.methods.published import Cell, Claim, PaperTable, Scale
 from bo_distill.search import reproduce
+from bo_distill.search.command.options import seconds_of
 from bo_distill.search.command.shell import SOME_FAILED
 from bo_distill.search.execution.processes import Pool
 from bo_distill.search.execution.trial import attempt
@@ -38,6 +39,7 @@ from bo_distill.search.papers.training import lacking
 from bo_distill.search.rows.files import write_row
 from bo_distill.search.rows.row import Row, from_table
 from bo_distill.search.rows.sql import read
+from bo_distill.search.searchers.registry import NONE
 from bo_distill.search.study.conductor import Conductor
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Job, Outcome, Task, Trial
@@ -336,9 +338,12 @@ def test_a_claim_is_judged_by_the_paired_interval(
     assert found == verdict and sentence.endswith(".")
 
 
-@pytest.mark.parametrize(("words", "seconds"), [("2h", 7200.0), ("90m", 5400.0), ("1.5 min", 90.0), ("45s", 45.0)])
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [("2h", 7200.0), ("90min", 5400.0), ("90m", 5400.0), ("1.5 min", 90.0), ("30s", 30.0), ("1d", 86_400.0)],
+)
 def test_times_are_read(words: str, seconds: float) -> None:
-    assert reproduce.seconds(words) == seconds
+    assert seconds_of("--for", words) == seconds
 
 
 def deadly(task: Task, job: Job, until: float | None) -> Outcome:
@@ -376,6 +381,31 @@ def test_more_seeds_are_trained_of_a_winner_too(tiny: None, tmp_path: Path, caps
         ("final", 3, settings),
         ("final", 4, settings),
     ]
+
+
+def test_only_seed_1_of_the_line_s_own_settings_is_shown(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results, "_figures", lambda *_: {})
+    storage, one, out = Storage(tmp_path / "s"), Reproduction.of("fsp", "small", None, ""), tmp_path / "out"
+    study = next(study for study in one.studies(storage, "float32") if study.plan.searcher == NONE)
+    study.save_plan()
+    tables = out / "fsp" / "small_tables.json"
+    changes: dict[str, Any]
+    for seed, changes, shown in ((2, {}, False), (1, {"finetune.lr": 0.5}, False), (1, {}, True)):
+        (trial,) = [t for t in study.trials if (t.job.control, t.job.seed) == ("taught", seed)]
+        job = replace(trial.job, settings={**trial.job.settings, **changes})
+        made = Study(storage, study.plan, [replace(trial, job=job, status="done")])
+        table = {"caption": "T", "columns": ["c"], "rows": [["a|b"]]}
+        made.save_outcome(job.number, Outcome("done", tables={"t": table}))
+        made.save()
+        results.publish(one, storage, out)
+        assert tables.exists() == shown
+    page = (out / "fsp" / "small.md").read_text()
+    assert r"| a\|b |" in page and "taught, first seed, on test unless the table says validation" in page
+    (out / "fsp" / "rows.parquet").write_bytes(b"junk")
+    assert command(tmp_path, "--dry-run") == 2
+    assert "rows.parquet cannot be read (" in (said := capsys.readouterr().err) and said.count("\n") == 1
 
 
 def test_what_a_storage_does_not_hold_stays_published(tiny: None, tmp_path: Path) -> None:
@@ -433,7 +463,9 @@ def test_a_study_of_other_settings_is_not_continued(
 
 
 @pytest.mark.parametrize(
-    "words", [["nothing"], ["fsp", "--scale", "huge"], ["fsp", "--seeds", "1"], ["fsp", "--for", "soon"]]
+    "words",
+    [["nothing"], ["fsp", "--scale", "huge"], ["fsp", "--seeds", "1"], ["fsp", "--for", "soon"]]
+    + [["all", "--readme", "nowhere.md"], ["fsp", "--out", "/dev/null/x"]],
 )
 def test_bad_words_are_refused(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce.main([*words, "--storage", str(tmp_path / "s")]) == 2
