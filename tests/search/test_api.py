@@ -270,7 +270,7 @@ def test_what_a_callback_raises_is_raised_as_it_is() -> None:
     with pytest.raises(RuntimeError) as raised, as_arguments():
         raise RuntimeError(7, "--trials")
     assert raised.value.args == (7, "--trials")
-    with pytest.raises(bo_distill.UsageError, match="^trials 0: give at least 1$"), as_arguments():
+    with pytest.raises(bo_distill.UsageError, match=r"^trials 0: give at least 1$"), as_arguments():
         raise bo_distill.UsageError("--trials 0: give at least 1")
 
 

@@ -391,8 +391,8 @@ def test_only_seed_1_of_the_line_s_own_settings_is_shown(
     study = next(study for study in one.studies(storage, "float32") if study.plan.searcher == NONE)
     study.save_plan()
     tables = out / "fsp" / "small_tables.json"
-    changes: dict[str, Any]
-    for seed, changes, shown in ((2, {}, False), (1, {"finetune.lr": 0.5}, False), (1, {}, True)):
+    other: dict[str, float] = {"finetune.lr": 0.5}
+    for seed, changes, shown in ((2, {}, False), (1, other, False), (1, {}, True)):
         (trial,) = [t for t in study.trials if (t.job.control, t.job.seed) == ("taught", seed)]
         job = replace(trial.job, settings={**trial.job.settings, **changes})
         made = Study(storage, study.plan, [replace(trial, job=job, status="done")])
@@ -464,8 +464,14 @@ def test_a_study_of_other_settings_is_not_continued(
 
 @pytest.mark.parametrize(
     "words",
-    [["nothing"], ["fsp", "--scale", "huge"], ["fsp", "--seeds", "1"], ["fsp", "--for", "soon"]]
-    + [["all", "--readme", "nowhere.md"], ["fsp", "--out", "/dev/null/x"]],
+    [
+        ["nothing"],
+        ["fsp", "--scale", "huge"],
+        ["fsp", "--seeds", "1"],
+        ["fsp", "--for", "soon"],
+        ["all", "--readme", "nowhere.md"],
+        ["fsp", "--out", "/dev/null/x"],
+    ],
 )
 def test_bad_words_are_refused(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce.main([*words, "--storage", str(tmp_path / "s")]) == 2
