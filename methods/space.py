@@ -219,7 +219,7 @@ class Numbers:
 
     def check(self, value: Any) -> tuple[float, ...]:
         """The value as a tuple of floats; ValueError if it is no list or a number is out of range."""
-        if not isinstance(value, tuple | list) or isinstance(value, str):
+        if not isinstance(value, tuple | list):
             raise ValueError(str(self))
         one = Real(self.low, self.high)
         return tuple(one.check(number) for number in value)

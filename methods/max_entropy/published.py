@@ -72,8 +72,8 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
             tuple(suspect(a, b, c, complete) for a, b, c in product((False, True), repeat=3)),
             note="The paper's schedule: 0.1 for the classifier's epochs, then 0.01 for the fine-tuning's, in one "
             "training from the first weights. Adam without augmentation is the paper's; it does not name its stem, so "
-            "its 87.36 stands beside both. All seeds of a line start from the same weights: what initialisation adds to "
-            "the spread is not in it.",
+            "its 87.36 stands beside both. All seeds of a line start from the same weights: what initialisation adds "
+            "to the spread is not in it.",
         ),
     )
 

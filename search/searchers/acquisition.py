@@ -12,7 +12,7 @@ from bayes_opt.target_space import TargetSpace
 from scipy.spatial.distance import cdist
 from sklearn.gaussian_process import GaussianProcessRegressor
 
-from bo_distill.search.searchers.cube import HAIR, Array, Cube, Row
+from bo_distill.search.searchers.cube import Array, Cube, Row
 from bo_distill.search.searchers.process import fit, standardised
 from bo_distill.search.searchers.transfer import Ensemble, Source, weights
 
@@ -22,10 +22,6 @@ SAME = 1e-9
 
 # Seconds that any trial takes.
 SOONEST = 1e-3
-
-
-# No two trials need be further apart than this share of a range, however noisy they are.
-WIDEST = 0.02
 
 
 # Spread of the steps around the best candidates, round by round, on the unit cube.
@@ -131,7 +127,7 @@ class BelieverEI(ExpectedImprovement):
         targets, scale = standardised(targets)
         others = [source.process(gp, target_space.kernel_transform) for source in self.sources]
         signal, noise = fit(gp, target_space.kernel_transform, points, targets, self.variances / scale**2)
-        self.hair = self.cube.hair(np.clip(self.indistinct(signal, noise), HAIR, WIDEST))
+        self.hair = self.cube.hair(self.indistinct(signal, noise))
         heeded = weights(gp, others, random_state) if others else np.ones(1)
         if self.design is not None and heeded[0] > 0.5:
             return self.design
@@ -198,10 +194,6 @@ class BelieverEI(ExpectedImprovement):
         return self.cube.unseen(points, self.known, self.hair)
 
     def _step(self, points: Array, scale: Any, rng: np.random.RandomState) -> Array:
-        """Random neighbours: a normal step in every coordinate, now and then any other level in a discrete one. With a
-        bill, half of them keep what one stage follows from."""
-        moved = np.clip(points + scale * rng.standard_normal(points.shape), 0.0, 1.0)
-        discrete = [axis.levels < math.inf for axis in self.cube.axes.values()]
-        anew = (rng.random_sample(points.shape) < 0.2) & discrete
-        moved = np.where(anew, rng.random_sample(points.shape), moved)
+        """Random neighbours. With a bill, half of them keep what one stage follows from."""
+        moved = self.cube.neighbours(points, scale, rng)
         return self._new(self.bill.shared(moved, points, rng) if self.bill else moved)

@@ -23,13 +23,12 @@ from typing import Any
 
 import numpy as np
 from bayes_opt import BayesianOptimization
-from scipy.stats import qmc
 from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
 
 from bo_distill.search.searchers.acquisition import WORTH, BelieverEI, Bill, NothingNew
 from bo_distill.search.searchers.base import METRIC, Estimate, Space, StageCost, check_same
-from bo_distill.search.searchers.cube import Array, Config, Cube, Row, axes_of, one_thread
-from bo_distill.search.searchers.process import Matern52, fenced, fit_with_priors
+from bo_distill.search.searchers.cube import Array, Config, Cube, Row, axes_of, one_thread, random_state
+from bo_distill.search.searchers.process import Matern52, fenced, finite, fit_with_priors
 from bo_distill.search.searchers.transfer import Source
 
 
@@ -123,12 +122,12 @@ class Proposer:
         known = np.array(rows).reshape(-1, len(cube.axes))
         if trial_id in self._pending:
             return cube.decode(np.array(self._pending[trial_id]))
-        rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence((self._seed, self._count))))
+        rng = random_state(self._seed, self._count)
         n_initial = len(cube.axes) + 3 if self._n_initial is None else self._n_initial
         initial = len(rows) < n_initial
         if self._count < len(self._queue):
             asked = np.array(self._queue[self._count], dtype=float)  # None, left out, becomes NaN
-            point = np.where(np.isnan(asked), self._sobol(cube)[0], asked)
+            point = np.where(np.isnan(asked), cube.sobol(self._seed, self._count), asked)
         elif cube.size < math.inf and len(rows) >= cube.size and cube.count(known) >= cube.size:
             self.reason = "every configuration was tried"
             return self.FINISHED
@@ -148,16 +147,9 @@ class Proposer:
         self._pending[trial_id] = tuple(cube.encode(config))
         return config
 
-    def _sobol(self, cube: Cube) -> Array:
-        """The point of the sequence that has this proposal's number, as the only row."""
-        sobol = qmc.Sobol(len(cube.axes), rng=np.random.default_rng(self._seed))
-        if self._count:
-            sobol.fast_forward(self._count)
-        return sobol.random(1)
-
     def _designed(self, cube: Cube, known: Array, rng: np.random.RandomState) -> Array:
         """This proposal's point of the initial design."""
-        design = cube.unseen(self._sobol(cube), known)
+        design = cube.unseen(cube.sobol(self._seed, self._count)[None], known)
         return (design if len(design) else cube.draw(rng, known))[0]
 
     def _propose(self, cube: Cube, known: Array, rng: np.random.RandomState, design: Array | None) -> Array | None:
@@ -231,7 +223,7 @@ class Proposer:
         Raises:
             ValueError: naming the parameter, if one is missing or outside its domain; fewer than two have a value.
         """
-        values = [_finite(value) for _, value in trials]
+        values = [finite(value) for _, value in trials]
         if sum(value is not None for value in values) < 2:
             raise ValueError(f"learn_from: {len(values)} trials; give at least two that have a value")
         rows: list[Row] = [tuple(self._known_cube().encode(config)) for config, _ in trials]
@@ -297,7 +289,7 @@ class Proposer:
         self._tell(tuple(self._known_cube().encode(parameters)), None if error else value)
 
     def _tell(self, row: Row, value: float | None) -> None:
-        self._observed.append((row, _finite(value)))
+        self._observed.append((row, finite(value)))
 
     def save_state(self) -> Config:
         """All that later proposals follow from, as JSON can hold it: all but the space, the metric and the mode."""
@@ -340,9 +332,3 @@ class Proposer:
             trial: (tuple(row), None if estimate is None else Estimate(*estimate))
             for trial, (row, estimate) in state["stopped"].items()
         }
-
-
-def _finite(value: float | None) -> float | None:
-    """The value; None where it is no number, or so large that its square would be none."""
-    number = math.nan if value is None else float(value)
-    return number if abs(number) < 1e100 else None

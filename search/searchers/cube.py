@@ -13,6 +13,7 @@ import numpy as np
 from bayes_opt.parameter import FloatParameter
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
+from scipy.stats import qmc
 from threadpoolctl import ThreadpoolController
 
 from bo_distill.methods.space import Choice, Searched
@@ -22,6 +23,7 @@ Row = tuple[float, ...]  # a point of the unit cube: one coordinate in [0, 1] pe
 Array = NDArray[np.floating[Any]]
 
 HAIR = 1e-3  # of a range: no training can tell two rates apart that are nearer
+WIDEST = 0.02  # of a range: no two configurations need be further apart than that, however noisy trials are
 
 
 @functools.cache
@@ -34,6 +36,11 @@ def one_thread() -> AbstractContextManager[Any]:
     """Linear algebra in one thread: a search's matrices are small, the cores are the trials', and their number must not
     change a sum."""
     return _pools().limit(limits=1)
+
+
+def random_state(seed: int, number: int) -> np.random.RandomState:
+    """The randomness of a search's proposal of this number: its own, so that a search that goes on needs none kept."""
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence((seed, number))))
 
 
 class Scale(Protocol):
@@ -152,12 +159,12 @@ class Cube:
         """(d,) how far apart, in every coordinate, two points may be and still be one configuration.
 
         Args:
-            breadth: of real numbers, and of whole ones that are as many; options and the levels of a finite space
-                differ from their neighbours always.
+            breadth: of real numbers, and of whole ones that are as many, brought between `HAIR` and `WIDEST`; options
+                and the levels of a finite space differ from their neighbours always.
         """
         finite = self.size < math.inf
         levels = np.array([axis.levels for axis in self.axes.values()])
-        return np.where((levels <= 1 / HAIR) | finite, 1e-9, breadth)
+        return np.where((levels <= 1 / HAIR) | finite, 1e-9, np.clip(breadth, HAIR, WIDEST))
 
     def unseen(self, points: Array, known: Array, hair: Array | None = None) -> Array:
         """The points, snapped, less those that are no more than a hair from a known one.
@@ -172,6 +179,24 @@ class Cube:
             return snapped
         hair = self.hair() if hair is None else hair
         return snapped[cdist(snapped / hair, known / hair, "chebyshev").min(axis=1) > 1]
+
+    def sobol(self, seed: int, number: int) -> Array:
+        """(d,) the point of this number of a scrambled Sobol sequence."""
+        sequence = qmc.Sobol(len(self.axes), rng=np.random.default_rng(seed))
+        if number:
+            sequence.fast_forward(number)
+        return np.asarray(sequence.random(1)[0])
+
+    def neighbours(self, points: Array, spread: Any, rng: np.random.RandomState) -> Array:
+        """One of each point (n, d): a normal step in every coordinate, now and then any other level in a discrete one.
+
+        Args:
+            spread: the steps' standard deviation, of all points or (n, 1).
+        """
+        moved = np.clip(points + spread * rng.standard_normal(points.shape), 0.0, 1.0)
+        discrete = [axis.levels < math.inf for axis in self.axes.values()]
+        anew = (rng.random_sample(points.shape) < 0.2) & discrete
+        return np.where(anew, rng.random_sample(points.shape), moved)
 
     def count(self, known: Array) -> int:
         """How many different configurations of a finite space are among the known points."""

@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
-from scipy.stats import qmc
 
 from bo_distill.search.searchers.base import METRIC, Estimate, Length, Settings, Space, Step, check_same
-from bo_distill.search.searchers.cube import HAIR, Array, Cube, Row, axes_of, one_thread
+from bo_distill.search.searchers.cube import Array, Cube, Row, axes_of, one_thread, random_state
 from bo_distill.search.searchers.curve_model import NOBODY, CurveModel, Points
-from bo_distill.search.searchers.process import fenced
+from bo_distill.search.searchers.process import fenced, finite
 
 RATIO = math.sqrt(2)  # from one pause to the next, in epochs
 SOONEST = 1 / 16  # of a training: the first pause
@@ -29,7 +28,6 @@ GROWTH = 1.3  # the model is fitted anew whenever there are so many times the ob
 FITTED = 128  # observations at most that it is fitted to
 POOL = 64  # new configurations that are weighed, and about as many near good ones
 SPREADS = (0.1, 0.02)  # of steps from good configurations, on the unit cube, round by round
-WIDEST = 0.02  # of a range: no two configurations need be further apart than that
 
 
 def make(
@@ -78,15 +76,15 @@ class FreezeThaw:
         can tell; FINISHED."""
         if trial_id in self._running:
             return self._step(trial_id)
-        rng = np.random.RandomState(np.random.MT19937(np.random.SeedSequence((self.seed, self._asked))))
+        rng = random_state(self.seed, self._asked)
         known = np.array([*self._rows.values()]).reshape(-1, len(self.cube.axes))
         begun = len(self._rows)
         new: Array | None
         if begun < len(self._queue):
             asked = np.array(self._queue[begun], dtype=float)
-            chosen, new = trial_id, np.where(np.isnan(asked), self._sobol(begun), asked)
+            chosen, new = trial_id, np.where(np.isnan(asked), self.cube.sobol(self.seed, begun), asked)
         elif begun < len(self.cube.axes) + 3 or not self._finite():
-            drawn = self.cube.unseen(self._sobol(begun)[None], known)
+            drawn = self.cube.unseen(self.cube.sobol(self.seed, begun)[None], known)
             drawn = drawn if len(drawn) else self.cube.draw(rng, known)
             if len(drawn):
                 chosen, new = trial_id, drawn[0]
@@ -114,12 +112,6 @@ class FreezeThaw:
         self.reason = "every configuration was tried"
         return self.FINISHED
 
-    def _sobol(self, number: int) -> Array:
-        sobol = qmc.Sobol(len(self.cube.axes), rng=np.random.default_rng(self.seed))
-        if number:
-            sobol.fast_forward(number)
-        return np.asarray(sobol.random(1)[0])
-
     def _finite(self) -> list[float]:
         return [value for _, _, value in self._seen if value is not None]
 
@@ -139,7 +131,7 @@ class FreezeThaw:
         self._reached[trial_id] = self.length.curve
         self._over.append(trial_id)
         value = math.nan if error or not result else float(result.get(METRIC, math.nan))
-        self._seen.append((trial_id, self.length.curve, value if abs(value) < 1e100 else None))
+        self._seen.append((trial_id, self.length.curve, finite(value)))
 
     def on_trial_stopped(self, trial_id: str, estimate: Estimate | None) -> None:
         """A trial that something else has stopped is not taken up again."""
@@ -158,7 +150,7 @@ class FreezeThaw:
         self._seen += [
             (trial_id, epoch, value)
             for epoch, value in curve.items()
-            if epoch in self.pauses and epoch not in done and abs(value) < 1e100
+            if epoch in self.pauses and epoch not in done and finite(value) is not None
         ]
 
     # -- what the model makes of it
@@ -219,14 +211,15 @@ class FreezeThaw:
             reached = np.array([self._reached[names[i]] for i in paused])
             scores = gains.of(begun.x[paused], np.array(paused), reached)
             best = float(scores.max()), names[paused[scores.argmax()]], None
-        hair = self.cube.hair(np.clip(model.indistinct(), HAIR, WIDEST))
+        hair = self.cube.hair(model.indistinct())
         pool = self.cube.draw(rng, known, hair, POOL)
         if len(pool):
             good = known[np.argsort(-mean)[:5]]
             scores = gains.of_new(self._features(pool))
             for spread in SPREADS:
                 around = np.vstack([pool[np.argsort(-scores)[:5]], good])
-                children = self._near(np.repeat(around, 4, axis=0), spread, known, hair, rng)
+                children = self.cube.neighbours(np.repeat(around, 4, axis=0), spread, rng)
+                children = self.cube.unseen(children, known, hair)
                 if not len(children):
                     break
                 pool = np.vstack([pool, children])
@@ -234,12 +227,6 @@ class FreezeThaw:
             if scores.max() > best[0]:
                 best = float(scores.max()), trial_id, pool[scores.argmax()]
         return best[1:] if best[1] else None
-
-    def _near(self, points: Array, spread: float, known: Array, hair: Array, rng: np.random.RandomState) -> Array:
-        moved = np.clip(points + spread * rng.standard_normal(points.shape), 0.0, 1.0)
-        discrete = [axis.levels < math.inf for axis in self.cube.axes.values()]
-        anew = (rng.random_sample(points.shape) < 0.2) & discrete
-        return self.cube.unseen(np.where(anew, rng.random_sample(points.shape), moved), known, hair)
 
     # -- what is kept
 

@@ -115,3 +115,9 @@ def believing(gp: GaussianProcessRegressor, points: Array) -> GaussianProcessReg
     more = GaussianProcessRegressor(gp.kernel, optimizer=None)
     more.set_params(alpha=np.append(gp.alpha, np.full(len(points), gp.alpha.min())))
     return more.fit(np.vstack([gp.X_train_, points]), np.concatenate([gp.y_train_, gp.predict(points)]))
+
+
+def finite(value: float | None) -> float | None:
+    """The value; None where it is no number, or so large that its square would be none."""
+    number = math.nan if value is None else float(value)
+    return number if abs(number) < 1e100 else None
