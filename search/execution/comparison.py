@@ -92,6 +92,7 @@ def opened(storage: Storage, plan: Plan) -> Study:
     same = dataclasses.replace(
         study.plan,
         trials=plan.trials,
+        over=plan.over,
         task=dataclasses.replace(
             study.plan.task,
             storage=plan.task.storage,

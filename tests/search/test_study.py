@@ -369,7 +369,7 @@ def test_the_precision_is_decided_once(storage: Storage, monkeypatch: pytest.Mon
     asked = dataclasses.replace(study.plan, task=dataclasses.replace(study.plan.task, precision="auto"))
     first, second = Runtime("cpu", "bfloat16"), Runtime("cpu", "float32")
     monkeypatch.setattr("bo_distill.distributed.worker.best_runtime", lambda precision="auto": first)
-    study.plan = settled(asked, place, None)
+    study.plan = replace(settled(asked, place, None), over=True)
     study.save_plan()
     assert (study.plan.task.precision, study.plan.task.cpus) == ("bfloat16", 3)
     monkeypatch.setattr("bo_distill.distributed.worker.best_runtime", lambda precision="auto": second)

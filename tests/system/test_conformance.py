@@ -135,6 +135,13 @@ def test_a_control_spends_the_same_share_of_its_epochs_at_each_rate(name: str, r
                     assert rates[0] == pytest.approx(rates[1], abs=1e-6), (control, stage, share)
 
 
+def test_a_method_says_whether_its_epochs_tell_a_trial_s_accuracy(name: str, finished: Run) -> None:
+    """Of the last stage of a trial's own that trains, by which --asha and --curves compare trials."""
+    own = [stage for stage in get(name).stages if not stage.shared and finished.states[stage.name].history]
+    history = finished.states[own[-1].name].history
+    assert own[-1].judged == all("val_accuracy" in row for row in history)
+
+
 def test_a_control_tunes_what_it_has_and_nothing_that_it_fixes(name: str) -> None:
     method = get(name)
     complete = flatten(method.configure("quick"))
