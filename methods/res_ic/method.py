@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from bo_distill.methods.data.dataset import Info
 from bo_distill.methods.method import Configs, Control, Method, Recipe, Stage, States, Trained
 from bo_distill.methods.metrics import accuracy, macro_f1
 from bo_distill.methods.res_ic.choosing import choose
-from bo_distill.methods.res_ic.nets import Networks, exit_macs, restored, task_sizes
+from bo_distill.methods.res_ic.nets import Networks, exit_macs, restored, task_columns
 from bo_distill.methods.res_ic.policies import EarlyExit, Exits, Policy, oracle
 from bo_distill.methods.res_ic.settings import Backbone, Stopping
 from bo_distill.methods.res_ic.stages import by_task, choose_exit, train_backbone
@@ -33,12 +32,10 @@ def chosen(states: States) -> list[Policy]:
 def deployed(configs: Configs, states: States, info: Info) -> dict[str, EarlyExit]:
     """Each task that was trained -> its network with its policy."""
     nets = restored(configs["backbone"], info, states["backbone"])
-    policies, sizes = chosen(states), task_sizes(info)
-    result = {}
+    policies, result = chosen(states), {}
     for net, group in zip(nets, nets.groups, strict=True):
-        columns = pairwise(accumulate((sizes[task] for task in group), initial=0))
-        for task, ends in zip(group, columns, strict=True):
-            result[info.tasks[task][0]] = EarlyExit(net, policies[task], slice(*ends))
+        for task, columns in zip(group, task_columns(info, group), strict=True):
+            result[info.tasks[task][0]] = EarlyExit(net, policies[task], columns)
     return result
 
 

@@ -11,7 +11,7 @@ time of its one-dimensional ones. All kernels are one character high, so nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, cast
 
@@ -192,9 +192,11 @@ def task_sizes(info: Info) -> list[int]:
     return [len(names) for _, names in info.tasks]
 
 
-def task_columns(info: Info) -> list[slice]:
-    """Where each task's logits lie among those of all tasks."""
-    return [slice(*ends) for ends in pairwise(accumulate(task_sizes(info), initial=0))]
+def task_columns(info: Info, group: Sequence[int] | None = None) -> list[slice]:
+    """Where each task's logits lie among those of a group of tasks, None for all of them."""
+    sizes = task_sizes(info)
+    ends = accumulate((sizes[task] for task in (range(len(sizes)) if group is None else group)), initial=0)
+    return [slice(*pair) for pair in pairwise(ends)]
 
 
 class Networks(nn.ModuleList):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -45,7 +44,7 @@ def train_backbone(worker: Worker, config: Backbone, needs: States) -> State:
 
     def train(net: ResIC, group: list[int]) -> None:
         """Train the network of one group of tasks, all exits at once."""
-        own = [slice(*ends) for ends in pairwise(accumulate((sizes[task] for task in group), initial=0))]
+        own = task_columns(info, group)
         balance = [class_weights(train_y[:, task], sizes[task], config.balance) for task in group]
         weights = [None if weight is None else weight.to(worker.device) for weight in balance]
 
