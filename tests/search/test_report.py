@@ -247,7 +247,7 @@ def test_what_pauses_and_what_a_model_chose_is_said_so(study: Study) -> None:
     trials = [dataclasses.replace(trial, estimate=0.9 + trial.job.number / 1000) for trial in study.trials]
     trials[9] = dataclasses.replace(trials[9], status="paused")
     text = " ".join(Reader(live_page(Study(study.storage, study.plan, trials), 1)).text.split())
-    assert "of 10 trials have ended; 6 of 6 retrainings; 1 paused." in text and "under way" not in text
+    assert "of 10 trials have ended; 6 of 6 later runs; 1 paused." in text and "under way" not in text
     assert "expected end, 90.70% by the model of all learning curves, is the highest" in text
     assert "is the highest of 8" not in text
 
