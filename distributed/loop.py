@@ -90,8 +90,9 @@ def fit(
         course = Course(movers, keep)
         if progress := host.load_checkpoint(name):
             course.restore(progress)
-            for earlier in course.history:
-                host.report(earlier)
+            answers = [host.report(earlier) for earlier in course.history]
+            if answers and answers[-1]:  # it was to stop there, and was interrupted before that was noted
+                raise Stopped
         written = time.monotonic()
         while not course.over(training.epochs, patience):
             epoch, started, spent = len(course.history), time.monotonic(), time.process_time()

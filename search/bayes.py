@@ -239,11 +239,9 @@ class BayesSearch(Proposer, Searcher):
         space: nested dict of constants and Tune domains: uniform, loguniform, randint, lograndint, their quantised
             forms, and choice, whose options are ordered if all are numbers and unordered otherwise. Configurations
             come back in the same shape. None: taken from `tune.Tuner(param_space=...)`.
-        seed: non-negative integer; None: another one each time.
-        points_to_evaluate: configurations to try first, in this order, also where they repeat; a parameter that one
-            leaves out is filled in.
-        n_initial: trials before the model takes over, `points_to_evaluate` and observed points included. None: three
-            more than there are parameters.
+        seed: None: another one each time.
+        points_to_evaluate: configurations to try first, in this order; a parameter that one leaves out is filled in.
+        n_initial: trials before the model takes over, known ones included. None: three more than parameters.
         evaluated_rewards: the metric at each of `points_to_evaluate`, which are then known instead of tried first.
 
     Raises:

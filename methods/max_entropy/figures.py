@@ -41,7 +41,7 @@ def tables(trained: Trained) -> dict[str, Table]:
             ("network", "paper", "here"),
             (
                 ("classifier, before fine-tuning", "", round(before, 4)),
-                ("baseline, fine-tuned without the method", 0.8736, "see the control `none`"),
+                ("baseline, fine-tuned without the method", 0.8736, "see the control none"),
                 ("fine-tuned as configured", 0.8760, round(accuracy(logits, split.y), 4)),
             ),
         )

@@ -258,7 +258,7 @@ def forecast(study: Study, place: Layout) -> Forecast:
     lacking = unmade(method, own, cache, set())
     search = [price(point, task.seed) for point in points[len(points) - trials :]]
     best = [price(point, seed) for seed in plan.confirm_seeds for point in points[: plan.confirm]]
-    last = [price(change, seed) for change in variants for seed in plan.final_seeds]
+    last = [price(change, seed) for change in variants for seed in plan.final_seeds()]
     # As long as its runs over fresh seeds: where its own fields lie, its training takes no longer or shorter.
     own_search = [price(method.controls[name](flatten(configs)), task.seed) for name in tuned for _ in points]
     phases = [search, best[len(best) - confirm :], own_search[len(own_search) - tune :], last[len(last) - final :]]

@@ -36,33 +36,6 @@ def stop_sign(task: Task, number: int) -> str:
     return f"studies/{task.study}/stop/{number}"
 
 
-class GoingOn(LocalWorker):
-    """Ends a training that goes on from a checkpoint at once, where its last epoch was one to stop at.
-
-    Here and not in the loop, whose code is part of every kept stage's key.
-    """
-
-    _again = 0  # epochs of the checkpoint that the loop has yet to report again
-
-    def load_checkpoint(self, name: str) -> dict[str, Any] | None:
-        """As it was saved; its epochs are reported next."""
-        progress = super().load_checkpoint(name)
-        self._again = len(progress["history"]) if progress else 0
-        return progress
-
-    def report(self, row: EpochRow) -> bool:
-        """Note an epoch, and end here where that is the last one of a checkpoint and the answer is to stop.
-
-        Raises:
-            Stopped: it is.
-        """
-        stop, again = super().report(row), self._again
-        self._again = max(0, again - 1)
-        if stop and again == 1:
-            raise Stopped
-        return stop
-
-
 def perform(
     task: Task,
     job: Job,
@@ -92,7 +65,7 @@ def perform(
     runtime = best_runtime(task.precision)
     outcome.device = torch.cuda.get_device_name() if runtime.device == "cuda" else "cpu"
     outcome.precision, outcome.processor = runtime.precision, processor()
-    worker = GoingOn(load(task.data), seed=job.seed, runtime=runtime, rank=rank, world_size=world_size)
+    worker = LocalWorker(load(task.data), seed=job.seed, runtime=runtime, rank=rank, world_size=world_size)
 
     run = Run()
     curve = "" if job.until is None else length_of(method, configs)[0]

@@ -220,7 +220,7 @@ class Reproduction:
                         fields = (*study.plan.task.settings, *study.plan.space)
                         finals.append((self.method.check({name: row.config[name] for name in fields}), row.seed))
         made = {seed for _, seed in finals}
-        for seed in study.plan.final_seeds:
+        for seed in study.plan.final_seeds():
             if finals and seed not in made:
                 job = Job(len(study.trials), "final", finals[0][0], seed)
                 study.trials.append(Trial(job, time.time()))

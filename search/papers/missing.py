@@ -89,7 +89,7 @@ def left(one: Reproduction, study: Study) -> list[Job]:
         points = [random_point(study.space, seed_of(task.study), n) for n in range(number + 1)]
         jobs += [Job(n, "search", points[n], task.seed) for n in range(len(study.of_phase("search")), number)]
         winner = {**points[number], **plan.retrained}
-        jobs += [Job(number + n, "final", winner, seed) for n, seed in enumerate(plan.final_seeds)]
+        jobs += [Job(number + n, "final", winner, seed) for n, seed in enumerate(plan.final_seeds())]
     return jobs
 
 

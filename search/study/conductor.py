@@ -200,7 +200,8 @@ class Conductor:
         plan, method, best = self.study.plan, self.study.method, self.study.best()
         if best is None or not plan.seeds:
             return False
-        winner, seeds = {**best.job.settings, **plan.retrained}, plan.final_seeds
+        seeds = plan.final_seeds({trial.job.seed for trial in self.study.of_phase("confirm")})
+        winner = {**best.job.settings, **plan.retrained}
         complete = flatten(method.configure(plan.task.recipe, winner))
         controls = self.study.controls
         what = [f"trial {best.job.number}", *(name.replace("_", " ") for name in controls)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -215,11 +215,10 @@ class Plan:
         """Runs of the best again."""
         return self.confirm * CONFIRM_SEEDS
 
-    @property
-    def final_seeds(self) -> range:
-        """Fresh seeds, of the retrainings of the winner and of each control."""
+    def final_seeds(self, seen: Collection[int] = ()) -> list[int]:
+        """Fresh seeds, of the retrainings of the winner and of each control: none that was `seen` in choosing it."""
         first = self.task.seed + 1
-        return range(first, first + self.seeds)
+        return [seed for seed in range(first, first + self.seeds + len(seen)) if seed not in seen][: self.seeds]
 
     @property
     def confirm_seeds(self) -> range:

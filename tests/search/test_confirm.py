@@ -78,6 +78,9 @@ def test_a_configuration_is_run_again_once_a_seed(storage: Storage) -> None:
     assert sorted(runs) == [(weight, seed) for weight in (1, 2) for seed in (1, 2, 3)]
     study.trials += [dataclasses.replace(trial) for trial in study.of_phase("confirm")]  # as an earlier version did
     assert (best := study.best()) and len(study.confirmed(best)) == 3
+    study.plan = dataclasses.replace(study.plan, seeds=2, controls=False)
+    carried(study, lambda trial: Outcome(val={"accuracy": accuracy(trial.job)}))
+    assert {trial.job.seed for trial in study.of_phase("final")} == {4, 5}, "none that was seen in choosing"
 
 
 def test_the_forms_of_a_grid() -> None:
