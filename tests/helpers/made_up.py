@@ -92,8 +92,7 @@ def made_up(storage: Storage, name: str = "fsp-bo-made-up", trials: int = 8) -> 
             device="cpu", precision="float32", python="3", torch="2", version="0", started=now, finished=now,
         )  # type: ignore[arg-type]  # fmt: skip
         write_row(storage, row)
-    study.save_plan()
-    study.save()
+    study.save_plan()  # and its trials
     return study
 
 

@@ -215,7 +215,7 @@ def test_a_frame_has_a_row_for_each_trial(kept: Study) -> None:
 
 def test_a_frame_without_pandas_says_what_to_install(kept: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(bo_distill.UsageError, match=r'pip install "bo-distill\[notebook\]"'):
+    with pytest.raises(bo_distill.UsageError, match=r"pip install -e '\.\[notebook\]'"):
         bo_distill.open(kept.plan.task.study, kept.storage.uri).frame()
 
 
