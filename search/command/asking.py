@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bo_distill.methods import get
@@ -213,6 +214,30 @@ def check_fields(args: argparse.Namespace, plan: Plan) -> None:
         same(f"--range {name}", text, plan.ranges.get(name, "the method's own range, or no search of it"))
 
 
+def check_open(args: argparse.Namespace, study: Study, more_search: Sequence[str]) -> None:
+    """See that what is asked of a study can still change it. A look at the test split that is refused is noted.
+
+    Args:
+        more_search: options that would go on with the search.
+
+    Raises:
+        UsageError: its search is over.
+    """
+    asked = [*more_search, *([] if args.seeds is None else [f"--seeds {args.seeds}"])]
+    if asked and study.of_phase("final"):
+        over = "its test split has been read"
+        if not args.dry_run:
+            study.note_test("refused", " ".join(asked))
+    elif more_search and study.of_phase("confirm"):
+        over = "its best have been run again over fresh seeds"
+    else:
+        return
+    raise UsageError(
+        f"--resume {args.resume}: {over}, so its search is over; --extend {args.resume} "
+        "begins a new study, which takes the old trials from the cache"
+    )
+
+
 def resumed(args: argparse.Namespace, study: Study) -> Plan:
     """The study's plan with what this command changes of it.
 
@@ -235,17 +260,7 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
     }
     more_search = [f"{word} {value}" for word, value in words.items() if value is not None]
     more_search += [" ".join(searcher.option)] if searcher.word != plan.searcher else []
-    asked = more_search + ([] if args.seeds is None else [f"--seeds {args.seeds}"])
-    over = "its test split has been read" if asked and study.of_phase("final") else ""
-    if over and not args.dry_run:
-        study.note_test("refused", " ".join(asked))
-    if not over and more_search and study.of_phase("confirm"):
-        over = "its best have been run again over fresh seeds"
-    if over:
-        raise UsageError(
-            f"--resume {args.resume}: {over}, so its search is over; --extend {args.resume} "
-            "begins a new study, which takes the old trials from the cache"
-        )
+    check_open(args, study, more_search)
     if searcher.sized and (trials is not None or plan.searcher != searcher.word):
         raise UsageError(f"{going_on}: a grid has the trials that it has; start a new study")
     # Where trials are paused, the budget is of epochs, and they may be many more than it.

@@ -130,8 +130,8 @@ class FreezeThaw:
             return
         self._reached[trial_id] = self.length.curve
         self._over.append(trial_id)
-        value = math.nan if error or not result else float(result.get(METRIC, math.nan))
-        self._seen.append((trial_id, self.length.curve, finite(value)))
+        value = None if error or not result else finite(result.get(METRIC))
+        self._seen.append((trial_id, self.length.curve, value))
 
     def on_trial_stopped(self, trial_id: str, estimate: Estimate | None) -> None:
         """A trial that something else has stopped is not taken up again."""

@@ -106,13 +106,13 @@ def readers(study: Study) -> int:
 
     One that cannot be opened counts for none.
     """
+    plan, found = study.plan, 0
     files = [entry.split("/") for entry in study.storage.list("studies")]
-    found = 0
-    for name in {name for _, name, *rest in files if rest[:1] == ["test"]} - {study.plan.task.study}:
+    for name in {name for _, name, *rest in files if rest[:1] == ["test"]} - {plan.task.study}:
         with suppress(UsageError):
             other = Study.open(study.storage, name)
-            asked = [(one.plan.task.method, one.plan.fingerprint) for one in (study, other)]
-            found += asked[0] == asked[1] and any(note["event"] == "opened" for note in other.test_notes())
+            alike = other.plan.task.method == plan.task.method and other.plan.fingerprint == plan.fingerprint
+            found += alike and any(note["event"] == "opened" for note in other.test_notes())
     return found
 
 
