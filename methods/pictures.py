@@ -180,8 +180,9 @@ def spaces(points: Mapping[str, np.ndarray], y: Tensor, classes: Sequence[str], 
             axes.set_box_aspect((1, 1, 1), zoom=0.95)
             axes.set_in_layout(False)  # matplotlib before 3.11.2 takes its axes for larger than the figure
     if len(classes) <= NAMED:
-        entries = figure.axes[0].get_legend_handles_labels()
-        figure.legend(*entries, loc="outside right center", fontsize=8, markerscale=2)
+        marks = figure.axes[0].collections  # their axes would keep a label with "_" before it to themselves
+        names = [str(mark.get_label()) for mark in marks]
+        figure.legend(marks, names, loc="outside right center", fontsize=8, markerscale=2)
     return figure
 
 

@@ -121,11 +121,12 @@ def test_embedding_of_maps_and_of_few_features() -> None:
 def test_spaces_side_by_side_in_two_and_three_dimensions() -> None:
     _, y = clusters()
     points = {f"layer {i}": np.random.default_rng(i).normal(size=(60, 2)) for i in range(4)}
-    figure = pictures.spaces(points, y, ("a", "b", "c"))
+    figure = pictures.spaces(points, y, ("a", "_b", "c"))
     assert [axes.get_title() for axes in figure.axes] == list(points)
     assert len({tuple(c.get_paths()[0].vertices.ravel()) for c in figure.axes[0].collections}) == 3  # three markers
     assert drawn(figure)
-    assert drawn(pictures.spaces({"one": np.random.default_rng(0).normal(size=(60, 3))}, y, ("a", "b", "c")))
+    figure = pictures.spaces({"one": np.random.default_rng(0).normal(size=(60, 3))}, y, ("a", "_b", "c"))
+    assert drawn(figure) and [name.get_text() for name in figure.legends[0].texts] == ["a", "_b", "c"]
 
 
 def test_turnable_points_are_json_in_a_unit_cube() -> None:
