@@ -70,7 +70,7 @@ def main() -> None:
     torch.set_num_threads(1)
     method = get(args.method)
     fixed = {**short(method), **dict(word.split("=", 1) for word in args.set)}
-    space = {n: field.domain for n, field in method.fields().items() if field.searched and n not in fixed}
+    space = method.space([name for name, field in method.fields().items() if field.searched and name not in fixed], {})
     data, found = smallest(method, args.rows), 0
     for precision in args.precision.split(","):
         started, bad = time.monotonic(), 0

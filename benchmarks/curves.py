@@ -60,7 +60,7 @@ def regret(problem: Curves, way: str, trainings: int) -> tuple[float, int]:
     budget = trainings * EPOCHS
     most = trainings if reporter is None else 4 * trainings
     searcher = make_searcher("bo", problem.space, problem.seed, None)
-    options = {"asha": True, "reporter": reporter} if reporter else {}
+    options: dict[str, Any] = {"asha": True, "reporter": reporter} if reporter else {}
     trials = simulate(problem, searcher, trials=most, workers=2, seed=problem.seed, **options)
     spent = np.cumsum([trial.macs for trial in trials])
     within = trials[: int(np.searchsorted(spent, budget, side="right"))]

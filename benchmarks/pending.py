@@ -19,33 +19,42 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when numpy is imported: a core is a process's here
 
 import numpy as np
 from scipy.special import erfc
+from sklearn.gaussian_process import GaussianProcessRegressor
 
 from benchmarks.search_quality import PROBLEMS, Problem, regrets_of
 from bo_distill.search.bayes import BayesSearch
 from bo_distill.search.searchers.acquisition import BelieverEI
+from bo_distill.search.searchers.cube import Array
 from bo_distill.search.simulation.problems import hartmann6
 
 SAMPLES = 16
 Loss = Callable[[Any], Any]
 
 
+def told(gp: Any, points: Array, brought: Array) -> Any:
+    """The process, had it also been told what points (n, d) brought: (n,), or (n, draws) side by side."""
+    more = GaussianProcessRegressor(gp.kernel, optimizer=None)
+    more.set_params(alpha=np.append(gp.alpha, np.full(len(points), gp.alpha.min())))
+    targets = gp.y_train_ if brought.ndim == 1 else np.repeat(gp.y_train_[:, None], brought.shape[1], axis=1)
+    return more.fit(np.vstack([gp.X_train_, points]), np.concatenate([targets, brought]))
+
+
 class Samples(BelieverEI):
     def beside_pending(self, gp: Any, model: Any, rng: np.random.RandomState) -> Loss:
         if not self.pending:
             return self._get_acq(gp)
-        under_way, points, targets = np.array(self.pending), gp.X_train_, gp.y_train_
-        brought = gp.sample_y(under_way, SAMPLES, random_state=rng)
-        gp.fit(np.vstack([points, under_way]), np.vstack([np.repeat(targets[:, None], SAMPLES, axis=1), brought]))
-        tops = np.maximum(self.y_max, gp.predict(under_way).max(axis=0))
+        under_way, highest = np.array(self.pending), cast(float, self.y_max)
+        more = told(gp, under_way, gp.sample_y(under_way, SAMPLES, random_state=rng))
+        tops = np.maximum(highest, more.predict(under_way).max(axis=0))
 
         def loss(x: Any) -> Any:
-            mean, std = gp.predict(x, return_std=True)
+            mean, std = more.predict(x, return_std=True)
             gains = np.zeros(len(x))
             for column, top in enumerate(tops):
                 self.y_max = top
@@ -78,10 +87,9 @@ class Penalty(BelieverEI):
 
 class Lie(BelieverEI):
     def beside_pending(self, gp: Any, model: Any, rng: np.random.RandomState) -> Loss:
-        if self.pending:
-            lies = np.full(len(self.pending), self.y_max)
-            gp.fit(np.vstack([gp.X_train_, self.pending]), np.concatenate([gp.y_train_, lies]))
-        return self._get_acq(gp)
+        if not self.pending:
+            return self._get_acq(gp)
+        return self._get_acq(told(gp, np.array(self.pending), np.full(len(self.pending), self.y_max)))
 
 
 WAYS = {"believer": BelieverEI, "samples": Samples, "penalty": Penalty, "lie": Lie}

@@ -63,9 +63,9 @@ def shared(rank: int, size: int, folder: str, trials: int) -> None:
 
 def in_a_loop(folder: str, trials: int, workers: int) -> list[float]:
     """Seconds between the ends of successive trials."""
-    import torch
+    from torch.multiprocessing.spawn import spawn
 
-    torch.multiprocessing.spawn(shared, args=(workers, folder, trials), nprocs=workers)
+    spawn(shared, args=(workers, folder, trials), nprocs=workers)
     return [later - earlier for earlier, later in pairwise(json.loads(Path(folder, "ends.json").read_text()))]
 
 

@@ -89,6 +89,8 @@ def regrets_of(problem: Problem, searcher: BayesSearch, trials: int, seed: int) 
     while running or asked < trials:
         while asked < trials and len(running) < problem.in_flight:
             config = searcher.suggest(str(asked))
+            if config is None:  # none until another has ended
+                break
             if config == BayesSearch.FINISHED:
                 asked = trials
                 break

@@ -16,6 +16,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -119,14 +120,12 @@ def main() -> None:
     workers = {name: LocalWorker(data, runtime=best_runtime(name)) for name in ("float32", "bfloat16")}
     runs: dict[str, Callable[[], float]] = {"plain": lambda: plain_speed(workers["float32"], args.depth)}
     for name, worker in workers.items():
-        runs[f"{name} bare"] = lambda worker=worker: bare_speed(worker, args.depth)
+        runs[f"{name} bare"] = partial(bare_speed, worker, args.depth)
         for augment in ("none", "crop_flip"):
-            runs[f"{name} loop, {augment}"] = lambda worker=worker, augment=augment: loop_speed(
-                worker, args.depth, augment
-            )
+            runs[f"{name} loop, {augment}"] = partial(loop_speed, worker, args.depth, augment)
     for run in runs.values():
         run()  # pays for what is set up once
-    found = {name: [] for name in runs}
+    found: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(args.rounds):
         for name, run in runs.items():
             found[name].append(run())

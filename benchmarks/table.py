@@ -1,6 +1,6 @@
 """Record a table of real trials for `search.replay`: a dense grid of configurations, each over several seeds.
 
-    python -m benchmarks.table fsp --data digits --points 8 --seeds 2 --out benchmarks/tables/fsp_digits.parquet
+    python -m benchmarks.table fsp --data digits --points 8 --seeds 2 --out fsp_digits.parquet
 
 Trials run one after the other in this process, without Ray. Finished stages lie in the storage, so a run that was
 stopped goes on where it was when the same command is given again; the file is written when the last trial is done.

@@ -1,6 +1,6 @@
 """Is the verdict of `search.compare` honest? False verdicts where there is nothing, and a planted gap found.
 
-    python -m benchmarks.verdicts [benchmarks/tables/fsp_digits.parquet ...]
+    python -m benchmarks.verdicts [benchmarks/tables/center_loss_digits.parquet ...]
 
 Results of whole searches (the best of 20 random trials, seen and true) are drawn by the thousand from each recorded
 table and from made-up noise. A/A: all searchers are the same, any difference shown is false; gate: at most 5%, less
@@ -20,10 +20,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
-from bo_distill.search.evidence.statistics import ALPHA, Array, holm, paired_test, repeats_needed
-from bo_distill.search.searchers.grid import at
+from bo_distill.methods.paired import holm
+from bo_distill.search.evidence.statistics import ALPHA, Array, paired_test, repeats_needed
 from bo_distill.search.simulation.curse import winners_curse
 from bo_distill.search.simulation.recorded import Table
 
@@ -34,7 +35,7 @@ def results(table: Table, searches: int, trials: int, rng: np.random.Generator) 
     """The best of `trials` random trials, for each of so many searches."""
     shares = rng.random((searches * trials, len(table.space)))
     settings = [
-        {name: at(domain, float(share)) for (name, domain), share in zip(table.space.items(), row, strict=True)}
+        {name: domain.from_unit(float(share)) for (name, domain), share in zip(table.space.items(), row, strict=True)}
         for row in shares
     ]
     values = table.expected(settings)[0][:, -1] + rng.choice(table.residuals[:, -1], len(settings))
@@ -52,7 +53,7 @@ def noise(kind: str, searches: int, rng: np.random.Generator) -> Array:
             return np.round(rng.standard_normal(searches))
 
 
-def shown(final: Array) -> Array:
+def shown(final: Array) -> NDArray[np.bool_]:
     """Which pairs of searchers are told apart: (designs, searchers, repeats) -> (designs, pairs)."""
     pairs = itertools.combinations(range(final.shape[1]), 2)
     p = np.stack([paired_test(final[:, a] - final[:, b], FLIPS) for a, b in pairs], axis=-1)
@@ -90,13 +91,13 @@ def main() -> int:
                 flush=True,
             )
     for name, table in tables.items():
-        found = winners_curse(table, budget=args.trials, keep=3, seeds=3, studies=300)
-        bad = found["removed"] < 0.7 or found["truth_confirmed"] < found["truth"] - 2 * found["truth_se"]
+        curse = winners_curse(table, budget=args.trials, keep=3, seeds=3, studies=300)
+        bad = curse["removed"] < 0.7 or curse["truth_confirmed"] < curse["truth"] - 2 * curse["truth_se"]
         missed |= bad
         print(
-            f"{name}: the winner is {found['optimism']:.4f} too high; {found['optimism_confirmed']:.4f} when the best "
-            f"3 run again over 3 seeds ({found['removed']:.0%} removed); its true value is {found['truth']:.4f}, then "
-            f"{found['truth_confirmed']:.4f}, standard error {found['truth_se']:.4f}{'  MISSED' if bad else ''}"
+            f"{name}: the winner is {curse['optimism']:.4f} too high; {curse['optimism_confirmed']:.4f} when the best "
+            f"3 run again over 3 seeds ({curse['removed']:.0%} removed); its true value is {curse['truth']:.4f}, then "
+            f"{curse['truth_confirmed']:.4f}, standard error {curse['truth_se']:.4f}{'  MISSED' if bad else ''}"
         )
     print(f"{time.perf_counter() - started:.0f} s")
     return int(missed)

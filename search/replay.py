@@ -1,6 +1,6 @@
 """Studies in seconds: the searchers on a recorded table of trials or on a test function, under a virtual clock.
 
-    python -m search.replay benchmarks/tables/fsp_digits.parquet --searchers grid,random,bo --studies 300
+    python -m search.replay benchmarks/tables/center_loss_digits.parquet --searchers grid,random,bo --studies 300
     python -m search.replay hartmann6 --searchers random --workers 1000 --trials 5000 --stragglers 0.05 --asha
 
 The searchers and the ASHA scheduler are those of a real search; only trials are looked up instead of trained, and

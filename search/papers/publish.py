@@ -1,7 +1,8 @@
 """docs/results: the rows of all machines as Parquet, and the pages that are made from them.
 
 Rows of other scales, of other lines and of other machines' trainings stay when more are added. A search alone is of one
-machine: the trials of one that ran here take the place of those that are published under its name.
+machine: the trials of one that ran here take the place of those that are published under its name, until a training of
+its winner is published.
 """
 
 from __future__ import annotations
@@ -66,7 +67,10 @@ def add_rows(one: Reproduction, storage: Storage, out: Path) -> list[Row]:
     for name in sorted(_studies(one)):
         # Where the data lies, and what the machine is called, is nobody's business.
         found = [dataclasses.replace(row, data_spec={}, nodes=()) for row in from_table(of_study(storage, name))]
-        if any(row.phase == "search" for row in found):  # one search on one machine, not parts of two
+        there = {row.phase for row in rows.values() if row.study == name}
+        if "final" in there:  # it was chosen by the search that is published, not by one that was begun here
+            found = [row for row in found if row.phase != "search"]
+        elif any(row.phase == "search" for row in found):  # one search on one machine, not parts of two
             rows = {key: row for key, row in rows.items() if (row.study, row.phase) != (name, "search")}
         rows |= {_identity(row): row for row in found}
     ordered = sorted(rows.values(), key=lambda row: (row.study, row.phase, row.trial, row.started))

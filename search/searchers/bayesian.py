@@ -52,7 +52,8 @@ class Proposer:
     No configuration is proposed twice, nor one so near to another that a trial could not tell them apart: a
     thousandth of a range, or the distance over which the model expects no more difference than a trial's noise.
     `suggest` returns `FINISHED` when all of a finite space was proposed, and when the model has expected no improvement
-    for three more proposals in a row than there are parameters; these go where least is known.
+    for three more proposals in a row than there are parameters, which go where least is known, and expects none from
+    what came of them either.
 
     Args:
         cube: what is searched.
@@ -158,7 +159,8 @@ class Proposer:
         Args:
             design: (d,) what is proposed where there are other searches, but they are of no help.
         """
-        if self._idle >= len(cube.axes) + 3 and cube.size == math.inf and not self._pending:
+        idle = self._idle >= len(cube.axes) + 3 and cube.size == math.inf
+        if idle and self._pending:
             return None
         evidence = self._evidence()
         variances = np.array([variance for *_, variance in evidence])
@@ -187,6 +189,8 @@ class Proposer:
                 point = optimizer.space.params_to_array(optimizer.suggest())
             except NothingNew:
                 return None
+        if idle and acquisition.promise < WORTH:
+            return None
         self._idle = self._idle + 1 if acquisition.promise < WORTH else 0
         return point
 

@@ -184,15 +184,18 @@ def simulate(
             queue.start(now, settings)
         return isinstance(settings, dict)
 
-    for _ in range(workers):
-        if not start(0.0):
-            break
+    def fill(now: float) -> None:
+        """Start trials until all workers have one; a searcher may have had none for some until another ended."""
+        while len(queue.running) < workers and start(now):
+            pass
+
+    fill(0.0)
     while queue.running:
         number, trial = queue.next_end()
         ended.append(trial)
         final = None if math.isnan(trial.value) else trial.value
         to_searcher.report(str(number), trial.status, final, trial.curve)
-        start(trial.finished + overhead)
+        fill(trial.finished + overhead)
     return ended
 
 

@@ -63,9 +63,9 @@ class StepQueue:
         self._started += 1
 
     @property
-    def running(self) -> bool:
-        """Whether any trial trains."""
-        return bool(self._events)
+    def running(self) -> int:
+        """How many trials train."""
+        return len(self._events)
 
     def next_end(self) -> tuple[str, Simulated]:
         """Let time pass until a trial pauses or ends; its name, and what is known of it."""
@@ -124,9 +124,12 @@ def simulate_steps(
         best = max(expected, key=lambda name: expected[name].value, default=None)
         return math.nan if best is None else queue.trials[best][0].truth
 
-    for _ in range(workers):
-        if not start(0.0):
-            break
+    def fill(now: float) -> None:
+        """Begin steps until all workers have one; a searcher may have had none for some until another ended."""
+        while queue.running < workers and start(now):
+            pass
+
+    fill(0.0)
     while queue.running:
         name, trial = queue.next_end()
         while len(seen) < len(looks) and queue.spent > looks[len(seen)]:
@@ -137,7 +140,7 @@ def simulate_steps(
             searcher.on_trial_complete(name, {METRIC: trial.value})
         else:
             searcher.on_trial_paused(name, trial.curve)
-        start(trial.finished + overhead)
+        fill(trial.finished + overhead)
     for name, estimate in searcher.estimates().items():
         ended[name].value = estimate.value
     return list(ended.values()), [*seen, *(choice() for _ in looks[len(seen) :])]

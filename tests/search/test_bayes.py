@@ -462,6 +462,20 @@ def test_a_search_that_has_nothing_new_to_try_says_so() -> None:
     assert again.suggest("one more") == BayesSearch.FINISHED
 
 
+def test_so_does_one_with_trials_in_flight_once_they_have_ended() -> None:
+    search, flight, asked = searcher(PLANE, seed=0), dict[str, dict[str, Any]](), 0
+    while (config := search.suggest(str(asked))) != BayesSearch.FINISHED:
+        if config is not None:
+            flight[str(asked)] = config
+            asked += 1
+        if config is None or len(flight) == 3:
+            ended = next(iter(flight))
+            config = flight.pop(ended)
+            search.on_trial_complete(ended, {"score": 0.97 - 0.2 * config["x"] - 0.1 * config["y"]})
+        assert asked < 40
+    assert not flight and search.reason == "nothing new is worth a trial"
+
+
 def branin(config: dict[str, Any]) -> float:
     x, y = 15 * config["x"] - 5, 15 * config["y"]
     valley = y - 5.1 / (4 * math.pi**2) * x**2 + 5 / math.pi * x - 6

@@ -148,6 +148,8 @@ def test_power_grows_with_repeats_and_reaches_its_promise() -> None:
     for pairs in (1, 3):
         repeats = repeats_needed(pairs)
         assert power(repeats, pairs) >= 0.8 > power(repeats - 7, pairs)
+    many = math.comb(8, 2)
+    assert power(repeats_needed(many), many, designs=50) > 0.6
 
 
 def test_the_curves_are_drawn() -> None:

@@ -60,6 +60,18 @@ def test_the_clock_is_that_of_list_scheduling(seconds: list[float], workers: int
     assert [t.finished for t in found] == sorted(t.finished for t in found) and len(found) == len(seconds)
 
 
+def test_workers_that_had_no_trial_get_one_once_there_is_one() -> None:
+    class Shy(Replayed):
+        asked = 0
+
+        def suggest(self, trial_id: str) -> Any:
+            Shy.asked += 1
+            return None if Shy.asked == 2 else super().suggest(trial_id)
+
+    known = Shy((1.0, 1.0, 1.0))
+    assert makespan(simulate(known, known, trials=3, workers=2)) == 2.0
+
+
 def test_what_a_trial_finds_does_not_hang_on_the_workers() -> None:
     def run(workers: int) -> dict[str, tuple[float, float]]:
         trials = simulate(noisy_table(), make_searcher("random", SPACE, 3, 12), trials=12, workers=workers, seed=3)

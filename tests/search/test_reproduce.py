@@ -426,6 +426,25 @@ def test_what_a_storage_does_not_hold_stays_published(tiny: None, tmp_path: Path
     assert "| searched | 92.00 | 50.00 |" in page.read_text() and "small_flow.png" in page.read_text()
 
 
+def test_a_search_that_was_begun_elsewhere_takes_no_place_of_one_whose_winner_is_published(
+    tiny: None, tmp_path: Path
+) -> None:
+    name, one = "reproduce-fsp-small-searched", Reproduction.of("fsp", "small", None, "")
+
+    def ran(part: str, phases: list[str]) -> list[str]:
+        for trial, phase in enumerate(phases):
+            seconds = ("whole", "begun").index(part)
+            row = make(
+                trial, study=name, phase=phase, method="fsp", started=datetime(2026, 1, 1, 0, 0, seconds, tzinfo=UTC)
+            )
+            write_row(Storage(tmp_path / part), row)
+        return [row.phase for row in results.add_rows(one, Storage(tmp_path / part), tmp_path / "out")]
+
+    assert ran("begun", ["search"]) == ["search"]
+    assert ran("whole", ["search"] * 3 + ["final"]) == ["final", *["search"] * 3]
+    assert ran("begun", ["search"] * 2) == ["final", *["search"] * 3]
+
+
 KILLED = """
 import concurrent.futures, multiprocessing, os, signal
 from bo_distill.search.execution.processes import end_with_parent
