@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bo_distill.distributed.norm import arrange, has_batch_norm, running_statistics
 from bo_distill.distributed.optimizers import make_optimizer
-from bo_distill.distributed.ranks import Ranks, Reducer, Share, share_of
+from bo_distill.distributed.ranks import Ranks, Reducer, Share, dropping_together, share_of
 from bo_distill.distributed.seeds import seed_of
 from bo_distill.methods.data.dataset import Data
 from bo_distill.methods.method import EpochRow
@@ -86,6 +86,8 @@ def fit(
     for player in players:
         arrange(player.net, training.norm, feed.share.groups, host.ranks)
     with ExitStack() as stack:
+        for player in players:
+            stack.enter_context(dropping_together(player.net, feed.share))
         movers = [stack.enter_context(closing(Mover(player, host.ranks, feed.share))) for player in players]
         course = Course(movers, keep)
         if progress := host.load_checkpoint(name):

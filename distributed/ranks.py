@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.hooks import RemovableHandle
 
 from bo_distill.distributed.board import Board, meet
 from bo_distill.methods.errors import UsageError
@@ -130,6 +134,41 @@ def share_of(ranks: Ranks, training: Training, size: int, grouped: bool) -> Shar
     first, last = (parts * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1))
     ends = [size * number // parts for number in range(first, last + 1)]
     return Share(slice(ends[0], ends[-1]), size, tuple(end - start for start, end in pairwise(ends)))
+
+
+@contextmanager
+def dropping_together(net: nn.Module, share: Share) -> Iterator[None]:
+    """Within it the dropouts inside `net` draw for the whole global batch, from the generator that all ranks seed
+    alike, so that what they drop does not depend on how many ranks there are.
+
+    Each is handed the global batch, in which the rows of other ranks are zeros; its draws are those of one rank alone.
+
+    Raises:
+        ValueError: a dropout was given rows that are no multiple of this rank's.
+    """
+    own = share.rows.stop - share.rows.start
+    others = share.rows.start, share.size - share.rows.stop
+
+    def widen(module: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
+        (x,) = inputs
+        if not module.training:
+            return None
+        if len(x) % own:
+            raise ValueError(f"dropout: {len(x)} rows are no multiple of the {own} that this rank has of a batch")
+        return torch.cat([functional.pad(part, (0, 0) * (x.dim() - 1) + others) for part in x.split(own)])
+
+    def narrow(module: nn.Module, inputs: tuple[Tensor], out: Tensor) -> Tensor | None:
+        return torch.cat([part[share.rows] for part in out.split(share.size)]) if module.training else None
+
+    drops = [module for module in net.modules() if isinstance(module, _DropoutNd) and module.p]
+    hooks: list[RemovableHandle] = []
+    for module in drops if own < share.size else []:
+        hooks += module.register_forward_pre_hook(widen), module.register_forward_hook(narrow)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class Reducer:

@@ -182,7 +182,9 @@ def _without(name: str, x: Tensor) -> Tensor:
         kernel = torch.ones(3, 3, device=x.device)
         kernel[1, 1] = 5
         smooth = x.clone()
-        smooth[:, :, 1:-1, 1:-1] = functional.conv2d(x, (kernel / 13).expand(x.shape[1], 1, 3, 3), groups=x.shape[1])
+        if min(x.shape[2:]) > 2:  # smaller images are border alone
+            inner = functional.conv2d(x, (kernel / 13).expand(x.shape[1], 1, 3, 3), groups=x.shape[1])
+            smooth[:, :, 1:-1, 1:-1] = inner
         return smooth
     grey: Tensor = library.rgb_to_grayscale(x)
     return grey if name == "color" else grey.mean((1, 2, 3), keepdim=True)

@@ -146,11 +146,13 @@ class ResIC(nn.Module):
     def leave(self, i: int, h: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Exit i from what exit i - 1 left: h -> (what exit i + 1 needs, logits (b, classes)).
 
-        `keep` (b, widths[i]) are factors on the pooled features (dropout).
+        `keep` (b, widths[i]) are factors on the pooled features (dropout). Logits have the weights' own precision also
+        where products are bf16: losses are means of them, and a score of 0.999 would be 1.
         """
         h = self.parts[i](h)
         pooled = h.mean((2, 3))
-        return h, self.heads[i](pooled if keep is None else pooled * keep)
+        logits: Tensor = self.heads[i](pooled if keep is None else pooled * keep)
+        return h, logits.to(self.embedding.weight.dtype)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """All exits: x (b, length), keep (b, sum(widths)) or None -> logits (b, E, classes)."""

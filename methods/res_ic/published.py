@@ -82,8 +82,8 @@ TASKS = {
     "nsmc": (("", "nsmc, sentiment of a Korean film review"),),
 }
 PRINTED = {
-    (SCENARIO, 18): {"last": 89.67},
-    (ACTION, 18): {"last": 84.86},
+    (SCENARIO, 18): {"last": 89.67, "fixed": 89.67},
+    (ACTION, 18): {"last": 84.86, "fixed": 84.87},  # of Table 1; Table 5 has 84.97, which no exit there reaches
     (SCENARIO, 34): {"last": 89.87, "fixed": 89.89, "length": 89.88},
     (ACTION, 34): {"last": 85.04, "fixed": 85.04, "length": 85.46},
 }

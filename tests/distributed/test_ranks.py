@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from bo_distill.distributed import ranks as buckets
-from bo_distill.distributed.ranks import Ranks, Reducer, dealt, share_of
+from bo_distill.distributed.ranks import Ranks, Reducer, Share, dealt, dropping_together, share_of
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.training import Training
 
@@ -62,6 +62,25 @@ class Branches(nn.Module):
         self.seen = self.seen.copy_(x.mean(0))
         out: torch.Tensor = self.second(self.first(x).tanh())
         return out.square().mean()
+
+
+@pytest.mark.parametrize("times", [1, 2])  # a network may be shown a batch twice
+def test_ranks_drop_what_one_drops(times: int) -> None:
+    net, x = nn.Sequential(nn.Dropout(0.4), nn.Dropout2d(0.4)), torch.randn(8, 6, 5, 5) + 5
+    x = x.contiguous(memory_format=torch.channels_last)
+    torch.manual_seed(0)
+    expected = net(torch.cat([x] * times)).chunk(times)
+    assert float((expected[0] == 0).double().mean()) > 0.5
+    for rows in (slice(0, 5), slice(5, 8)):
+        torch.manual_seed(0)
+        with dropping_together(net, Share(rows, 8, ())):
+            out = net(torch.cat([x[rows]] * times))
+            with pytest.raises(ValueError, match="no multiple"):
+                net(x[:2])
+            assert torch.equal(net.eval()(x[:2]), x[:2])
+        net.train()
+        assert torch.equal(out, torch.cat([part[rows] for part in expected]))
+    assert net(x[:2]).shape == x[:2].shape
 
 
 X = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))

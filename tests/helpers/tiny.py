@@ -57,6 +57,7 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
     }
     | {"transfer.depth": 8},
     "label_embedding": {
+        "base.dropout": 0.3,
         "base.epochs": 2,
         "base.batch_size": 32,
         "base.lr": 0.01,

@@ -155,6 +155,12 @@ def test_operations_are_the_library_s(name: str, wide: bool) -> None:
     assert different.float().mean() < 0.002  # the nearest pixel may be another one where two are equally near
 
 
+def test_images_without_an_inside_are_not_sharpened() -> None:
+    x = images(6, side=32)[:, :, :2]
+    got = operate(x, torch.full((6,), OPERATIONS.index("sharpness")), torch.full((6,), 30), torch.ones(6), wide=True)
+    torch.testing.assert_close(got, torch.stack([_library(image, "sharpness", 30, 1, True) for image in x]))
+
+
 def test_every_operation_is_drawn() -> None:
     x = images(280)
     changed = augment(x, "trivialaugment", 0, slice(0, 280), 280)

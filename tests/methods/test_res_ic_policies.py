@@ -340,6 +340,26 @@ def test_inference_that_stops_answers_as_the_whole_network_does(rule: str) -> No
         assert len(exit.unique()) > 2
 
 
+def test_a_network_in_bf16_stops_where_its_stored_logits_say() -> None:
+    torch.manual_seed(0)
+    net, x = ResIC(30, 5, 18, width=8), torch.randint(1, 32, (400, 30))
+    net(x)
+    net.eval()
+    with torch.no_grad():
+        for head, logits in zip(net.heads, net(x).unbind(1), strict=True):
+            head.bias -= logits.mean(0)
+            best = (logits - logits.mean(0)).topk(2, 1).values
+            for own in (head.weight, head.bias):  # half of all are so sure: bf16 has no number between 0.996 and 1
+                own *= math.log(4000) / (best[:, 0] - best[:, 1]).median()
+    policy = Policy("confidence", 8, threshold=0.9995)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits, answer = net(x), EarlyExit(net, policy, slice(0, 5))(x)
+    assert logits.dtype is torch.float32, "and so have its losses and gradients"
+    exit, expected = policy.decide(logits.float(), sentence_lengths(x))
+    assert 0.1 < float((exit == 0).double().mean()) < 0.9
+    assert torch.equal(answer, expected)
+
+
 # Paired tests.
 
 
