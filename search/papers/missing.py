@@ -18,9 +18,10 @@ from bo_distill.methods.method import Configs, Method
 from bo_distill.search.evidence.words import duration
 from bo_distill.search.papers.lines import text
 from bo_distill.search.papers.training import left_out
+from bo_distill.search.rows.export import printable
 from bo_distill.search.searchers.random import random_point
 from bo_distill.search.searchers.registry import NONE, foreseen
-from bo_distill.search.study.records import Job
+from bo_distill.search.study.records import Job, Trial
 
 if TYPE_CHECKING:
     from bo_distill.distributed.storage import Storage
@@ -46,6 +47,7 @@ def missing(one: Reproduction, storage: Storage, precision: str, priced: bool) -
         if reason := left_out(study):
             yield reason
             continue
+        yield from failures(one, study)
         task, info = study.plan.task, study.info
         jobs: dict[str, list[Job]] = {}
         for job in left(one, study):
@@ -72,16 +74,26 @@ def missing(one: Reproduction, storage: Storage, precision: str, priced: bool) -
     yield f"{one.method.name}, scale {one.word}: {what} missing{price}"
 
 
+def lacked(one: Reproduction, study: Study) -> list[Trial]:
+    """The trials of a study without a search that a line lacks."""
+    keys = {needed.key for needed in one.needed()}
+    name = study.plan.task.study
+    return [trial for trial in study.trials if (name, text(trial.job.settings), trial.job.seed) in keys]
+
+
+def failures(one: Reproduction, study: Study) -> Iterator[str]:
+    """The trainings that a line lacks since they failed, a sentence for each: no sitting tries them again."""
+    for trial in lacked(one, study) if study.plan.searcher == NONE else study.of_phase("final"):
+        if trial.status == "failed":
+            name = f"{study.plan.task.study} {trial.job.control or trial.job.phase}, seed {trial.job.seed}"
+            yield printable(f"{name}: failed here ({trial.reason}); with another --storage it is tried again")
+
+
 def left(one: Reproduction, study: Study) -> list[Job]:
     """The jobs that a study has to run still."""
     plan, task = study.plan, study.plan.task
     if plan.searcher == NONE:
-        keys = {needed.key for needed in one.needed()}
-        return [
-            trial.job
-            for trial in study.trials
-            if not trial.finished and (task.study, text(trial.job.settings), trial.job.seed) in keys
-        ]
+        return [trial.job for trial in lacked(one, study) if not trial.finished]
     jobs = [trial.job for trial in study.trials if not trial.finished]
     if not study.complete and not study.of_phase("final"):
         number = len(foreseen(plan.searcher, study.space, 0, plan.trials))

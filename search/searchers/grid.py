@@ -23,14 +23,15 @@ def make(word: str, space: Space, seed: int, trials: int | None, first: Sequence
 
 
 def natural_points(domain: Searched) -> int:
-    """Points that a grid gives a parameter of its own accord: one a decade where it is log, five where it is linear."""
+    """Points that a grid gives a parameter of its own accord: one a decade where it is log, five where it is linear; at
+    least the two ends."""
     match domain:
         case Choice(options):
             return len(options)
         case Real(low, high, True):
-            return round(math.log10(high / low)) + 1
+            return max(2, round(math.log10(high / low)) + 1)
         case Integer(low, high, log):
-            return min(high - low + 1, round(math.log2(high / low)) + 1 if log else 5)
+            return min(high - low + 1, max(2, round(math.log2(high / low)) + 1) if log else 5)
     return 5
 
 

@@ -75,7 +75,7 @@ def truths(found: Mapping[str, Sequence[Ended]], reference: str) -> dict[str, An
     """The mean true value of each searcher's choices, and of how far it lies above the reference's, study by study: the
     mean, its 95% interval, and the p of the hypothesis that it is not below 0 (t test, one-sided)."""
     values = {name: np.array([study.truth for study in studies]) for name, studies in found.items()}
-    worst = min(np.nanmin(one, initial=math.inf) for one in values.values())
+    worst = min((one for run in values.values() for one in run if one == one), default=0.0)
     values = {name: np.where(np.isnan(one), worst, one) for name, one in values.items()}  # where nothing was finished
     above = {name: one - values[reference] for name, one in values.items() if name != reference}
     tests = {name: t_test(one.tolist(), "less") for name, one in above.items()}

@@ -298,12 +298,13 @@ class Study:
         return [value for value in map(self.value, again.values()) if value is not None]
 
     def best(self) -> Trial | None:
-        """The winner: by the mean over fresh seeds where the best were run again, else by the search's own value."""
-        ranked = self.ranked()
-        again = [trial for trial in ranked if self.confirmed(trial)]
-        return max(
-            again, key=lambda t: self.metric.score(fmean(self.confirmed(t))), default=ranked[0] if ranked else None
-        )
+        """The winner: where the best were run again, by the mean over fresh seeds, of those alone that ended well over
+        the most of these; else by the search's own value."""
+        runs = [(trial, self.confirmed(trial)) for trial in self.ranked()]
+        most = max((len(values) for _, values in runs), default=0)
+        if not most:
+            return runs[0][0] if runs else None
+        return max((run for run in runs if len(run[1]) == most), key=lambda run: self.metric.score(fmean(run[1])))[0]
 
     def tuned(self, control: str) -> Trial | None:
         """The best trial of a control's own search; None where it had none."""

@@ -13,7 +13,7 @@ from bo_distill.search.run import main
 from bo_distill.search.searchers.grid import GRIDS, arranged
 from bo_distill.search.study.conductor import Conductor, Finished
 from bo_distill.search.study.ledger import Study
-from bo_distill.search.study.records import Job, Outcome, Plan, Task
+from bo_distill.search.study.records import Job, Outcome, Plan, Task, Trial
 from helpers.carrying import carried
 from helpers.one import ONE
 from helpers.tiny import tiny_images
@@ -81,6 +81,22 @@ def test_a_configuration_is_run_again_once_a_seed(storage: Storage) -> None:
     study.plan = dataclasses.replace(study.plan, seeds=2, controls=False)
     carried(study, lambda trial: Outcome(val={"accuracy": accuracy(trial.job)}))
     assert {trial.job.seed for trial in study.of_phase("final")} == {4, 5}, "none that was seen in choosing"
+
+
+def test_one_lucky_run_of_three_wins_nothing(storage: Storage) -> None:
+    task = Task("s", "one", "quick", DataSpec("digits"), {}, storage.uri, 0)
+    study = Study(storage, Plan(task, "random", ("head.weight",), 8, seeds=0, confirm=2))
+    study.method, study.info = ONE, tiny_images().info
+    study.save_plan()
+
+    def came(trial: Trial) -> Outcome:
+        first, _ = study.ranked()[:2] if trial.job.phase == "confirm" else (None, None)
+        if first and trial.job.words == first.job.words:
+            return Outcome(val={"accuracy": 0.99}) if trial.job.seed == 2 else Outcome("failed", "diverged")
+        return Outcome(val={"accuracy": accuracy(trial.job)})
+
+    carried(study, came)
+    assert study.best() == study.ranked()[1]
 
 
 def test_the_forms_of_a_grid() -> None:

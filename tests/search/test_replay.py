@@ -28,7 +28,7 @@ from bo_distill.search.simulation.curse import winners_curse
 from bo_distill.search.simulation.problems import function
 from bo_distill.search.simulation.recorded import Table, domain_of
 from bo_distill.search.simulation.steps import length_of, simulate_steps
-from bo_distill.search.simulation.studies import simulated
+from bo_distill.search.simulation.studies import Ended, simulated, truths
 from bo_distill.search.simulation.surfaces import Curves
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Job, Outcome, Plan, Task, Trial
@@ -143,6 +143,12 @@ def test_every_searcher_runs_on_a_table(name: str) -> None:
         trials = simulate(table, searcher, trials=9, workers=2)
         assert 4 <= len(trials) <= 9 and all(t.truth == pytest.approx(t.value) for t in trials)
         assert max(t.value for t in trials) > 0.87
+
+
+def test_searches_in_which_nothing_was_finished_have_no_true_value_to_tell_apart() -> None:
+    nothing = [Ended(course([]), math.nan, 0.0, [])] * 3
+    found = truths({"grid": nothing, "bo": nothing}, "grid")
+    assert found["mean"] == {"grid": 0.0, "bo": 0.0} and found["interval"] == {"bo": None}
 
 
 def test_a_thousand_workers() -> None:

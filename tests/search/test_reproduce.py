@@ -354,7 +354,7 @@ def deadly(task: Task, job: Job, until: float | None) -> Outcome:
 
 
 def test_a_killed_process_costs_no_more_than_its_own_training(
-    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(published, "tables", lambda scale: (PaperTable("Table 1", TABLES[0].cells[:2]),))
     monkeypatch.setattr("bo_distill.search.execution.processes.quiet_trial", deadly)
@@ -362,6 +362,9 @@ def test_a_killed_process_costs_no_more_than_its_own_training(
     rows = {(row.control, row.seed): row for row in from_table(read(Storage(str(tmp_path / "storage"))))}
     assert len(rows) == 4 and [key for key, row in rows.items() if row.status != "done"] == [("taught", 2)]
     assert rows["taught", 2].reason == "its process died 3 times: killed, or out of memory"
+    capsys.readouterr()
+    assert command(tmp_path, "--dry-run") == 0
+    assert "taught, seed 2: failed here (its process died 3 times" in capsys.readouterr().out
 
 
 def test_more_seeds_are_trained_of_a_winner_too(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,6 +115,8 @@ def test_the_natural_grid_has_a_point_a_decade_in_a_declared_order() -> None:
     assert points[0] == {"transfer.lr": 1e-3, "transfer.weight": 0.01}
     assert points[1]["transfer.lr"] == 1e-3 and points[1]["transfer.weight"] == pytest.approx(0.1)
     assert points[-1] == {"transfer.lr": 0.3, "transfer.weight": 10.0}
+    narrow = {"rate": Real(0.01, 0.02, True), "width": Integer(100, 120, True)}
+    assert [[*point.values()] for point in grid(narrow, None)] == [[0.01, 100], [0.01, 120], [0.02, 100], [0.02, 120]]
 
 
 def test_a_budget_too_small_for_two_points_each_is_refused() -> None:
