@@ -43,13 +43,13 @@ class GracefulStop(ASHAScheduler):
 
     def __init__(self, study: Study, stage: str, epochs: int) -> None:
         super().__init__(**halving(epochs))
-        self.study, self.stage = study, stage
+        self.study, self.stage, self.epochs = study, stage, epochs
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Never STOP for a trial that trains: its sign is written instead."""
         if trial.config["job"]["phase"] != "search":  # what was chosen is trained to its end
             return str(self.CONTINUE)
-        if "outcome" not in result and result.get("stage") != self.stage:
+        if "outcome" not in result and (result.get("stage") != self.stage or result["epoch"] >= self.epochs):
             return str(self.CONTINUE)
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == self.STOP and "outcome" not in result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import platform
 import resource
 import socket
@@ -68,18 +69,23 @@ def perform(
     worker = LocalWorker(load(task.data), seed=job.seed, runtime=runtime, rank=rank, world_size=world_size)
 
     run = Run()
-    curve = "" if job.until is None else length_of(method, configs)[0]
+    curve, epochs = "", math.inf
+    if task.stoppable or job.until is not None:
+        curve, length = length_of(method, configs)
+        epochs = length.curve
 
     def on_epoch(row: EpochRow) -> bool:
         outcome.history.append(dict(row))
         report(row)
-        if job.until is not None and len(reached(outcome.history, curve)) >= job.until:
+        trained = len(reached(outcome.history, curve))
+        if job.until is not None and trained >= job.until:
             outcome.status, outcome.reason = "paused", None
             return True
         if until is not None and time.time() + row["seconds"] > until:
             outcome.status, outcome.reason = "interrupted", "its time was up"
             return True
-        return task.stoppable and rank == 0 and storage.exists(stop_sign(task, job.number))
+        # After the last epoch there is nothing to save any more.
+        return task.stoppable and rank == 0 and trained < epochs and storage.exists(stop_sign(task, job.number))
 
     try:
         run_stages(worker, method, configs, StageCache(storage), shared_seed=task.seed, on_epoch=on_epoch, run=run)

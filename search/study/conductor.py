@@ -69,6 +69,7 @@ class Conductor:
                 return None
             if settings == self.inner.FINISHED:
                 self.exhausted = True
+                self._save()  # why there are no more
             elif isinstance(settings, Step):
                 self._train(settings)
             else:

@@ -277,3 +277,6 @@ def test_trials_are_stopped_by_the_epochs_of_the_stage_that_is_judged_and_not_by
             assert not stopped(number, "finetune", epoch, 0.9 - number / 10)
         behind = stopped(number, "finetune", first, 0.9 - number / 10)
     assert first > 1 and behind
+    for number in range(8, 16):
+        ends = [stopped(number, "finetune", epoch, 0.9 - number / 100) for epoch in (1, 12)]
+        assert not any(ends), "it has been trained to its end"

@@ -44,7 +44,7 @@ SPACE = METHOD.space(("only.x", "only.y"))
 
 def begin(storage: Storage, searcher: str, trials: int | None, seeds: int = 0, **how: Any) -> Study:
     task = Task("s", TRIVIAL, "quick", DataSpec("digits"), {}, storage.uri, 0, "float32")
-    study = Study(storage, Plan(task, searcher, tuple(SPACE), trials, seeds=seeds, **how))
+    study = Study(storage, Plan(task, searcher, how.pop("space", tuple(SPACE)), trials, seeds=seeds, **how))
     study.save_plan()
     return study
 
@@ -223,6 +223,13 @@ def test_why_a_search_had_no_more_is_said_after_an_interruption(searcher: str, s
     again = Conductor(Study.open(storage, "s"))
     again._save()
     assert "of 9 trials: every configuration was tried" in str(ended(Study.open(storage, "s")))
+
+
+def test_why_a_search_had_no_more_is_said_without_retrainings_too(storage: Storage) -> None:
+    study = begin(storage, "bo", 9, space=("only.x",), ranges={"only.x": "0:1:0.5"})
+    carried(study, lambda trial: Outcome(val={"accuracy": 0.5}))
+    for one in (study, Study.open(storage, "s")):
+        assert one.complete and "ended after 3 of 9 trials: every configuration was tried" in str(ended(one))
 
 
 def test_what_other_studies_read_of_test_is_noted(storage: Storage) -> None:
