@@ -127,6 +127,7 @@ SCALES = {
         "quick",
         corpora(64),
         {"backbone.width": 16, "backbone.lr": 5e-3, "backbone.tasks": "separate"},
+        words="Trained while a processor in bf16 took losses and confidences in bf16 too; they are float32 since.",
         shown=(LAST,),
     ),
     # Half of the printed width: a quarter of the multiply-adds.
