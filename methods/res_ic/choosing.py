@@ -172,6 +172,8 @@ def _steps(rule: str, exits: Exits) -> list[tuple[Policy, int, int, int]]:
     """A rule's policies, highest threshold first; sentences that only the last one has right, only it, all tested."""
     fit, test = (exits.every(2, 0), exits.every(2, 1)) if rule in FITTED else (exits, exits)
     policy, rows = fitted(rule, fit, cheapest=True), len(test.y)
+    if not rows:  # a validation split of one row
+        return []
     curve = sweep(policy, test, GRID)
     return [
         (dataclasses.replace(policy, threshold=threshold), round(rows * lost), round(rows * won), rows)

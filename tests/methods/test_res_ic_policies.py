@@ -271,9 +271,10 @@ def test_the_promised_risk_is_kept_where_the_best_seen_is_not() -> None:
     assert sum(believed) / 50 > 0 and sum(true) / 50 < -0.01  # what was seen was not so
 
 
+@pytest.mark.parametrize("rows", [1, 40])
 @pytest.mark.parametrize("rule", sorted(RULES))
-def test_nothing_can_be_shown_with_few_rows(rule: str) -> None:
-    exits = stacked(8, n=40)
+def test_nothing_can_be_shown_with_few_rows(rule: str, rows: int) -> None:
+    exits = stacked(8, n=rows)
     assert choose(rule, exits, "controlled", delta=0.01, alpha=0.1) == Policy("last", 5)
 
 
