@@ -78,9 +78,15 @@ class Front:
     def sentence(self) -> str:
         """The front's size and hypervolume in words."""
         (a, b), many = self.metrics, len(self.trials)
-        return (
+        made = (
             f"{many} trial{'s' * (many != 1)} make{'s' * (many == 1)} the Pareto front of {a.title} and {b.title}: no "
-            f"other is better in one and as good in the other. Its hypervolume is {self.volume:.3f} of the box from "
+            "other is better in one and as good in the other."
+        )
+        ends = zip(self.metrics, self.reference, self.best, strict=True)
+        if alike := [f"{metric.title} ({metric.text(best)})" for metric, worst, best in ends if worst == best]:
+            return f"{made} All trials have the same {' and '.join(alike)}, so the front covers no area."
+        return (
+            f"{made} Its hypervolume is {self.volume:.3f} of the box from "
             f"the worst values seen ({a.text(self.reference[0])}, {b.text(self.reference[1])}), the reference point, "
             f"to the best ({a.text(self.best[0])}, {b.text(self.best[1])})"
             + ("; counts on a log scale." if "count" in (a.unit, b.unit) else ".")

@@ -84,6 +84,8 @@ def test_front_and_hypervolume_are_those_of_counting() -> None:
         count = sum(any(a >= x + 1 and b >= y + 1 for a, b in pairs) for x, y in cells)
         assert hypervolume(pairs, (2, 3)) == count
     assert hypervolume([(1, 9)], (2, 3)) == 0 and hypervolume([], (0, 0)) == 0
+    flat = Front((METRICS["val_accuracy"], METRICS["params"]), [], 0.0, (0.8, 500.0), (0.9, 500.0))
+    assert flat.sentence().endswith("All trials have the same parameters (500), so the front covers no area.")
 
 
 def test_bayesian_search_covers_more_of_the_front_than_random_search() -> None:
