@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from typing import Any
 
@@ -16,16 +17,21 @@ from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Trial
 
 
-def summary_of(accuracies: list[float]) -> dict[str, Any] | None:
-    """Mean, standard deviation, number and 95% interval of the mean of accuracies."""
-    if not accuracies:
+def summary_of(values: list[float], highest: float = 1.0) -> dict[str, Any] | None:
+    """Mean, standard deviation, number and 95% interval of the mean.
+
+    Args:
+        values: not negative.
+        highest: that one can be; 1 for accuracies.
+    """
+    if not values:
         return None
-    spread = statistics.stdev(accuracies) if len(accuracies) > 1 else None
+    spread = statistics.stdev(values) if len(values) > 1 else None
     return {
-        "mean": statistics.fmean(accuracies),
+        "mean": statistics.fmean(values),
         "sd": spread,
-        "n": len(accuracies),
-        "interval": student(accuracies, 0, 1),
+        "n": len(values),
+        "interval": student(values, 0, highest),
     }
 
 
@@ -81,7 +87,7 @@ def summarise(study: Study, seconds: float, words: Words = on_command_line) -> d
             "config": flatten(configs),
             "val_accuracy": best.val_accuracy,
             "metrics": {word: study.value(best, word) for word in plan.metrics},
-            "confirmed": summary_of(study.confirmed(best)),
+            "confirmed": summary_of(study.confirmed(best), 1.0 if study.metric.unit == "share" else math.inf),
             "trial": best.job.number,
         },
         "searched": list(plan.space),

@@ -25,7 +25,7 @@ from bo_distill.search.execution.progress import ProgressLines
 from bo_distill.search.execution.trainable import heard
 from bo_distill.search.pages.study import write
 from bo_distill.search.study.ledger import Study
-from bo_distill.search.study.records import Outcome
+from bo_distill.search.study.records import Outcome, Trial
 from helpers.made_up import made_up
 
 
@@ -77,6 +77,17 @@ def test_nothing_is_cut_on_a_narrow_terminal(study: Study, monkeypatch: pytest.M
     said = " ".join(terminal.getvalue().split())
     assert "trial 2: transfer.lr 0.001738, transfer.weight 0.3, validation % 94.55, status done" in said
     assert "…" not in said and re.search(r"in every row: not counted aten::add.* model +[\d,]+ ", said)
+
+
+def test_an_interval_ends_where_its_metric_does(study: Study) -> None:
+    study.plan = replace(study.plan, metrics=("val_loss",))
+    for trial in study.of_phase("search"):
+        trial.values = {"val_loss": 1.5 + trial.job.number}
+    again = [1.4, 1.5, 1.9]
+    for seed, value in enumerate(again, 4):
+        job = replace(study.trials[0].job, number=len(study.trials), phase="confirm", seed=seed)
+        study.trials.append(Trial(job, 0.0, "done", 0.9, values={"val_loss": value}))
+    assert summarise(study, 0.0)["best"]["confirmed"]["interval"] == student(again)
 
 
 def test_a_winner_at_the_end_of_its_range_is_told(study: Study) -> None:
