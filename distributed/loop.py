@@ -110,6 +110,8 @@ def fit(
             if stop:
                 raise Stopped
         course.settle()
+    # What the stage draws now does not tell whether all epochs were trained here or some found in a checkpoint.
+    torch.manual_seed(seed_of(host.seed, name, "after"))
     return course.history
 
 

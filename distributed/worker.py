@@ -125,7 +125,7 @@ class LocalWorker:
         self.device = torch.device(self.runtime.device)
         self._on_epoch, self._checkpoints = on_epoch, checkpoints
         self._x = data.train.x.to(self.device)
-        self._fits = 0
+        self._fits = self._items = 0
         self._prefix = ""
         self._judged = True
         self.history: list[EpochRow] = []
@@ -145,7 +145,8 @@ class LocalWorker:
         """
         other = copy.copy(self)
         other.seed, other._on_epoch, other._checkpoints, other._judged = seed, on_epoch, checkpoints, judged
-        other._fits, other._prefix, other.history = 0, "", []
+        other._fits = other._items = 0
+        other._prefix, other.history = "", []
         return other
 
     # What a stage calls.
@@ -202,9 +203,11 @@ class LocalWorker:
 
     def each(self, items: Iterable[T], run: Callable[[LocalWorker, T], State]) -> list[State]:
         """The state that `run` makes of each item, in their order; ranks divide the items and get all states."""
-        items = list(items)
+        # Numbered on from an earlier call of the stage, whose seeds and checkpoints are not these items'.
+        numbered = dict(enumerate(items, self._items))
+        self._items += len(numbered)
         mine: dict[int, State | FloatingPointError] = {}
-        for number, item in enumerate(items):
+        for number, item in numbered.items():
             if number % self.world_size == self.rank:
                 # Ranks advance apart here, and a report is a meeting of all ranks: none is made.
                 listener = self._on_epoch if self.world_size == 1 else None
@@ -221,9 +224,12 @@ class LocalWorker:
         for made in mine.values():
             if isinstance(made, FloatingPointError):
                 raise made
-        states: list[Any] = [mine[number] for number in range(len(items))]
-        self.history += [{**row, "item": number} for number, state in enumerate(states) for row in state.history]
-        return states
+        torch.manual_seed(
+            seed_of(self.seed, "after", self._items)
+        )  # ranks drew apart; what the stage draws now is alike
+        states: dict[int, Any] = {number: mine[number] for number in numbered}
+        self.history += [{**row, "item": number} for number, state in states.items() for row in state.history]
+        return list(states.values())
 
     def total(self, value: Tensor) -> Tensor:
         """The sum over ranks."""

@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 
+from bo_distill.distributed.cache import StageCache
+from bo_distill.distributed.loop import Stopped
+from bo_distill.distributed.storage import Storage
 from bo_distill.distributed.worker import LocalWorker, Runtime, best_runtime, multiplies_bf16
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import State, Worker
-from bo_distill.methods.training import Training
+from bo_distill.methods.training import Player, Training
 from helpers.tiny import tiny_images
 
 
@@ -19,6 +23,13 @@ def item(worker: Worker, number: int) -> State:
     if number == 2:
         raise FloatingPointError("loss nan in epoch 1")
     return State({})
+
+
+def linear(worker: Worker, number: int) -> State:
+    net = worker.place(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)))
+    training = Training(epochs=3, lr=0.01)
+    worker.fit(Player(net, lambda batch: {"loss": training.cross_entropy(net(batch.x), batch.y)}, training))
+    return State({"seed": torch.tensor(worker.seed), "drawn": torch.rand(1), **net.state_dict()})
 
 
 def _rank(rank: int, folder: str) -> None:
@@ -29,11 +40,34 @@ def _rank(rank: int, folder: str) -> None:
     met = [None, None]
     dist.all_gather_object(met, rank)  # the next meeting is the next for both
     assert met == [0, 1]
+    worker.each(range(3), lambda worker, number: State({"noise": torch.rand(number)}))
+    dist.all_gather_object(met, float(torch.rand(())))
+    assert met[0] == met[1], "both would build the same network now"
     dist.destroy_process_group()
 
 
 def test_an_item_that_diverges_on_one_rank_ends_all(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_rank, args=(str(tmp_path),), nprocs=2)
+
+
+def test_a_second_round_of_trainings_takes_neither_seeds_nor_checkpoints_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalWorker, "checkpoint_seconds", 0.0)
+    worker = LocalWorker(tiny_images(), checkpoints=StageCache(Storage(tmp_path)).checkpoints("own.stage", "key"))
+
+    rounds = [worker.each(range(2), linear) for _ in range(2)]
+    assert len({int(state.tensors["seed"]) for states in rounds for state in states}) == 4
+    assert not torch.equal(rounds[0][0].tensors["1.weight"], rounds[1][0].tensors["1.weight"])
+    assert [(row["item"], row["epoch"]) for row in worker.history] == [(i, e) for i in range(4) for e in (1, 2, 3)]
+
+
+def test_what_is_drawn_after_a_training_that_was_stopped_at_its_end_is_what_it_would_have_been(tmp_path: Path) -> None:
+    checkpoints = StageCache(Storage(tmp_path)).checkpoints("own.stage", "key")
+    with pytest.raises(Stopped):
+        linear(LocalWorker(tiny_images(), on_epoch=lambda row: row["epoch"] == 3, checkpoints=checkpoints), 0)
+    drawn = [linear(LocalWorker(tiny_images(), checkpoints=found), 0).tensors["drawn"] for found in (checkpoints, None)]
+    assert torch.equal(*drawn)
 
 
 def test_a_rate_for_every_milestone() -> None:
