@@ -79,7 +79,8 @@ def test_nothing_is_cut_on_a_narrow_terminal(study: Study, monkeypatch: pytest.M
     assert "…" not in said and re.search(r"in every row: not counted aten::add.* model +[\d,]+ ", said)
 
 
-def test_an_interval_ends_where_its_metric_does(study: Study) -> None:
+def test_an_interval_ends_where_its_metric_does(storage: Storage) -> None:
+    study = made_up(storage)
     study.plan = replace(study.plan, metrics=("val_loss",))
     for trial in study.of_phase("search"):
         trial.values = {"val_loss": 1.5 + trial.job.number}
