@@ -275,7 +275,8 @@ class Method:
             raise UsageError(f"{word}: several fields of {self.name} end so; give {', '.join(ends[:-1])} or {ends[-1]}")
         if ends:
             return ends[0]
-        own = {name.split(".", 1)[1]: name for name in self._fields}
+        ends = [name.split(".", 1)[1] for name in self._fields]
+        own = [end for end in ends if ends.count(end) == 1]
         near = difflib.get_close_matches(word, [*self._fields, *own], n=1)
         hint = f"did you mean {near[0]}?" if near else "--fields lists them"
         raise UsageError(f"{word}: {self.name} has no such field; {hint}")

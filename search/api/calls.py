@@ -37,6 +37,8 @@ COMMAND_ONLY = {
 }
 """Options that a Python call says in another way."""
 
+READ_ON = "see help(bo_distill.run)"
+
 
 def in_arguments(text: str) -> str:
     """What names options as a command line has them, with the arguments of `run` instead; not in the words of a command
@@ -50,6 +52,7 @@ def in_arguments(text: str) -> str:
 
     options = parser().options.keys() - {"help"}
     said, command, rest = text.partition("bo-distill run")
+    said = said.replace("see --help", READ_ON)
     return re.sub(r"(?<![\w-])--([a-z][a-z-]*)", argument, said) + command + rest
 
 
@@ -164,7 +167,7 @@ def _parsed(method: str | None, data: Any, options: Mapping[str, Any]) -> argpar
         UsageError: there is no such option, or no such value.
     """
     words = parser()
-    words.more = "see help(bo_distill.run)"
+    words.more = READ_ON
     given = {"method": method, "data": data} | {name.replace("_", "-"): value for name, value in options.items()}
     _check_names(words, given)
     if data is not None and not isinstance(data, str):

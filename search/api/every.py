@@ -174,7 +174,7 @@ def _share(args: argparse.Namespace, record: Record) -> None:
         epochs[word] = shared, max(1, sum(counts.values()) - shared)
     seconds = seconds_of("--time", args.time)
     if seconds is not None:
-        record.budgets = {word: {"trials": args.trials, "time": f"{seconds / len(epochs):.0f}s"} for word in epochs}
+        record.budgets = {word: {"trials": args.trials, "time": f"{seconds / len(epochs):.12g}s"} for word in epochs}
         return
     most = max((shared + (trials or TRIALS) * own for shared, own in epochs.values()), default=0)
     record.budgets = {word: {"trials": str(max(1, (most - shared) // own))} for word, (shared, own) in epochs.items()}

@@ -110,6 +110,10 @@ def as_images(x: Any, what: str) -> NDArray[np.uint8]:
         values = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
     except ValueError:
         raise UsageError(f"{what}: images of different shapes; bring all to one size") from None
+    if values.ndim == 1:
+        for number, row in enumerate(x if any(isinstance(one, str) for one in x) else ()):
+            if not isinstance(row, str):
+                raise UsageError(f"{what}: row {number} is {row!r} among text; give text in every row, or leave it out")
     if values.ndim == 3:
         values = values[:, None]
     if values.ndim != 4 or not len(values) or not (values.shape[1] in CHANNELS or values.shape[3] in CHANNELS):
@@ -138,6 +142,7 @@ def _labels(y: Any, rows: int, part: str) -> dict[str, list[str]]:
     found = {}
     for task, values in tasks.items():
         values = values.tolist() if hasattr(values, "tolist") else list(values)
+        values = [one.item() if getattr(one, "ndim", None) == 0 else one for one in values]  # NumPy's, tensors
         if len(values) != rows:
             raise UsageError(f"data: {part} has {rows} rows and {len(values)} labels; give one label for each row")
         for value in values:

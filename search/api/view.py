@@ -122,8 +122,8 @@ class StudyView:
         self.storage: str = study.storage.uri
 
     def __repr__(self) -> str:
-        plan, best = self._study.plan, self.best
-        found = f", the best {100 * best.val['accuracy']:.2f}% on validation" if best else ""
+        plan, best = self._study.plan, self._study.best()
+        found = f", the best {self._study.metric.told(self._study.value(best))}" if best else ""
         ended = sum(trial.finished for trial in self._study.of_phase("search"))
         return f"<study {self.name}: {plan.task.method} on {plan.task.data.name}, {ended} trials{found}>"
 

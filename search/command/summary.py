@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from bo_distill.search.command.terminal import print_table
 from bo_distill.search.evidence.words import duration, percent, short, span
 from bo_distill.search.rows.export import printable
-from bo_distill.search.study.metrics import METRICS
+from bo_distill.search.study.metrics import ACCURACY, METRICS
 
 
 def print_summary(found: Mapping[str, Any], file: TextIO | None = None) -> None:
@@ -67,7 +67,8 @@ def _words(found: Mapping[str, Any]) -> Iterator[str]:
                 each = [metric.text(trials[number]["metrics"][metric.word]) for metric in metrics]
                 yield f"  trial {number}: {', '.join(each)}"
     if found["test"]:
-        yield f"On test, scored once: {_scored(found['test'])}."
+        where = "On test" if found["metrics"][0] == ACCURACY else "Accuracy on test"
+        yield f"{where}, scored once: {_scored(found['test'])}."
         for control, scored in found["controls"].items():
             if scored:
                 own = ", ".join(f"{name} = {_exact(value)}" for name, value in found["tuned"].get(control, {}).items())

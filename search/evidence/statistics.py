@@ -137,7 +137,7 @@ class Paired:
         over = f"{self.n} {'seed' if self.n == 1 else 'seeds'}"
         if self.interval is None:
             why = "one seed shows no difference" if self.n == 1 else f"the same on all {over}, so there is no interval"
-            return f"{name} minus {other}: {points(self.mean)} points; {why}."
+            return f"From {other} to {name}: {points(self.mean)} points; {why}."
         found = f"{points(self.mean)} points, 95% interval {span(self.interval, signed=True)}, {over}"
         if self.open:
             return f"No difference between {name} and {other} is shown ({found})."

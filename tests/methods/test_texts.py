@@ -167,6 +167,12 @@ def test_refused_texts(tmp_path: Path) -> None:
     assert ".docx is not known" in refusal(raw(b"", "docx"))
     assert "byte 15 (line 2)" in refusal(raw(b"text\tlabel\nfine\xb0\xa1\tno\n", "tsv"))
     assert "no column label; the file has text, topic" in refusal(rows(*ROWS, header=("text", "topic")))
+    semicolons = raw(b"id;text;stars\n1;good, fine;5\n", "csv")
+    assert "no column label; the file has id, text, stars (" in refusal(semicolons)
+    wide = refusal(raw("\t".join(f"{n:050d}" for n in range(500)).encode() + b"\n", "tsv"))
+    assert ", ... (--text-column" in wide and len(wide) < 2000
+    for cut, said in (("bad=1-3,good=3-5", "3 is in bad and in good"), ("bad=3-1", "give the lower end first")):
+        assert said in refusal(DataSpec(semicolons.name, label_columns=(f"stars:{cut}",)))
     assert "holds no only" in refusal(rows(*ROWS[:20]))
     assert "no training row is left (1 row left out: without text or label)" in refusal(rows((" ", "no")))
     assert "class rare has 2 rows" in refusal(rows(*ROWS, ("once", "rare"), ("twice", "rare")))

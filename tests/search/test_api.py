@@ -76,6 +76,7 @@ def test_every_option_of_the_command_is_an_argument() -> None:
         ({"trials": "+3"}, "^trials \\+3: only resume and extend add to a search; give trials 3"),
         ({"tune_controls": True, "no_controls": True}, "^tune_controls: .* leave out no_controls and seeds 0"),
         ({"data": 3}, "data: train is no pair"),
+        ({"method": None}, r"^which method\? .*; see help(bo_distill.run\)$"),
         ({"resume": "none-such", "method": None}, "study none-such: none of this name"),
     ],
 )
@@ -120,6 +121,9 @@ def test_arrays_of_any_layout_are_one_content() -> None:
     assert first.images is not None and first.images.shape == (9, 3, 16, 16)
     for same in (torch.from_numpy(x).permute(0, 3, 1, 2), x / 255, (x / 255).astype(np.float32), list(x)):
         assert own_data.rows_of((same, np.array(y))).digest == first.digest
+    numbers = own_data.rows_of((x, np.arange(9))).digest
+    for counted in (list(np.arange(9)), list(torch.arange(9)), torch.arange(9), range(9)):
+        assert own_data.rows_of((x, counted)).digest == numbers
     grey = own_data.rows_of((x[..., 0], y)).images
     assert grey is not None and (grey == np.moveaxis(x, 3, 1)[:, :1]).all()
 
@@ -138,6 +142,8 @@ def test_arrays_of_any_layout_are_one_content() -> None:
         (([np.zeros((4, 4)), np.zeros((5, 4))], ["a", "b"]), "images of different shapes"),
         ({"training": ([], [])}, "training: no such part"),
         ({"test": ([], [])}, 'there is no "train"'),
+        ((["a", None], [1, 2]), "row 1 is None among text; give text in every row"),
+        ((np.array(["a", np.nan], object), [1, 2]), "row 1 is nan among text"),
         ({"train": (["a"], [1]), "val": (np.zeros((1, 4, 4), np.uint8), [1])}, "give one kind"),
     ],
 )

@@ -141,6 +141,8 @@ def test_time_is_shared_and_a_dry_run_lists_all(
         return planning.Rehearsal(1.0, {s.name: planning.Speed(1.0) for s in get(task.method).stages}, 2**30)
 
     monkeypatch.setattr(planning, "rehearsals", rehearsed)
+    assert main(words(storage, "--dry-run", "--time=1s")) == 0, "a quarter of a second each"
+    assert "fsp: trials for 0.2 s of 17 epochs" in capsys.readouterr().out
     assert main(words(storage, "--dry-run", "--time=40m")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == [*(m for m in METHODS if m != "res_ic"), "res_ic", "all"]

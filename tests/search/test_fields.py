@@ -26,6 +26,7 @@ def test_the_end_of_a_name_names_a_field_where_only_one_ends_so() -> None:
         ("lr", "lr: several fields of fsp end so; give teacher.lr, transfer.lr or finetune.lr"),
         ("distil", "distil: fsp has no such field; did you mean distill?"),
         ("transfer.wieght", "transfer.wieght: fsp has no such field; did you mean transfer.weight?"),
+        ("epochss", "epochss: fsp has no such field; --fields lists them"),  # not epochs, which several end in
         ("zzz", "zzz: fsp has no such field; --fields lists them"),
     ],
 )

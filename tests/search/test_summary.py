@@ -17,13 +17,14 @@ from bo_distill.distributed.cache import StageCache
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.space import Field, Integer, Real, ranged
 from bo_distill.search.api.searching import keep
+from bo_distill.search.api.view import StudyView
 from bo_distill.search.command.summary import print_summary
 from bo_distill.search.evidence.advice import advice, end_of, in_python, widened
 from bo_distill.search.evidence.statistics import Paired, student
 from bo_distill.search.evidence.summary import summarise
 from bo_distill.search.execution.progress import ProgressLines
 from bo_distill.search.execution.trainable import heard
-from bo_distill.search.pages.study import write
+from bo_distill.search.pages.study import page_of, write
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Outcome, Trial
 from helpers.made_up import made_up
@@ -44,6 +45,18 @@ def test_the_winner_its_settings_and_verdicts_are_said(study: Study, capsys: pyt
     assert "On test, scored once: 90.00% (mean of 3 seeds)." in said, "equal values have no interval"
     assert "The winner is better than student alone (+7.00 points, 95% interval +4.52 to +9.48, 3 seeds)." in said
     assert "90 s" in said
+
+
+def test_the_score_on_test_is_said_to_be_of_accuracy_where_another_metric_is_searched(tmp_path: Path) -> None:
+    study, out = made_up(Storage(tmp_path)), io.StringIO()
+    study.plan = replace(study.plan, metrics=("val_f1",))
+    for trial in study.trials:
+        trial.values = {"val_f1": 0.5} if trial.status == "done" else {}
+    print_summary(summarise(study, 1.0), out)
+    assert "\nAccuracy on test, scored once: 90.00% (" in out.getvalue()
+    assert repr(StudyView(study)).endswith("10 trials, the best macro F1 on validation 50.00%>")
+    html, _ = page_of([study], draw=False)
+    assert "winner&#39;s accuracy on test" in html
 
 
 def test_paths_are_said_once_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

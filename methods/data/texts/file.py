@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 
 from bo_distill.methods.data.account import LeftOut, some
@@ -34,7 +35,7 @@ def read(spec: DataSpec) -> Source:
     """
     path = Path(spec.name.partition(":")[2]).expanduser()
     layout = Layout(spec.delimiter, tuple(spec.columns.split(",")) if spec.columns else (), spec.encoding)
-    tasks, bands = zip(*map(_bands, spec.label_columns), strict=True)
+    tasks, bands = zip(*(_bands(spec.name, label) for label in spec.label_columns), strict=True)
     split, words = column_words(spec.name, spec.split_column) if spec.split_column else ("", {})
     wanted = (spec.text_column, *tasks, *((split,) if split else ()))
     files, left_out = _files(spec, path)
@@ -105,13 +106,26 @@ def _given(
     return given, (LeftOut("unknown part", strange.total(), what),) if strange else ()
 
 
-def _bands(label: str) -> tuple[str, Bands]:
-    """`rating:bad=1-4,good=9-10` as the column and its classes; a plain column has none."""
+def _bands(data: str, label: str) -> tuple[str, Bands]:
+    """`rating:bad=1-4,good=9-10` as the column and its classes; a plain column has none.
+
+    Raises:
+        UsageError: a number would be of two classes, or of none because the ends of a class are the wrong way round.
+    """
     column, colon, words = label.partition(":")
     parts = [BAND.fullmatch(word) for word in words.split(",")]
     if not colon or not all(parts):
         return label, ()
-    return column, tuple((part[1], int(part[2]), int(part[3])) for part in parts if part)
+    bands = tuple((part[1], int(part[2]), int(part[3])) for part in parts if part)
+    for name, low, high in bands:
+        if low > high:
+            raise UsageError(f"{data}: --label-column {label}: {name}={low}-{high}: give the lower end first")
+    for (name, _, high), (other, low, _) in pairwise(sorted(bands, key=lambda band: band[1])):
+        if low <= high:
+            raise UsageError(
+                f"{data}: --label-column {label}: {low} is in {name} and in {other}; give it to one of them"
+            )
+    return column, bands
 
 
 def _band(value: str, bands: Bands) -> str:

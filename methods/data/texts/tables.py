@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
 """Of these the first under which the header has the wanted columns."""
+NAMES, NAME = 30, 40  # names of columns that a message has, and characters of each
 BLOCK = 1 << 30  # bytes of a CSV file that are parsed at once; a row must fit in
 
 
@@ -80,8 +81,9 @@ def columns(name: str, path: Path, wanted: Sequence[str], layout: Layout) -> lis
 def _check(name: str, wanted: Sequence[str], found: Sequence[str]) -> None:
     for column in wanted:
         if column not in found:
+            names = ", ".join([*(str(one)[:NAME] for one in found[:NAMES]), *(["..."] if len(found) > NAMES else [])])
             raise UsageError(
-                f"{name}: no column {column}; the file has {', '.join(map(str, found))} "
+                f"{name}: no column {column}; the file has {names} "
                 "(--text-column, --label-column and --split-column choose, --columns names a headerless file's)"
             )
         if list(found).count(column) > 1:
@@ -116,9 +118,11 @@ def _csv(name: str, data: bytes, wanted: Sequence[str], layout: Layout, kind: st
 
 
 def _header(data: bytes, wanted: Sequence[str], layout: Layout, kind: str) -> tuple[list[str], str, bool]:
-    """The names of the columns, the delimiter, and whether the first line is one of names."""
+    """The names of the columns, the delimiter, and whether the first line is one of names. Where some wanted column is
+    missing, the delimiter is that under which the fewest are."""
     start = io.StringIO(data[: 1 << 20].decode("utf-8", "replace"), newline="")
-    first: list[str] = []
+    usual = (layout.delimiter or DELIMITERS[kind])[0]
+    likely: tuple[list[str], str] = [], usual
     for delimiter in layout.delimiter or DELIMITERS[kind]:
         start.seek(0)
         try:
@@ -134,11 +138,10 @@ def _header(data: bytes, wanted: Sequence[str], layout: Layout, kind: str) -> tu
             )
         except csv.Error:
             continue
-        first = first or header
         if set(wanted) <= set(header):
             return header, delimiter, True
-    usual = (layout.delimiter or DELIMITERS[kind])[0]
-    return (list(layout.columns), usual, False) if layout.columns else (first, usual, True)
+        likely = max(likely, (header, delimiter), key=lambda one: (len({*wanted} & {*one[0]}), len(one[0])))
+    return (list(layout.columns), usual, False) if layout.columns else (*likely, True)
 
 
 def _json_lines(name: str, data: bytes, wanted: Sequence[str]) -> list[list[str]]:

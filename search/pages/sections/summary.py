@@ -48,14 +48,15 @@ def add_summary(page: Page, f: Findings) -> None:
 
 
 def _tiles(page: Page, f: Findings, best: Trial, tested: list[float]) -> None:
-    tiles = [("winner on validation", f"{percent(best.val_accuracy)}%", f"trial {best.job.number}")]
+    who = "winner" if f.study.metric.word == ACCURACY else "winner's accuracy"
+    tiles = [(f"{who} on validation", f"{percent(best.val_accuracy)}%", f"trial {best.job.number}")]
     others = [METRICS[word] for word in f.study.plan.metrics if word != ACCURACY]
     tiles += [(f"its {metric.title}", metric.text(f.study.value(best, metric.word)), "") for metric in others]
     if tested:
         note = f"mean of {len(tested)} seeds" if len(tested) > 1 else "one seed"
         interval = student(tested, 0, 1)
         note += f", 95%: {span(interval)}" if interval else ""
-        tiles.append(("winner on test", f"{percent(fmean(tested))}%", note))
+        tiles.append((f"{who} on test", f"{percent(fmean(tested))}%", note))
     spent = duration(sum(t.seconds for t in f.study.trials))
     tiles.append(("time of all trials", spent, f"{len(f.study.trials)} trials"))
     if failed := sum(t.status == "failed" for t in f.study.trials):
