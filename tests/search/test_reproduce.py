@@ -512,6 +512,7 @@ def test_every_line_can_be_configured(name: str, word: str) -> None:
         for cell in table.cells:
             method.configure(one.scale.recipe, {**one.scale.settings, **cell.settings})
             assert table.data in one.scale.data and cell.against in ("", *names) and cell.against != cell.name
+            assert table.unit != "%" or "accuracy" in cell.metric, "an interval in % ends at 0 and at 100"
     every = {cell.name for table in one.tables for cell in table.cells}
     assert one.scale.shown and every >= {*one.scale.shown, *one.scale.compared}
     for claim in results.claims_of(one):
