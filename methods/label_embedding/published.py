@@ -44,10 +44,10 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
             "Share of the headroom, which is from the base to perfect routing",
             (Cell("S = 9", clusters(9), metric="headroom_share"),),
             unit="",
-            note="1 is perfect routing; below 0 the ensemble is worse than its base. The paper gives no one share: read "
-            "as counts over 100 test images a class, its Table 4 has one solution (base 77.73, perfect routing 84.28: a "
-            "share of 0), its Table 5 two (76.91 and 80.02 or 77.39 and 80.38: 0.26 or 0.11), its Table 3 none for "
-            "clusters of at most 27 classes.",
+            note="1 is perfect routing; below 0 the ensemble is worse than its base. The paper gives no one share: "
+            "read as counts over 100 test images a class, its Table 4 has one solution (base 77.73, perfect "
+            "routing 84.28: a share of 0), its Table 5 two (76.91 and 80.02 or 77.39 and 80.38: 0.26 or "
+            "0.11), its Table 3 none for clusters of at most 27 classes.",
         ),
         PaperTable(
             "Multiply-adds of an image, over those of the base",
