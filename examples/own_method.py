@@ -30,7 +30,7 @@ def train(worker: Worker, config: Settings, needs: States) -> State:
     net, val = worker.place(network(worker.data.info)), worker.data.val
 
     def loss(batch: Batch) -> dict[str, Tensor]:
-        chances = net(batch.x).log_softmax(1)
+        chances = net(batch.x).float().log_softmax(1)  # the network may answer in bf16
         entropy = -(chances.exp() * chances).sum(1).mean()
         labels = config.cross_entropy(chances, batch.y)
         return {"loss": labels - config.penalty * entropy, "cross_entropy": labels, "entropy": entropy}
