@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import dataclasses
 import io
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("float32", "bfloat16")
 FORCED = "BO_DISTILL_PRECISION"
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -57,6 +59,19 @@ class Checkpoints(Protocol):
     def save(self, name: str, content: bytes) -> None:
         """Take the place of what was saved under the name."""
         ...
+
+
+def prepare(threads: int) -> None:
+    """Make this process one that trains: on so many threads, and, where glibc allocates its memory, without giving back
+    what a step frees.
+
+    glibc would return it to the system, which fills each page with zeros when the next step asks for it.
+    """
+    torch.set_num_threads(threads)
+    with suppress(AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def best_runtime(precision: str = "auto") -> Runtime:

@@ -19,7 +19,7 @@ from bo_distill.distributed.pipeline import stage_keys, unmade
 from bo_distill.distributed.ranks import Ranks
 from bo_distill.distributed.ray.cluster import Layout
 from bo_distill.distributed.seeds import seed_of
-from bo_distill.distributed.worker import LocalWorker, Runtime, best_runtime
+from bo_distill.distributed.worker import LocalWorker, Runtime, best_runtime, prepare
 from bo_distill.methods import get
 from bo_distill.methods.data import load, stage_running
 from bo_distill.methods.data.dataset import Data, Split
@@ -118,7 +118,7 @@ def rehearse(task: Task, asked: float, ranks: Ranks = ALONE, meeting: str = "") 
         ranks: of those that rehearse one trial together.
         meeting: a file that is not there yet, by which they find one another.
     """
-    torch.set_num_threads(task.cpus)
+    prepare(task.cpus)
     if ranks.size > 1:
         backend = "nccl" if best_runtime(task.precision).device == "cuda" else "gloo"
         dist.init_process_group(backend, init_method=f"file://{meeting}", rank=ranks.rank, world_size=ranks.size)

@@ -21,7 +21,7 @@ from bo_distill.distributed.locks import purpose
 from bo_distill.distributed.loop import Stopped
 from bo_distill.distributed.pipeline import Run, run_stages
 from bo_distill.distributed.storage import Storage
-from bo_distill.distributed.worker import LocalWorker, best_runtime
+from bo_distill.distributed.worker import LocalWorker, best_runtime, prepare
 from bo_distill.methods import get
 from bo_distill.methods.data import load, load_test
 from bo_distill.methods.errors import UsageError
@@ -55,8 +55,7 @@ def perform(
         until: time at which the trial is to have ended, finished or not: it stops at the checkpoint of the last epoch
             that ends before.
     """
-
-    torch.set_num_threads(task.cpus)
+    prepare(task.cpus)
     started, outcome = time.monotonic(), Outcome(started=time.time(), nodes=[socket.gethostname()])
     storage = Storage(task.storage)
     purpose.set(f"trial {job.number} of {task.study}")

@@ -108,7 +108,8 @@ def made(rows: Sequence[Row]) -> str:
         places.setdefault((device if row.device == "cpu" else row.device, row.precision), []).append(row)
     body = []
     for (device, precision), own in sorted(places.items()):
-        spent = [row.cpu_seconds for row in own if row.cpu_seconds is not None]
+        times = [row.cpu_seconds if row.device == "cpu" else row.seconds for row in own]
+        spent = [seconds for seconds in times if seconds is not None]
         commits = sorted({(row.commit or "unknown")[:9] + ("+" if row.dirty else "") for row in own})
         first, last = min(row.started for row in own), max(row.finished for row in own)
         body.append(
@@ -117,12 +118,11 @@ def made(rows: Sequence[Row]) -> str:
                 precision,
                 str(len(own)),
                 duration(sum(spent)) if spent else NONE,
-                duration(sum(row.seconds for row in own)),
                 f"{first:%Y-%m-%d} to {last:%Y-%m-%d}",
                 ", ".join(commits),
             )
         )
-    heads = ("processor", "precision", "trainings", "CPU time", "elapsed time", "when", "commit")
+    heads = ("processor", "precision", "trainings", "CPU time, or time on the GPU", "when", "commit")
     uncommitted = any(row.dirty for row in rows)
     return markdown(heads, body) + ("\n+ : with changes that were not committed.\n" if uncommitted else "")
 

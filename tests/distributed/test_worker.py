@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import resource
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from torch import nn
 from bo_distill.distributed.cache import StageCache
 from bo_distill.distributed.loop import Stopped
 from bo_distill.distributed.storage import Storage
-from bo_distill.distributed.worker import LocalWorker, Runtime, best_runtime, multiplies_bf16
+from bo_distill.distributed.worker import LocalWorker, Runtime, best_runtime, multiplies_bf16, prepare
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import State, Worker
 from bo_distill.methods.training import Player, Training
@@ -105,3 +107,23 @@ def test_the_environment_says_what_auto_means(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("BO_DISTILL_PRECISION", "half")
     with pytest.raises(UsageError, match="BO_DISTILL_PRECISION=half: give one of float32, bfloat16"):
         best_runtime()
+
+
+def faults() -> int:
+    """Pages that the system gives this process while it asks for the same 64 MB, and frees them, ten times."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(16 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def _prepared(rank: int) -> None:
+    given_back = faults()
+    prepare(1)
+    torch.ones(16 << 20)
+    assert faults() < given_back / 2
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library allocates")
+def test_what_a_step_frees_is_there_for_the_next() -> None:
+    torch.multiprocessing.spawn(_prepared)
