@@ -201,6 +201,7 @@ class _Lease(Lock):
         return True
 
     def _renew(self, **changes: Any) -> None:
+        sent = time.monotonic()  # others may see it, and count from there, long before its answer is here
         try:
             self._put(changes)
         except Conflict:
@@ -208,8 +209,9 @@ class _Lease(Lock):
             if found.get("token") != self.own["token"]:
                 raise
             self.version = version  # of an earlier put, whose answer was lost
+            sent = time.monotonic()
             self._put(changes)
-        self.renewed = time.monotonic()
+        self.renewed = sent
 
     def _put(self, changes: Mapping[str, Any]) -> None:
         self.beats += 1  # no two contents are equal, so no two versions are

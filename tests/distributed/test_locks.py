@@ -191,6 +191,25 @@ def test_a_renewal_whose_answer_was_lost_is_known_again(bucket: str, monkeypatch
             lock.check()
 
 
+def test_a_lease_counts_from_when_its_renewal_was_sent(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "HEARTBEAT", 0.2)
+    storage = Storage(bucket)
+    put = storage.write_versioned
+
+    def slow(*words: Any) -> str:
+        answer = put(*words)
+        threading.Event().wait(0.7)  # longer than three heartbeats: another process may have taken the lock over
+        return answer
+
+    with locked(storage, ".lock") as lock:
+        monkeypatch.setattr(storage, "write_versioned", slow)
+        assert isinstance(lock, locks._Lease)
+        lock._renew_or_lose()
+        with pytest.raises(LockLost):
+            lock.check()
+        monkeypatch.setattr(storage, "write_versioned", put)
+
+
 def test_a_versioned_file_is_replaced_only_by_who_read_it_last(bucket: str) -> None:
     storage = Storage(bucket)
     first = storage.write_versioned("a", b"1", "")
