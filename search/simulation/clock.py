@@ -200,10 +200,9 @@ def simulate(
 
 
 def course(trials: Sequence[Simulated]) -> Course:
-    """What a comparison sees of a simulated study: a trial that was stopped early is not one to choose, one that is
-    paused is, by what it is expected to reach."""
+    """What a comparison sees of a simulated study: a trial that was stopped early or paused is not one to choose."""
     return Course(
-        tuple(trial.value if trial.status in ("done", "paused") else math.nan for trial in trials),
+        tuple(trial.value if trial.status == "done" else math.nan for trial in trials),
         tuple(trial.seconds for trial in trials),
         tuple(trial.macs for trial in trials),
     )

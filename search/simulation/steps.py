@@ -14,7 +14,7 @@ import numpy as np
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.searchers.base import METRIC, Length, PausingSearcher, Step
 from bo_distill.search.searchers.registry import make_searcher
-from bo_distill.search.simulation.clock import Simulated, attempted, stream, winner_of
+from bo_distill.search.simulation.clock import Simulated, attempted, makespan, stream, winner_of
 from bo_distill.search.simulation.problems import Problem, Recorded
 
 
@@ -92,9 +92,9 @@ def simulate_steps(
     overhead: float = 0.0,
     looks: Sequence[float] = (),
 ) -> tuple[list[Simulated], list[float]]:
-    """One study. Its trials, the one trained last at the end, with the values that the searcher expects them to reach,
-    whether they have ended or not; and the truth of the configuration that the searcher would have chosen after each
-    of `looks` epochs, NaN where it had none.
+    """One study. Its trials, the one trained last at the end: that which the searcher chooses, as a study trains it to
+    its end beyond the budget; and the truth of the configuration that the searcher would have chosen after each of
+    `looks` epochs, NaN where it had none.
 
     Args:
         trials: budget: the epochs of so many whole trainings.
@@ -119,9 +119,12 @@ def simulate_steps(
             queue.start(now, step)
         return isinstance(step, Step)
 
-    def choice() -> float:
+    def chosen() -> str | None:
         expected = searcher.estimates()
-        best = max(expected, key=lambda name: expected[name].value, default=None)
+        return max(expected, key=lambda name: expected[name].value, default=None)
+
+    def choice() -> float:
+        best = chosen()
         return math.nan if best is None else queue.trials[best][0].truth
 
     def fill(now: float) -> None:
@@ -141,9 +144,12 @@ def simulate_steps(
         else:
             searcher.on_trial_paused(name, trial.curve)
         fill(trial.finished + overhead)
-    for name, estimate in searcher.estimates().items():
-        ended[name].value = estimate.value
-    return list(ended.values()), [*seen, *(choice() for _ in looks[len(seen) :])]
+    seen += [choice() for _ in looks[len(seen) :]]
+    winner = chosen()
+    if winner is not None and ended[winner].status == "paused":
+        queue.start(makespan(list(ended.values())), Step(winner, dict(ended.pop(winner).settings), queue.length.curve))
+        ended[winner] = queue.next_end()[1]
+    return list(ended.values()), seen
 
 
 def within(trials: Sequence[Simulated], epochs: float) -> list[Simulated]:

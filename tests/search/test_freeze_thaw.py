@@ -17,6 +17,7 @@ from bo_distill.search.searchers.base import METRIC, Length, Step
 from bo_distill.search.searchers.curve_model import NOBODY, CurveModel, Points
 from bo_distill.search.searchers.freeze_thaw import FreezeThaw, pauses
 from bo_distill.search.searchers.registry import make_searcher
+from bo_distill.search.simulation.clock import course
 from bo_distill.search.simulation.steps import grid_best, length_of, looked, simulate_steps
 from bo_distill.search.simulation.surfaces import Curves
 
@@ -151,6 +152,10 @@ def test_a_simulated_study_spends_its_epochs_and_finds_what_is_good() -> None:
     assert 90 <= sum(trial.epochs for trial in trials) <= 90 + 2 * 18
     assert len(trials) > 8 and early < truth and truth > problem.best() - 0.05
     assert {trial.status for trial in trials} <= {"paused", "done"}
+    values = course(trials).values
+    assert all(value == trial.curve[18] for value, trial in zip(values, trials, strict=True) if trial.status == "done")
+    assert all(math.isnan(value) == (trial.status == "paused") for value, trial in zip(values, trials, strict=True))
+    assert any(trial.truth == truth and trial.status == "done" for trial in trials), "what it chooses is trained whole"
     with pytest.raises(UsageError, match="asha"):
         simulate_steps(problem, search, trials=5, asha=True)
 
