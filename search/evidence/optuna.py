@@ -90,8 +90,9 @@ def _trial(row: Row, metrics: Sequence[Metric], distributions: Mapping[str, Any]
     values = [value for metric in metrics if (value := metric.of(row)) is not None]
     done = row.status == "done" and len(values) == len(metrics)
     tried = [name for name in distributions if name in row.config]  # a row of an earlier version may lack a field
+    stopped = TrialState.PRUNED if row.status == "pruned" else TrialState.FAIL
     return create_trial(
-        state=TrialState.COMPLETE if done else TrialState.FAIL,
+        state=TrialState.COMPLETE if done else stopped,
         values=values if done else None,
         params={name: _plain(row.config[name]) for name in tried},
         distributions={name: distributions[name] for name in tried},

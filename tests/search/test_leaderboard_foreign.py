@@ -184,10 +184,12 @@ def test_export_to_optuna(filled: Storage, tmp_path: Path, capsys: pytest.Captur
     optuna = pytest.importorskip("optuna")
     url = f"sqlite:///{tmp_path / 'rows.db'}"
     write_row(filled, make(30, val_accuracy=0.0, config={"transfer.milestones": (1.0, 2.0)}))  # knows no transfer.lr
+    write_row(filled, make(31, val_accuracy=0.5, status="pruned"))
     assert command(filled, "export", "optuna", url) == 0
     study = optuna.load_study(study_name="alpha", storage=url)
+    assert study.trials[31].state.name == "PRUNED"
     assert (
-        len(study.trials) == 31 and study.trials[30].params == {} and study.best_trial.params == {"transfer.lr": 29.1}
+        len(study.trials) == 32 and study.trials[30].params == {} and study.best_trial.params == {"transfer.lr": 29.1}
     )
     write_row(filled, make(study="aa"))
     assert command(filled, "export", "optuna", url) == 2 and "already" in capsys.readouterr().err
