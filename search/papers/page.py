@@ -159,7 +159,7 @@ def paper_table(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> st
             number(line.spread, unit),
             str(len(line.scores)),
             span_of(line, unit),
-            f"{line.over(by_name[line.cell.against])} over {line.cell.against}" if line.cell.against else "",
+            f"{line.over(by_name[line.cell.against], unit)} over {line.cell.against}" if line.cell.against else "",
             f"{p[line.cell.name]:.2g}" if line.cell.name in p else "",
             *([number(statistics.fmean(line.macs) if line.macs else None)] if costly else []),
         )

@@ -48,17 +48,18 @@ class Line:
         """Differences from another line over the seeds that both have."""
         return [self.scores[seed] - other.scores[seed] for seed in sorted(self.scores.keys() & other.scores.keys())]
 
-    def over(self, other: Line) -> str:
-        """Mean difference in points from another line, with Student's 95% interval; over how many seeds, where one of
-        the two has more of its own."""
+    def over(self, other: Line, unit: str = "%") -> str:
+        """Mean difference from another line, in points where the unit is per cent, with Student's 95% interval; over
+        how many seeds, where one of the two has more of its own."""
+        form = "+.2f" if unit == "%" else "+.3g"
         differences = self.minus(other)
         if not differences:
             return NONE
         span, seeds = student(differences), len(differences)
-        between = f" ({span[0]:+.2f} to {span[1]:+.2f})" if span else ""
+        between = f" ({span[0]:{form}} to {span[1]:{form}})" if span else ""
         fewer = f", {seeds} seed{'s' * (seeds != 1)} of both"
         alone = seeds < max(len(self.scores), len(other.scores))
-        return f"{statistics.fmean(differences):+.2f}{between}{fewer if alone else ''}"
+        return f"{statistics.fmean(differences):{form}}{between}{fewer if alone else ''}"
 
 
 def lines_of(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> list[Line]:

@@ -299,6 +299,8 @@ def test_a_table_shows_what_is_trained_and_names_the_rest() -> None:
     text = paper_table(one, table, rows)
     assert text.count("| MACs % |") == 1 and text.endswith("\n\nNot trained yet: late (paper 80.00).\n")
     assert "| early | – | 62.50 | – | 1 | – | +12.50 over whole |  | 25.00 |" in text
+    ratio = Cell("", metric="ratio")
+    assert Line(ratio, {1: 0.934, 2: 0.9341}).over(Line(ratio, {1: 0.93, 2: 0.9313}), "").startswith("+0.0034 (")
     assert "MACs" not in paper_table(one, table, rows[:1])
 
 
