@@ -25,10 +25,16 @@ def literal(text: object) -> str:
     return str(text).replace("$", "\\$")
 
 
+def shortened(name: str, most: int) -> str:
+    """A name of at most `most` characters: of a longer one both ends, since names of one set often begin alike."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[len(name) - (most - 1) // 2 :]}"
+
+
 def confusion(
     y: Tensor, guess: Tensor, classes: Sequence[str], title: str = "Confusion matrix", width: float | None = None
 ) -> Figure:
-    """Share of each true class (row) that was taken for each class (column), in percent. y, guess (n,) int64.
+    """Share of each true class (row) that was taken for each class (column), in percent. y, guess (n,) int64. Long
+    names of classes are shortened: they would leave no room for the matrix.
 
     Args:
         width: in inches; below 5 the colours' scale is left out (default: follows from the number of classes).
@@ -48,7 +54,7 @@ def confusion(
     axes.grid(visible=False)
     axes.set(title=title, xlabel="predicted class", ylabel="true class")
     if k <= NAMED:
-        names = [literal(name) for name in classes]
+        names = [literal(shortened(name, 24 if bar else 14)) for name in classes]
         axes.set_xticks(range(k), names, rotation=45, ha="right")
         axes.set_yticks(range(k), names)
         for row, column in (share >= 0.5).nonzero().tolist():

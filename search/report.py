@@ -87,7 +87,10 @@ def run(args: argparse.Namespace) -> int:
         folder, storage = studies[0].folder, studies[0].storage
         page = page_of(studies, draw)
     if target is None:
-        print(storage.path(keep(storage, f"{folder}/report.html", *page)))
+        try:
+            print(storage.path(keep(storage, f"{folder}/report.html", *page)))
+        except UsageError as error:
+            raise UsageError(f"{error}, or write the page elsewhere by --out FILE") from None
         return OK
     text, pictures = page
     try:

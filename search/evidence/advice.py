@@ -92,6 +92,8 @@ def advice(study: Study, words: Words = on_command_line) -> list[str]:
         words: how options are given where the sentences are read.
     """
     if study.best() is None:
+        if not study.complete:
+            return [f"No trial has ended well yet; {words({'resume': study.plan.task.study})} goes on."]
         return ["No trial was finished: mend what the trials' reasons say, then search again."]
     parts = (_wider(study, words), _later(study, words), _unread(study, words), _seeds(study, words))
     return [sentence for part in (*parts, _confirmed(study, words)) for sentence in part]

@@ -51,6 +51,17 @@ def test_confusion_shows_shares_of_the_true_class() -> None:
     assert drawn(figure)
 
 
+def test_confusion_shortens_names_that_would_leave_the_matrix_no_room() -> None:
+    y = torch.arange(2)
+    names = [f"class {k} with a very long name indeed, such as users like to give, {k}" for k in range(2)]
+    for width, most in ((6.4, 24), (3.9, 14)):
+        figure = pictures.confusion(y, y, names, width=width)
+        shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert [len(name) for name in shown] == [most] * 2 and [name[-1] for name in shown] == ["0", "1"]
+        assert all(name.startswith(f"class {k}") for k, name in enumerate(shown))
+    assert pictures.shortened("a" * 14, 14) == "a" * 14
+
+
 def test_confusion_of_a_hundred_classes_names_none() -> None:
     y = torch.arange(100)
     figure = pictures.confusion(y, y, [f"class {k}" for k in range(100)])

@@ -19,6 +19,7 @@ from bo_distill.methods.data.dataset import Split
 from bo_distill.methods.errors import TestSplitLocked
 from bo_distill.search import report
 from bo_distill.search.evidence import importance
+from bo_distill.search.evidence.advice import advice
 from bo_distill.search.evidence.statistics import Course, Paired, analyse, student
 from bo_distill.search.pages.page import Page
 from bo_distill.search.pages.sections.paper import drawn
@@ -219,6 +220,7 @@ def test_study_without_a_finished_trial(tmp_path: Any, study: Study) -> None:
     other.save_plan()
     other.save()
     assert "no winner" in page_of([other])[0]
+    assert advice(other) == [f"No trial has ended well yet; --resume {other.plan.task.study} goes on."]
 
 
 def test_several_studies_on_one_page(tmp_path: Any, study: Study) -> None:
@@ -255,6 +257,12 @@ def test_what_pauses_and_what_a_model_chose_is_said_so(study: Study) -> None:
 def test_bad_words_are_one_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main(["nothing", "--storage", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: study nothing: none of this name")
+    study = made_up(Storage(tmp_path))
+    study.save_plan()
+    study.save()
+    (tmp_path / study.folder / "report.html").mkdir()  # what cannot be written, for root too
+    assert report.main([study.plan.task.study, "--storage", str(tmp_path), "--no-figures"]) == 2
+    assert capsys.readouterr().err.endswith("or write the page elsewhere by --out FILE\n")
     assert report.main(["nothing", "--storage", str(tmp_path), "--out", "/dev/null/x.html"]) == 2
     assert capsys.readouterr().err.startswith("error: --out /dev/null/x.html: there is no such folder")
 
