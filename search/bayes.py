@@ -332,7 +332,8 @@ class BayesSearch(Proposer, Searcher):
             trial_id: what `on_trial_complete` will call it; until then it is pending.
 
         Returns:
-            A configuration; `Searcher.FINISHED` once every configuration of a finite space was proposed or observed.
+            A configuration; None while only trials under way can tell whether there is one; `Searcher.FINISHED` once
+            every configuration of a finite space was proposed or observed, or nothing new is worth a trial.
 
         Raises:
             RuntimeError: the space, the metric or the mode is not known yet.

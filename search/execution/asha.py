@@ -31,7 +31,8 @@ def asha_scheduler(metric: str, epochs: int) -> ASHAScheduler:
 
 
 class GracefulStop(ASHAScheduler):
-    """ASHA whose verdict reaches a trial as a sign that it reads after its next epoch.
+    """ASHA whose verdict reaches a trial as a sign that it reads after the same epoch; after the next where it has
+    several workers, which do not wait for the verdict.
 
     Tune would kill the trial. Ray Train's workers, nested in it, would then keep their placement group for ever and the
     next trial would wait for it; and a trial that ends by itself can say what it had reached.

@@ -168,7 +168,8 @@ def simulate(
         seed: of noise, stragglers and failures.
         stragglers: share of trials that take five times as long.
         failures: share of attempts that die at a random moment; the third death fails the trial.
-        asha: Ray's scheduler looks at every epoch; a trial that it stops ends with its next epoch, as in a real search.
+        asha: Ray's scheduler looks at every epoch; a trial that it stops ends with its next epoch, as one of several
+            workers does in a real search. One of a single worker ends an epoch earlier there.
         overhead: seconds between a trial's end and the next one's start.
         reporter: how the searcher hears of what came of its trials.
     """
