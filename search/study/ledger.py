@@ -118,15 +118,14 @@ class Study:
         """The searched fields with their domains, in order.
 
         Raises:
-            UsageError: the method has one of them no more.
+            UsageError: the method has one of them no more, or is not to be had.
         """
+        method, name = self.method, self.plan.task.study
         try:
-            return self.method.space(self.plan.space, self.plan.ranges)
+            return method.space(self.plan.space, self.plan.ranges)
         except UsageError as error:
-            name = self.plan.task.study
-            raise UsageError(
-                f"study {name}: its search space is of another version ({error}); use its commit"
-            ) from None
+            said = f"its search space is of another version ({error}); use its commit"
+            raise UsageError(f"study {name}: {said}") from None
 
     @property
     def resume_words(self) -> str:
