@@ -176,9 +176,8 @@ def _parsed(method: str | None, data: Any, options: Mapping[str, Any]) -> argpar
         from bo_distill.search.api.own_data import kept
 
         words.parse(list(_words(words, {**given, "data": None})))  # what is wrong is said before anything is kept
-        if method:
-            get(method)
-        given["data"], given["data-dir"] = kept(data, Storage(given.get("storage") or words.get_default("storage")))
+        storage = Storage(given.get("storage") or words.get_default("storage"))
+        given["data"], given["data-dir"] = kept(data, storage, get(method) if method else None)
     return words.parse(list(_words(words, given)))
 
 

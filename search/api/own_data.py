@@ -14,25 +14,32 @@ from bo_distill.search.study.kept import ARRAYS
 if TYPE_CHECKING:
     from bo_distill.distributed.storage import Storage
     from bo_distill.methods.data.arrays import Rows
+    from bo_distill.methods.method import Method
 
 PARTS = ("train", "val", "test")
 
 CHANNELS = (1, 3)
 
 
-def kept(data: Any, storage: Storage) -> tuple[str, str]:
+def kept(data: Any, storage: Storage, method: Method | None = None) -> tuple[str, str]:
     """Keep rows in the storage, where they lie once however often they are handed over.
 
     Args:
         data: (x, y), or "train", and maybe "val" and "test" -> (x, y), as `bo_distill.run` takes it.
+        method: what is to be trained on them, if it is known.
 
     Returns:
         their --data and --data-dir.
 
     Raises:
-        UsageError: they cannot be understood, or the storage cannot be written.
+        UsageError: they cannot be understood, the method takes no such, or the storage cannot be written.
     """
     rows = rows_of(data)
+    kind = "image" if rows.texts is None else "text"
+    if method and method.kind != kind:
+        raise UsageError(
+            f"data: {kind} rows; {method.name} takes {method.kind} data: give other rows or another method"
+        )
     digest = rows.digest
     if not storage.exists(f"{ARRAYS}/{digest}.json"):
         if rows.pixels is not None:

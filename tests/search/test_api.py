@@ -88,7 +88,12 @@ def test_what_cannot_be_is_a_usage_error(tmp_path: Path, given: dict[str, Any], 
 
 
 def test_rows_are_not_kept_for_a_search_that_cannot_be(tmp_path: Path) -> None:
-    for wrong in ({"method": "fps"}, {"method": "fsp", "trails": 3}, {"method": "fsp", "patience": "soon"}):
+    for wrong in (
+        {"method": "fps"},
+        {"method": "res_ic"},
+        {"method": "fsp", "trails": 3},
+        {"method": "fsp", "patience": "soon"},
+    ):
         with pytest.raises(bo_distill.UsageError):
             bo_distill.run(**wrong, data=squares(), storage=str(tmp_path))
     assert not Storage(tmp_path).list()
