@@ -123,8 +123,11 @@ def _sentences(files: Sequence[Path], deployed: Deployed, bad: list[str]) -> Ite
     for path in files:
         try:
             lines = _lines(path, deployed.info.reading)
-        except (UsageError, OSError) as error:
+        except UsageError as error:
             bad.append(str(error))
+            continue
+        except OSError as error:
+            bad.append(f"{path}: {error.strerror}; give a table or a text file")
             continue
         numbered = [(n, tidy(line)) for n, line in enumerate(lines, 1)]
         numbered = [(n, line) for n, line in numbered if line]

@@ -96,6 +96,9 @@ def test_sentences_are_read_as_in_training(tmp_path: Path) -> None:
     file = tmp_path / "some.txt"
     file.write_text("\n".join(data.val.texts[:6]) + "\n\n   \n", encoding="utf-8")
     ((names, x),) = rows_of([str(file)], deployed, [])
+    bad: list[str] = []
+    assert not [*rows_of([str(tmp_path)], deployed, bad)]
+    assert bad == [f"{tmp_path}: Is a directory; give a table or a text file"]
     assert [name.rsplit(":", 1)[1] for name in names] == list("123456")
     assert torch.equal(x, data.val.x[:6])
     assert torch.equal(probabilities(deployed, x)["kind"].argmax(1), data.val.y[:6, 0])
