@@ -123,8 +123,10 @@ def made(rows: Sequence[Row]) -> str:
             )
         )
     heads = ("processor", "precision", "trainings", "CPU time, or time on the GPU", "when", "commit")
-    uncommitted = any(row.dirty for row in rows)
-    return markdown(heads, body) + ("\n+ : with changes that were not committed.\n" if uncommitted else "")
+    notes = "\nTimes leave out the stages that a training found, which another or an earlier sitting had made.\n"
+    if any(row.dirty for row in rows):
+        notes += "\n+ : with changes that were not committed.\n"
+    return markdown(heads, body) + notes
 
 
 def _value(value: Any) -> str:
