@@ -115,8 +115,6 @@ SCALES = {
         {f"{stage}.augment": "crop_flip" for stage in ("teacher", "transfer", "finetune")},
         trials=12,
         patience=5,
-        words="The searches of Table 2 were trained before the transfer's gradient was clipped; the lines of "
-        "Table 1 after.",
         shown=(HOMO,),
     ),
     # The transfer keeps plain momentum: an orthogonalised step does not feel lambda, by which eq. (1) is scaled.
