@@ -239,9 +239,8 @@ class LocalWorker:
         for made in mine.values():
             if isinstance(made, FloatingPointError):
                 raise made
-        torch.manual_seed(
-            seed_of(self.seed, "after", self._items)
-        )  # ranks drew apart; what the stage draws now is alike
+        # Ranks drew apart; what the stage draws now is alike.
+        torch.manual_seed(seed_of(self.seed, "after", self._items))
         states: dict[int, Any] = {number: mine[number] for number in numbered}
         self.history += [{**row, "item": number} for number, state in states.items() for row in state.history]
         return list(states.values())

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.options import check_kind
 from bo_distill.search.study.kept import ARRAYS
 
 if TYPE_CHECKING:
@@ -36,10 +37,8 @@ def kept(data: Any, storage: Storage, method: Method | None = None) -> tuple[str
     """
     rows = rows_of(data)
     kind = "image" if rows.texts is None else "text"
-    if method and method.kind != kind:
-        raise UsageError(
-            f"data: {kind} rows; {method.name} takes {method.kind} data: give other rows or another method"
-        )
+    if method:
+        check_kind(f"of {kind} rows", kind, method)
     digest = rows.digest
     if not storage.exists(f"{ARRAYS}/{digest}.json"):
         if rows.pixels is not None:

@@ -177,18 +177,15 @@ def simulate(
     ended: list[Simulated] = []
     to_searcher = reporter(searcher)
 
-    def start(now: float) -> bool:
-        """Start another trial, if the budget and the searcher have one."""
-        spent = sum(trial.epochs for trial in ended)
-        settings = searcher.suggest(str(queue.started)) if queue.started < trials and spent < epochs else None
-        if isinstance(settings, dict):
-            queue.start(now, settings)
-        return isinstance(settings, dict)
-
     def fill(now: float) -> None:
-        """Start trials until all workers have one; a searcher may have had none for some until another ended."""
-        while len(queue.running) < workers and start(now):
-            pass
+        """Start trials while a worker is free, and the budget and the searcher have one; a searcher may have had none
+        for some workers until another trial ended."""
+        while len(queue.running) < workers:
+            spent = sum(trial.epochs for trial in ended)
+            settings = searcher.suggest(str(queue.started)) if queue.started < trials and spent < epochs else None
+            if not isinstance(settings, dict):
+                break
+            queue.start(now, settings)
 
     fill(0.0)
     while queue.running:

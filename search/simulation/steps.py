@@ -79,6 +79,12 @@ class StepQueue:
         return name, trial
 
 
+def chosen(searcher: PausingSearcher) -> str | None:
+    """The trial that the searcher expects to reach most; None where it expects nothing of any yet."""
+    expected = searcher.estimates()
+    return max(expected, key=lambda name: expected[name].value, default=None)
+
+
 def simulate_steps(
     problem: Problem,
     searcher: PausingSearcher,
@@ -112,25 +118,18 @@ def simulate_steps(
     seen: list[float] = []
     ended: dict[str, Simulated] = {}
 
-    def start(now: float) -> bool:
-        """Begin another step, if budget and searcher have one."""
-        step = searcher.suggest(str(len(queue.trials))) if queue.spent < budget else None
-        if isinstance(step, Step):
-            queue.start(now, step)
-        return isinstance(step, Step)
-
-    def chosen() -> str | None:
-        expected = searcher.estimates()
-        return max(expected, key=lambda name: expected[name].value, default=None)
-
     def choice() -> float:
-        best = chosen()
+        best = chosen(searcher)
         return math.nan if best is None else queue.trials[best][0].truth
 
     def fill(now: float) -> None:
-        """Begin steps until all workers have one; a searcher may have had none for some until another ended."""
-        while queue.running < workers and start(now):
-            pass
+        """Begin steps while a worker is free, and budget and searcher have one; a searcher may have had none for some
+        workers until another step ended."""
+        while queue.running < workers:
+            step = searcher.suggest(str(len(queue.trials))) if queue.spent < budget else None
+            if not isinstance(step, Step):
+                break
+            queue.start(now, step)
 
     fill(0.0)
     while queue.running:
@@ -145,7 +144,7 @@ def simulate_steps(
             searcher.on_trial_paused(name, trial.curve)
         fill(trial.finished + overhead)
     seen += [choice() for _ in looks[len(seen) :]]
-    winner = chosen()
+    winner = chosen(searcher)
     if winner is not None and ended[winner].status == "paused":
         queue.start(makespan(list(ended.values())), Step(winner, dict(ended.pop(winner).settings), queue.length.curve))
         ended[winner] = queue.next_end()[1]
