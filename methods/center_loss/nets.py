@@ -11,7 +11,6 @@ from bo_distill.methods.center_loss.paper import cosine_logits
 from bo_distill.methods.center_loss.settings import Joint
 from bo_distill.methods.data.dataset import Info
 from bo_distill.methods.errors import UsageError
-from bo_distill.methods.training import Batch
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Sequential:
@@ -85,27 +84,14 @@ class Network(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (b, c, h, w) in [0, 1] -> features (b, features) and logits (b, classes)."""
+        f = self.layers(x)
+        return f, self.head(self.drop(f))
+
     def forward(self, x: Tensor) -> Tensor:
         """Images (b, c, h, w) in [0, 1] -> logits (b, classes)."""
-        logits: Tensor = self.head(self.drop(self.layers(x)))
-        return logits
-
-    def train_forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Features (b, features) and logits (b, classes) of a training batch.
-
-        The dropout masks are drawn for the global batch from its seed, so that two ranks drop what one would.
-        """
-        generator = torch.Generator(batch.x.device).manual_seed(batch.seed)
-
-        def dropped(x: Tensor, share: float) -> Tensor:
-            """Dropout that draws for the whole batch, whatever share of it this rank has."""
-            draw = torch.rand(batch.size, *x.shape[1:], generator=generator, device=x.device)[batch.rows]
-            return x * (draw >= share) / (1.0 - share)
-
-        f = batch.x
-        for layer in self.layers:
-            f = dropped(f, layer.p) if isinstance(layer, nn.Dropout) else layer(f)
-        return f, self.head(dropped(f, self.drop.p))
+        return self.features_and_logits(x)[1]
 
 
 class Aligned(nn.Module):

@@ -49,7 +49,7 @@ def train(worker: Worker, config: Joint, needs: States) -> State:
         if config.term != "none" and batch.epoch == config.begin:
             with torch.no_grad():
                 net.centres.copy_(first_centres(worker, net.network, config.start))
-        f, logits = net.network.train_forward(batch)
+        f, logits = net.network.features_and_logits(batch.x)
         f, logits = (out.to(net.centres.dtype) for out in (f, logits))  # not in bf16
         margin = config.cosine_margin if config.head == "cosine" else 0.0
         labels = config.cross_entropy(with_margin(logits, batch.y, config.scale, margin), batch.y)

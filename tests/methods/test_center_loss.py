@@ -23,7 +23,6 @@ from bo_distill.methods.center_loss.settings import Joint
 from bo_distill.methods.center_loss.stages import train
 from bo_distill.methods.data.dataset import Data, Info, Split
 from bo_distill.methods.errors import UsageError
-from bo_distill.methods.training import Batch
 
 CIFAR = Info("cifar10", "image", tuple("0123456789"), (3, 32, 32), "", 45000, 5000, 10000)
 
@@ -110,20 +109,13 @@ def test_images_too_small_for_three_poolings_are_refused() -> None:
         Network(replace(CIFAR, shape=(3, 4, 4)))
 
 
-def test_without_dropout_the_training_pass_is_the_plain_one() -> None:
-    net = Network(toy().info, 4, 8, dropout=0.0)
-    batch = Batch(torch.rand(6, 3, 8, 8), torch.zeros(6).long(), torch.arange(6), 1, slice(0, 6), 6, 0.0)
-    f, logits = net.train_forward(batch)
-    torch.testing.assert_close(f, net.layers(batch.x))
-    torch.testing.assert_close(logits, net(batch.x))
-
-
-def test_dropout_drops_the_stated_share_and_keeps_the_mean() -> None:
-    net = Network(toy().info, 4, 4096, dropout=0.25).eval()
-    net.head = nn.Identity()  # type: ignore[assignment]
-    batch = Batch(torch.rand(16, 3, 8, 8), torch.zeros(16).long(), torch.arange(16), 1, slice(0, 16), 16, 0.0)
+def test_the_class_layer_sees_features_with_dropout_and_the_term_sees_them_whole() -> None:
+    net = Network(toy().info, 4, 4096, dropout=0.25)
+    net.head, net.layers = nn.Identity(), net.layers.eval()  # type: ignore[assignment]
+    x = torch.rand(16, 3, 8, 8)
     with torch.no_grad():
-        f, dropped = net.train_forward(batch)
+        f, dropped = net.features_and_logits(x)
+        torch.testing.assert_close(f, net.layers(x))
     assert float((dropped[f > 0] == 0).float().mean()) == pytest.approx(0.25, abs=0.02)
     assert float(dropped.mean() / f.mean()) == pytest.approx(1.0, abs=0.05)
 
