@@ -32,6 +32,7 @@ from bo_distill.search.command.options import AUTO, check_kind, make_task, study
 from bo_distill.search.command.reading import tell_reading
 from bo_distill.search.command.shell import FAILED, INTERRUPTED, OK, Parser, carry_out, positive
 from bo_distill.search.command.terminal import print_table
+from bo_distill.search.evidence.words import points
 from bo_distill.search.execution.comparison import Budget, check_question, run_all
 from bo_distill.search.execution.place import check_place
 from bo_distill.search.rows.export import json_text, printable
@@ -214,9 +215,12 @@ def show(summary: Mapping[str, Any], title: str) -> None:
     print_table(("searcher", *columns), rows)
     rows = []
     for pair in summary["pairs"]:
-        shares = [f"{100 * pair[name]:+.2f}" for name in ("difference", "low", "high")]
+        shares = [points(pair[name]) for name in ("difference", "low", "high")]
         rows.append((f"{pair['a']} - {pair['b']}", *shares, f"{pair['p']:.3g}", f"{pair['p_holm']:.3g}"))
-    print("Differences (interquartile mean, 95% bootstrap interval)")
+    few = (
+        f"; {summary['repeats']} repeats are too few for one" if all(p["low"] is None for p in summary["pairs"]) else ""
+    )
+    print(f"Differences (interquartile mean, 95% bootstrap interval{few})")
     print_table(("", "points", "from", "to", "p", "p (Holm)"), rows)
     print(printable(summary["verdict"]))
     for name in ("comparison", "report"):

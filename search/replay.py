@@ -164,11 +164,14 @@ def show(summary: Mapping[str, Any], unit: str) -> None:
     true = summary["truth"]
     for name, above in true["above"].items():
         between = true["interval"][name]
-        said = f", 95% interval {scale * between[0]:+.3g} to {scale * between[1]:+.3g}" if between else ""
-        print(
-            f"true value of the choice: {name} less {summary['reference']} {scale * above:+.3g}{said}; p of being no "
-            f"worse {true['p_no_worse'][name]:.2g}"
+        p = true["p_no_worse"][name]
+        said = (
+            f", 95% interval {scale * between[0]:+.3g} to {scale * between[1]:+.3g}; that it is no worse has "
+            f"p = {p:.2g} (one-sided; a small one refutes it)"
+            if between
+            else ", the same in all studies"
         )
+        print(f"true value of the choice: {name} less {summary['reference']} {scale * above:+.3g}{said}")
     if "confirm" in summary:
         found = summary["confirm"]
         print(

@@ -60,6 +60,9 @@ def _words(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"The winner is trial {best['trial']}{first}, {told}:"
         for name in found["searched"]:
             yield f"  {name} = {_exact(best['config'][name])}"
+        done = sum(trial["phase"] == "search" and trial["status"] == "done" for trial in found["trials"])
+        if done > 1 and metrics[0].unit != "count":
+            yield f"It was chosen among {done} by its figures on validation, which therefore flatter it."
         if found["front"]:
             yield found["front"]["words"]
             trials = {trial["trial"]: trial for trial in found["trials"]}

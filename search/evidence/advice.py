@@ -144,9 +144,10 @@ def _seeds(study: Study, words: Words) -> Iterator[str]:
         if now is None or then is None or pair.n >= SEEDS or not pair.open:
             continue
         yield (
-            f"So few seeds show large differences only: {pair.n} would show one of {100 * now:.1f} points from "
-            f"{control.replace('_', ' ')} in four of five cases, {SEEDS} one of {100 * then:.1f} "
-            f"(the same search with {words({'seeds': SEEDS})}; what is trained already comes from the cache). "
+            f"So few seeds show large differences only: {pair.n} that spread as these do would show one of "
+            f"{100 * now:.1f} points from {control.replace('_', ' ')} in four of five cases, {SEEDS} one of "
+            f"{100 * then:.1f} (the same search with {words({'seeds': SEEDS})}; what is trained already comes from the "
+            "cache). "
             "That reads the test split again, after this look, which its interval does not know."
         )
         return

@@ -113,5 +113,6 @@ def verdict(every: Sequence[Held]) -> str:
     if not said:
         return "No method was carried through, so nothing is said."
     best = max(every, key=lambda one: float(np.mean([*one.won.values()] or [0.0])))
-    top = f" The highest accuracy on test is {best.method}'s, {percent(float(np.mean([*best.won.values()])))}%."
+    top = f" The highest accuracy on test is {best.method}'s, {percent(float(np.mean([*best.won.values()])))}%"
+    top += f": being the best of {len(every)} there, it flatters." if len(every) > 1 else "."
     return f"{'; '.join(said)}.{top if best.won else ''}"

@@ -82,6 +82,8 @@ class Front:
             f"{many} trial{'s' * (many != 1)} make{'s' * (many == 1)} the Pareto front of {a.title} and {b.title}: no "
             "other is better in one and as good in the other."
         )
+        if {a.unit, b.unit} != {"count"}:
+            made += " Each is one training, and chance helps to make a front: its values flatter, too."
         ends = zip(self.metrics, self.reference, self.best, strict=True)
         if alike := [f"{metric.title} ({metric.text(best)})" for metric, worst, best in ends if worst == best]:
             return f"{made} All trials have the same {' and '.join(alike)}, so the front covers no area."

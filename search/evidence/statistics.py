@@ -30,7 +30,10 @@ ALPHA = 0.05
 RESAMPLES = 9999  # sign flips: all of them up to 13 pairs, a random draw of them beyond, which keeps the level as well
 
 
-MANY = 50  # pairs from which the mean of the differences is normal enough for the t test
+FEWEST = 6  # pairs that have a bootstrap interval: of 95%, that of 2 normal ones holds the truth in 48%, of 5 in 90%
+
+
+MANY = 50  # pairs that differ, from which the mean of the differences is normal enough for the t test
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,8 @@ class Paired:
 def paired_test(differences: Array, resamples: int = RESAMPLES) -> Array:
     """Two-sided p of the hypothesis that the sign of every difference is a coin's toss (Fisher 1935, sec. 21).
 
-    Exact whatever the distribution, ties and zeros included; from `MANY` pairs on the t test, which by then agrees.
+    Exact whatever the distribution, ties and zeros included; where `MANY` differences or more are not zero the t test,
+    which by then agrees.
 
     Args:
         differences: (..., pairs).
@@ -156,7 +160,7 @@ def paired_test(differences: Array, resamples: int = RESAMPLES) -> Array:
     Returns:
         (...)
     """
-    if differences.shape[-1] >= MANY:
+    if np.count_nonzero(differences, axis=-1).min() >= MANY:
         return np.nan_to_num(stats.ttest_1samp(differences, 0.0, axis=-1).pvalue, nan=1.0)
     found = stats.permutation_test(
         (differences,),
@@ -176,12 +180,15 @@ def interquartile_mean(*strata: Array, axis: int = -1) -> Array:
     return np.asarray(stats.trim_mean(np.concatenate(strata, axis=axis), 0.25, axis=axis))
 
 
-def interval(strata: Sequence[Array]) -> tuple[float, float]:
-    """95% bootstrap interval (percentile) of the interquartile mean, each stratum resampled by itself.
+def interval(strata: Sequence[Array]) -> tuple[float, float] | None:
+    """95% bootstrap interval (percentile) of the interquartile mean, each stratum resampled by itself; None where one
+    has fewer pairs than `FEWEST`, by which the exact test shows nothing either.
 
     Args:
-        strata: paired differences, (pairs,) for each data set or method; at least two pairs in each.
+        strata: paired differences, (pairs,) for each data set or method.
     """
+    if min(map(len, strata)) < FEWEST:
+        return None
     found = stats.bootstrap(
         list(strata),
         interquartile_mean,
@@ -251,7 +258,7 @@ def analyse(courses: Mapping[str, Sequence[Course]], unit: str = "accuracy") -> 
     Returns:
         Plain JSON: `searchers` (final best values, simple regret against the best that anybody saw in the repeat,
         trials, seconds and MACs until the reference's final best was reached, null where it never was), `reference`,
-        `pairs` (interquartile mean difference, interval, p, Holm's p), `power`, `repeats_needed`, `verdict`.
+        `pairs` (interquartile mean difference, interval or nulls, p, Holm's p), `power`, `repeats_needed`, `verdict`.
     """
     names = list(courses)
     repeats = len(courses[names[0]])
@@ -308,7 +315,7 @@ def _pairs(final: Mapping[str, Array]) -> list[dict[str, Any]]:
     p = np.array([float(paired_test(row)) for row in differences])
     pairs = []
     for (a, b), row, raw, adjusted in zip(combinations, differences, p, holm(p), strict=True):
-        low, high = interval([row])
+        low, high = interval([row]) or (None, None)
         pairs.append(
             {
                 "a": a,

@@ -1,4 +1,4 @@
-"""A study's winner against its controls on test, over the seeds that both have."""
+"""A study's winner against its controls on test, over the seeds that both have, and what its reader must know."""
 
 from __future__ import annotations
 
@@ -21,5 +21,22 @@ def against_controls(study: Study) -> dict[str, Paired]:
 
 
 def verdicts(study: Study) -> list[str]:
-    """The winner against each control, a sentence for each."""
-    return [pair.sentence("the winner", control.replace("_", " ")) for control, pair in against_controls(study).items()]
+    """The winner against each control, a sentence for each, and what they do not say by themselves."""
+    found = against_controls(study)
+    said = [pair.sentence("the winner", control.replace("_", " ")) for control, pair in found.items()]
+    if sum(pair.interval is not None for pair in found.values()) > 1:
+        said.append("Each of these is by its own interval, not corrected for their number.")
+    return said + cautions(study)
+
+
+def cautions(study: Study) -> list[str]:
+    """Why figures on test may flatter, a sentence for each: retrainings that failed, earlier looks at the split."""
+    said = []
+    for control in dict.fromkeys(trial.job.control for trial in study.of_phase("final") + study.of_phase("control")):
+        runs = [t for t in study.of_phase("control" if control else "final") if t.job.control == control]
+        if failed := sum(trial.status == "failed" for trial in runs):
+            who = control.replace("_", " ") if control else "the winner"
+            said.append(f"{failed} of {len(runs)} retrainings of {who} failed, which its figures on test leave out.")
+    parts = [part for note in study.test_notes() if note["event"] == "opened" for part in note["what"].split("; ")]
+    said += [f"The test split was {part}." for part in dict.fromkeys(parts) if part.startswith("read before by")]
+    return said

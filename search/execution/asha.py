@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler
 
 from bo_distill.search.execution.trial import stop_sign
+from bo_distill.search.study.curve import reached
 from bo_distill.search.study.ledger import Study
+
+NOBODY: Any = None  # in the place of Tune's controller, of which ASHA asks nothing
 
 
 def halving(epochs: int) -> dict[str, Any]:
@@ -37,6 +43,9 @@ class GracefulStop(ASHAScheduler):
     Tune would kill the trial. Ray Train's workers, nested in it, would then keep their placement group for ever and the
     next trial would wait for it; and a trial that ends by itself can say what it had reached.
 
+    Trials are held against all that the study's search has trained, also those that ended before it was interrupted,
+    and those whose epochs were found in the cache, which report none.
+
     Args:
         stage: whose epochs are judged.
         epochs: of that stage.
@@ -46,14 +55,35 @@ class GracefulStop(ASHAScheduler):
         super().__init__(**halving(epochs))
         self.study, self.stage, self.epochs = study, stage, epochs
 
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Hear of the study's earlier trials, once it is known what is compared."""
+        accepted = super().set_search_properties(metric, mode, **spec)
+        for trial in self.study.of_phase("search"):
+            if trial.status in ("done", "pruned"):
+                earlier: Any = SimpleNamespace(trial_id=f"earlier {trial.job.number}")
+                self.on_trial_add(NOBODY, earlier)
+                self._hear(earlier, self.study.outcome(trial.job.number).history)
+                self.on_trial_remove(NOBODY, earlier)
+        return bool(accepted)
+
+    def _hear(self, trial: Any, history: Sequence[Mapping[str, Any]]) -> None:
+        """Note a curve that has ended. Epochs that were heard before change nothing."""
+        for epoch, value in reached(history, self.stage).items():
+            if epoch < self.epochs:
+                super().on_trial_result(NOBODY, trial, {"epoch": epoch, self._metric: value})
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Never STOP for a trial that trains: its sign is written instead."""
         if trial.config["job"]["phase"] != "search":  # what was chosen is trained to its end
             return str(self.CONTINUE)
-        if "outcome" not in result and (result.get("stage") != self.stage or result["epoch"] >= self.epochs):
-            return str(self.CONTINUE)
-        decision = super().on_trial_result(tune_controller, trial, result)
-        if decision == self.STOP and "outcome" not in result:
+        if "outcome" in result:
+            outcome = json.loads(result["outcome"])
+            if outcome["status"] in ("done", "pruned"):
+                self._hear(trial, outcome["history"])
+        elif (
+            result.get("stage") == self.stage
+            and result["epoch"] < self.epochs
+            and super().on_trial_result(tune_controller, trial, result) == self.STOP
+        ):
             self.study.storage.write_bytes(stop_sign(self.study.plan.task, trial.config["job"]["number"]), b"")
-            return str(self.CONTINUE)
-        return str(decision)
+        return str(self.CONTINUE)

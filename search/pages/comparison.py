@@ -67,7 +67,12 @@ def _verdict(page: Page, summary: Mapping[str, Any]) -> None:
             )
         )
     columns = ("best val %", "sd", "regret", "trials", f"trials to {reference}'s best", "time to it", "reached in")
-    page.table(("searcher", *columns), rows, "Means over repeats; trials and time to the reference's best are medians.")
+    page.table(
+        ("searcher", *columns),
+        rows,
+        "Means over repeats; trials and time to the reference's best are medians over the repeats that reached it. "
+        "Regret: how far the best lies below that of all searchers in the repeat.",
+    )
 
 
 def _on_the_way(page: Page, summary: Mapping[str, Any]) -> None:
@@ -90,10 +95,10 @@ def _on_the_way(page: Page, summary: Mapping[str, Any]) -> None:
 def _differences(page: Page, summary: Mapping[str, Any]) -> None:
     pairs = summary["pairs"]
     page.section("Differences")
-    if pairs:
+    if spans := [pair for pair in pairs if pair["low"] is not None]:
         page.chart(
             "differences",
-            lambda narrow: differences(pairs, narrow),
+            lambda narrow: differences(spans, narrow),
             "Differences of the final best",
             "Interquartile mean of the paired differences and its 95% bootstrap interval. Filled: shown by the "
             "exact paired test after Holm's correction.",
@@ -109,6 +114,7 @@ def _differences(page: Page, summary: Mapping[str, Any]) -> None:
             )
             for pair in pairs
         ],
+        "" if spans else "So few repeats have no interval: a bootstrap of them would claim more than it holds.",
     )
     finals = {name: found["final"] for name, found in summary["searchers"].items()}
     intervals = {name: student(values, 0, 1) for name, values in finals.items()}

@@ -238,7 +238,10 @@ def search_cost(lines: Sequence[Line]) -> str:
             )
         )
     columns = ("search", "trials", "best on validation %", "MACs", "MACs to the grid's best", "CPU time to it")
-    return markdown((*columns, "times cheaper", "paper's seconds", "paper's ratio"), body)
+    said = (
+        "Each is one search, and another seed's would cost otherwise; CPU time leaves out stages that were found.\n\n"
+    )
+    return said + markdown((*columns, "times cheaper", "paper's seconds", "paper's ratio"), body)
 
 
 def spent(searched: Sequence[Row], goal: float | None = None) -> tuple[int, float]:

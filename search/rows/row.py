@@ -74,7 +74,9 @@ class Row:
     reason: str | None = _column("why it ended, if not done", default=None)
     epochs: int = _column("epochs trained, over all stages", default=0)
     macs_forward: int | None = _column("multiply-adds of the deployed network for one input", default=None)
-    macs_train: int | None = _column("multiply-adds of the whole training", default=None)
+    macs_train: int | None = _column(
+        "multiply-adds of the training, cached stages too; of a pruned trial up to its end", default=None
+    )
     params: int | None = _column("parameters of the deployed network", default=None)
     seconds: float = _column("wall-clock time from start to finish")
     queue_seconds: float = _column("time waited for resources", default=0.0)

@@ -82,7 +82,6 @@ class EventQueue:
         self.running: dict[int, Simulated] = {}
         self._prospects: dict[int, Prospect] = {}
         self._events: list[tuple[float, int, int]] = []  # (time, trial, epochs done)
-        self._stopping = set[int]()
         self._shared_at = math.inf
         self._scheduler: Any = None
         self._before = 0  # epochs before those that have a value
@@ -126,14 +125,13 @@ class EventQueue:
                 trial.status = "failed"
                 break
             value = float(prospect.curve[epoch - 1])
-            if epoch == len(prospect.curve) or number in self._stopping:
-                trial.status = "pruned" if epoch < len(prospect.curve) else "done"
+            done = epoch == len(prospect.curve)
+            if done or (not math.isnan(value) and self._falls_behind(number, epoch, value)):
+                trial.status = "done" if done else "pruned"
                 trial.value, trial.macs, trial.epochs = value, prospect.macs * epoch, epoch
                 seen = enumerate(prospect.curve[:epoch].tolist(), 1)
                 trial.curve = {place: value for place, value in seen if not math.isnan(value)}
                 break
-            if not math.isnan(value) and self._falls_behind(number, epoch, value):
-                self._stopping.add(number)
             heapq.heappush(self._events, (float(prospect.times[epoch]), number, epoch + 1))
         trial.finished, trial.seconds = now, now - trial.started
         return number, self.running.pop(number)
@@ -168,8 +166,8 @@ def simulate(
         seed: of noise, stragglers and failures.
         stragglers: share of trials that take five times as long.
         failures: share of attempts that die at a random moment; the third death fails the trial.
-        asha: Ray's scheduler looks at every epoch; a trial that it stops ends with its next epoch, as one of several
-            workers does in a real search. One of a single worker ends an epoch earlier there.
+        asha: Ray's scheduler looks at every epoch but the last; a trial that it stops ends there, as one of a single
+            worker does in a real search. One of several workers ends an epoch later there.
         overhead: seconds between a trial's end and the next one's start.
         reporter: how the searcher hears of what came of its trials.
     """

@@ -73,17 +73,17 @@ def one_study(problem: Problem, options: Mapping[str, Any], grid: int | None, jo
 
 def truths(found: Mapping[str, Sequence[Ended]], reference: str) -> dict[str, Any]:
     """The mean true value of each searcher's choices, and of how far it lies above the reference's, study by study: the
-    mean, its 95% interval, and the p of the hypothesis that it is not below 0 (t test, one-sided)."""
+    mean, its 95% interval, and the p of the hypothesis that it is not below 0 (t test, one-sided); None where all are
+    equal."""
     values = {name: np.array([study.truth for study in studies]) for name, studies in found.items()}
     worst = min((one for run in values.values() for one in run if one == one), default=0.0)
     values = {name: np.where(np.isnan(one), worst, one) for name, one in values.items()}  # where nothing was finished
     above = {name: one - values[reference] for name, one in values.items() if name != reference}
-    tests = {name: t_test(one.tolist(), "less") for name, one in above.items()}
     return {
         "mean": {name: float(one.mean()) for name, one in values.items()},
         "above": {name: float(one.mean()) for name, one in above.items()},
         "interval": {name: student(one.tolist()) for name, one in above.items()},
-        "p_no_worse": {name: 1.0 if p is None else p for name, p in tests.items()},
+        "p_no_worse": {name: t_test(one.tolist(), "less") for name, one in above.items()},
     }
 
 

@@ -6,12 +6,14 @@ import dataclasses
 import json
 import math
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, cast
 
 from bo_distill.methods.cost import Cost, count
-from bo_distill.methods.method import flatten
+from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import Configs, flatten
 from bo_distill.methods.space import Real
 from bo_distill.search.rows.files import write_row
 from bo_distill.search.rows.provenance import provenance
@@ -201,7 +203,13 @@ class Conductor:
         plan, method, best = self.study.plan, self.study.method, self.study.best()
         if best is None or not plan.seeds:
             return False
-        seeds = plan.final_seeds({trial.job.seed for trial in self.study.of_phase("confirm")})
+        chose = self.study.of_phase("confirm")
+        for (
+            name
+        ) in plan.warm:  # whose trainings, found again in the cache, would bring the luck that they were chosen for
+            with suppress(UsageError):
+                chose += Study.open(self.study.storage, name).of_phase("search")
+        seeds = plan.final_seeds({trial.job.seed for trial in chose})
         winner = {**best.job.settings, **plan.retrained}
         complete = flatten(method.configure(plan.task.recipe, winner))
         controls = self.study.controls
@@ -350,7 +358,7 @@ class Conductor:
             reason=outcome.reason,
             epochs=outcome.epochs,
             macs_forward=cost.macs,
-            macs_train=sum(stage.macs(configs, info) for stage in method.stages),
+            macs_train=self._trained_macs(configs, outcome),
             params=cost.params,
             seconds=outcome.seconds,
             queue_seconds=max(0.0, outcome.started - trial.asked),
@@ -367,6 +375,16 @@ class Conductor:
             finished=datetime.fromtimestamp(outcome.started + outcome.seconds, UTC),
             **provenance(),
         )
+
+    def _trained_macs(self, configs: Configs, outcome: Outcome) -> int:
+        """Multiply-adds of all stages, found ones too; of a trial that was stopped early, up to its last epoch."""
+        macs = {stage.name: stage.macs(configs, self.study.info) for stage in self.study.method.stages}
+        if outcome.status != "pruned" or not outcome.history:
+            return sum(macs.values())
+        last, names = outcome.history[-1], list(macs)
+        before = sum(macs[name] for name in names[: names.index(last["stage"])])
+        share = last["epoch"] / max(getattr(configs[last["stage"]], "epochs", 0), last["epoch"])
+        return before + round(macs[last["stage"]] * share)
 
     def cost(self, settings: Any) -> Cost:
         """Of one inference by the deployed network. Counted once for all that differ in real-valued settings only."""

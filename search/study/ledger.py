@@ -324,14 +324,15 @@ class Study:
         return bool(self.trials) and planned and all(trial.finished for trial in self.trials)
 
     def stale(self) -> int:
-        """Finished search trials in a row, up to the last, that an earlier one equals or beats in every metric; none of
-        those that were there when more were asked for."""
+        """Finished search trials in a row, up to the last, that an earlier one equals or beats in every metric, or that
+        were stopped early: what these had reached is no result. None of those that were there when more were asked
+        for."""
         seen: list[list[float]] = []
         since = 0
         for number, trial in enumerate(self.of_phase("search")):
             if trial.finished:
                 since += number >= self.plan.patient_from
-                scores = self.scores(trial)
+                scores = self.scores(trial) if trial.status == "done" else None
                 if scores and not any(all(a >= b for a, b in zip(old, scores, strict=True)) for old in seen):
                     seen, since = [*seen, scores], 0
         return since

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ def test_the_paired_test_takes_many_designs_and_many_pairs() -> None:
     assert paired_test(np.arange(1.0, 7.0)) == pytest.approx(smallest_p(6))
     assert paired_test(np.random.default_rng(0).normal(1, 1, 200)) < 1e-6
     assert paired_test(np.zeros(5)) == 1
+    rare = np.concatenate([np.zeros(55), np.ones(5)])
+    assert paired_test(rare) == pytest.approx(2**-4, rel=0.15), "five that differ show nothing, however many do not"
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
@@ -133,6 +136,8 @@ def test_direction_and_size_of_a_verdict_are_of_one_estimator() -> None:
 def test_a_design_that_can_show_nothing_says_so() -> None:
     found = analyse({"grid": made_up(0, 5, 1), "bo": made_up(0.5, 5, 2)})
     assert not found["pairs"][0]["shown"] and found["power"] == 0
+    assert found["pairs"][0]["low"] is None is found["pairs"][0]["high"], "95% of a bootstrap of five would be 90%"
+    assert analyse({"grid": made_up(0, 6, 1), "bo": made_up(0.5, 6, 2)})["pairs"][0]["high"] < -0.4
     assert "5 repeats cannot show one" in found["verdict"] and "0.062" in found["verdict"]
 
 
@@ -361,6 +366,19 @@ def test_a_page_that_fails_hides_no_result_and_names_are_no_markup(
     said = capsys.readouterr()
     assert said.err == "the page was not drawn: no \\x1b[1mfonts; bo-distill report [v2] tries again\n"
     assert f"{title}: best" in said.out and f"report       {storage.uri}/comparisons/[v2]/report.html" in said.out
+
+
+def test_few_repeats_have_no_interval(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {
+        "comparison": "c", "method": "fsp", "recipe": "quick", "data": {"name": "digits", "fingerprint": "0"},
+        "budget": {"trials": 10}, "space": ["lr"], "settings": {}, "seeds": [0, 1, 2], "studies": {},
+    }  # fmt: skip
+    courses = {"random": made_up(0, 3, 1), "bo": made_up(0.05, 3, 2)}
+    compare.conclude(storage, "comparisons/c", asked, courses, "made up", as_json=False)
+    said = capsys.readouterr()
+    assert said.err == "" and "bootstrap interval; 3 repeats are too few for one)" in said.out
+    assert re.search(r"random - bo +-\d\.\d\d +– +– +0\.25", said.out)
+    assert "So few repeats have no interval" in storage.read_bytes("comparisons/c/report.html").decode()
 
 
 def test_a_comparison_is_kept_before_it_is_printed(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +28,7 @@ from bo_distill.search.simulation.problems import Recorded, function
 from bo_distill.search.study.conductor import Conductor, Finished
 from bo_distill.search.study.curve import curve_of
 from bo_distill.search.study.ledger import Study
-from bo_distill.search.study.records import Outcome, Plan, Task, Trial
+from bo_distill.search.study.records import Job, Outcome, Plan, Task, Trial
 from helpers.running import TRIVIAL
 from helpers.trivial import METHOD
 
@@ -103,6 +104,7 @@ def test_a_simulated_search_hears_no_last_value_of_a_stopped_trial() -> None:
     known = {trial: guess for trial, guess in heard.stopped if guess}
     assert len(known) == 40 - len(done)
     stopped = [trial for trial in trials if trial.status == "pruned"]
+    assert {(trial.epochs, trial.macs, trial.seconds) for trial in stopped} == {(5, 5.0, 5.0)}, "where it was compared"
     off = [guess.value - stopped_truth(stopped, guess) for guess in known.values()]
     assert np.mean(np.abs(off)) < np.mean([trial.truth - trial.value for trial in stopped]) / 2
 
@@ -280,3 +282,68 @@ def test_trials_are_stopped_by_the_epochs_of_the_stage_that_is_judged_and_not_by
     for number in range(8, 16):
         ends = [stopped(number, "finetune", epoch, 0.9 - number / 100) for epoch in (1, 12)]
         assert not any(ends), "it has been trained to its end"
+
+
+def judged(scheduler: GracefulStop, number: int, height: float, *, found: bool = False) -> bool:
+    """Whether a trial of three epochs is told to stop; `found`: its epochs are, so that it reports none."""
+    trial = SimpleNamespace(trial_id=f"t{number}", config={"job": {"phase": "search", "number": number}})
+    scheduler.on_trial_add(None, trial)
+    rows = [{"stage": "only", "epoch": n, "val_accuracy": height * n} for n in (1, 2, 3)]
+    for row in () if found else rows:
+        scheduler.on_trial_result(None, trial, row)
+    outcome = json.dumps(asdict(Outcome(val={"accuracy": 3 * height}, history=rows)))
+    scheduler.on_trial_result(None, trial, {"outcome": outcome})
+    return scheduler.study.storage.exists(stop_sign(scheduler.study.plan.task, number))
+
+
+def test_a_trial_is_held_against_those_that_ended_before_an_interruption_and_those_that_were_found(
+    storage: Storage,
+) -> None:
+    task = Task("s", TRIVIAL, "quick", DataSpec("digits"), {}, storage.uri, 0, "float32")
+    study = Study(storage, Plan(task, "random", ("only.x", "only.y"), 9, seeds=0, asha=True))
+
+    def begun() -> GracefulStop:
+        scheduler = GracefulStop(study, "only", 3)
+        scheduler.set_search_properties("val_accuracy", "max")  # as Tune does
+        return scheduler
+
+    assert not judged(begun(), 7, 0.1), "there is nothing to hold it against"
+    assert not judged(scheduler := begun(), 0, 0.3, found=True) and judged(scheduler, 1, 0.1)
+    study.save_plan()
+    conductor = Conductor(study)
+    settle(conductor, conductor.ask(), "done")
+    settle(conductor, conductor.ask(), "pruned")
+    assert judged(begun(), 2, 0.1) and not judged(begun(), 3, 0.5)
+
+
+def test_what_a_stopped_trial_had_reached_is_no_result_for_patience(storage: Storage) -> None:
+    task = Task("s", TRIVIAL, "quick", DataSpec("digits"), {}, storage.uri, 0, "float32")
+    study = Study(storage, Plan(task, "random", ("only.x", "only.y"), 9, seeds=0, asha=True))
+
+    def stale(*ended: tuple[Any, float]) -> int:
+        study.trials = [
+            Trial(Job(number, "search", {}, 0), 0.0, status, value) for number, (status, value) in enumerate(ended)
+        ]
+        return study.stale()
+
+    assert stale(("done", 0.5), ("pruned", 0.9), ("done", 0.6)) == 0, "the best that there is"
+    assert stale(("done", 0.5), ("pruned", 0.6), ("pruned", 0.7)) == 2
+
+
+def test_a_stopped_trial_is_charged_what_it_trained(storage: Storage) -> None:
+    task = Task("s", "fsp", "quick", DataSpec("digits"), {}, storage.uri, 0, "float32")
+    conductor = Conductor(Study(storage, Plan(task, "random", ("transfer.lr",), 9, seeds=0, asha=True)))
+    trial = conductor.ask()
+    assert trial
+    method, info = conductor.study.method, conductor.study.info
+    configs = method.configure("quick", trial.job.settings)
+    teacher, transfer, finetune = (stage.macs(configs, info) for stage in method.stages)
+    row = {"stage": "finetune", "epoch": configs["finetune"].epochs // 2, "val_accuracy": 0.5}
+    part = teacher + transfer + finetune * row["epoch"] / configs["finetune"].epochs
+    for status, history, macs in (
+        ("pruned", [row], part),
+        ("pruned", [{"stage": "transfer", "epoch": configs["transfer"].epochs}], teacher + transfer),
+        ("done", [row], teacher + transfer + finetune),
+    ):
+        found = conductor.row(trial, Outcome(status, history=history))  # type: ignore[arg-type]
+        assert found.macs_train == pytest.approx(macs, abs=1), status

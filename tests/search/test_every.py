@@ -164,6 +164,7 @@ def test_p_is_corrected_for_the_number_of_methods(storage: Storage) -> None:
     assert verdict([]) == "No method was carried through, so nothing is said."
     many = held([study] * 2)
     assert [each.p for each in many] == [None, None]
+    assert verdict(many).endswith("%: being the best of 2 there, it flatters.") and verdict([one]).endswith("%.")
 
 
 def test_the_first_control_of_every_method_trains_as_many_epochs() -> None:

@@ -154,6 +154,7 @@ def test_a_study_of_two_metrics_names_its_front_and_goes_on(
     assert f"The winner is trial {found.trials[0].job.number}, the best in validation accuracy, " in said
     assert "make the Pareto front of validation accuracy and validation loss" in said and "reference point" in said
     html, _ = page_of([study], draw=False)
+    assert "Each is one training, and chance helps to make a front" in found.sentence()
     assert 'id="pareto-front"' in html and found.sentence().split(":")[0] in html and "val_loss" in html
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.data.dataset import Split
@@ -251,7 +252,7 @@ def test_what_pauses_and_what_a_model_chose_is_said_so(study: Study) -> None:
     text = " ".join(Reader(live_page(Study(study.storage, study.plan, trials), 1)).text.split())
     assert "of 10 trials have ended; 6 of 6 later runs; 1 paused." in text and "under way" not in text
     assert "expected end, 90.70% by the model of all learning curves, is the highest" in text
-    assert "is the highest of 8" not in text
+    assert "is the best of 8" not in text
 
 
 def test_bad_words_are_one_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -360,3 +361,17 @@ def test_a_comparison_has_a_page_of_its_own(tmp_path: Path, capsys: pytest.Captu
     assert pictures == {"anytime", "differences", "finals"}
     assert report.main(["versus", "other", f"--storage={tmp_path}"]) == 2
     assert "give it alone" in capsys.readouterr().err
+
+
+def test_trials_of_a_control_s_search_are_told_from_its_retrainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = made_up(Storage(tmp_path), "tuned")
+    for trial in study.of_phase("control")[:1]:
+        trial.job = dataclasses.replace(trial.job, phase="tune")
+    seen: list[list[str]] = []
+    monkeypatch.setattr(
+        "bo_distill.search.pages.charts.trials.macs", lambda groups, narrow: seen.append([*groups]) or Figure()
+    )
+    page_of([study], False)
+    assert set(seen[0]) == {"trial", "search of student alone", "student alone", "winner, fresh seeds"}

@@ -26,7 +26,7 @@ from bo_distill.search.execution.progress import ProgressLines
 from bo_distill.search.execution.trainable import heard
 from bo_distill.search.pages.study import page_of, write
 from bo_distill.search.study.ledger import Study
-from bo_distill.search.study.records import Outcome, Trial
+from bo_distill.search.study.records import Job, Outcome, Trial
 from helpers.made_up import made_up
 
 
@@ -43,8 +43,31 @@ def test_the_winner_its_settings_and_verdicts_are_said(study: Study, capsys: pyt
     settings = study.trials[2].job.settings
     assert all(f"  {name} = {settings[name]}\n" in said for name in study.plan.space), "in full"
     assert "On test, scored once: 90.00% (mean of 3 seeds)." in said, "equal values have no interval"
+    assert "\nIt was chosen among 8 by its figures on validation, which therefore flatter it.\n" in said
     assert "The winner is better than student alone (+7.00 points, 95% interval +4.52 to +9.48, 3 seeds)." in said
+    assert found["verdicts"][1:] == [], "one verdict needs no correction, and nothing failed or was read before"
     assert "90 s" in said
+
+
+def test_what_verdicts_do_not_say_by_themselves_is_said(tmp_path: Path) -> None:
+    study = made_up(Storage(tmp_path))
+    for seed, accuracy in ((1, 0.7), (2, 0.75), (3, 0.9), (4, None)):
+        status = "failed" if accuracy is None else "done"
+        trial = Trial(Job(len(study.trials), "control", {}, seed, "equal_epochs"), 0.0, status)  # type: ignore[arg-type]
+        study.trials.append(trial)
+        test = {} if accuracy is None else {"accuracy": accuracy}
+        study.save_outcome(trial.job.number, Outcome(status, test=test))  # type: ignore[arg-type]
+    study.note_test("opened", "trial 2; seeds 1, 2, 3; read before by 2 other studies of this method and data")
+    said = summarise(study, 1.0)["verdicts"]
+    assert [sentence.partition(" (")[0] for sentence in said] == [
+        "The winner is better than student alone",
+        "No difference between the winner and equal epochs is shown",
+        "Each of these is by its own interval, not corrected for their number.",
+        "1 of 4 retrainings of equal epochs failed, which its figures on test leave out.",
+        "The test split was read before by 2 other studies of this method and data.",
+    ]
+    html, _ = page_of([study], draw=False)
+    assert all(sentence in html for sentence in said[3:])
 
 
 def test_the_score_on_test_is_said_to_be_of_accuracy_where_another_metric_is_searched(tmp_path: Path) -> None:
@@ -57,6 +80,7 @@ def test_the_score_on_test_is_said_to_be_of_accuracy_where_another_metric_is_sea
     assert repr(StudyView(study)).endswith("10 trials, the best macro F1 on validation 50.00%>")
     html, _ = page_of([study], draw=False)
     assert "winner&#39;s accuracy on test" in html
+    assert "macro F1 on validation 50.00% is the best of 8 and so flatters it: over fresh seeds it reached" in html
 
 
 def test_paths_are_said_once_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

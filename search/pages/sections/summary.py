@@ -8,6 +8,7 @@ from bo_distill.methods.space import Choice, Domain
 from bo_distill.search.evidence.advice import advice
 from bo_distill.search.evidence.statistics import Paired, student
 from bo_distill.search.evidence.summary import tuned
+from bo_distill.search.evidence.verdicts import cautions
 from bo_distill.search.evidence.words import duration, percent, points, short, span
 from bo_distill.search.pages.charts.scores import scores
 from bo_distill.search.pages.findings import Findings
@@ -65,29 +66,30 @@ def _tiles(page: Page, f: Findings, best: Trial, tested: list[float]) -> None:
 
 
 def _flattery(page: Page, f: Findings, best: Trial) -> None:
-    """By how much the accuracy that chose the winner was too high."""
-    again = [t.val_accuracy for t in f.done("final") if t.val_accuracy is not None]
-    if not again or best.val_accuracy is None or f.study.metric.word != ACCURACY:
+    """By how much the value that chose the winner was too good; a count is what it is."""
+    metric = f.study.metric
+    again = [value for value in map(f.study.value, f.done("final")) if value is not None]
+    told = f.study.value(best)
+    if not again or told is None or metric.unit == "count":
         return
     if confirmed := f.study.confirmed(best):
         told = fmean(confirmed)
         how = (
-            f"mean over {len(confirmed)} fresh seeds, {percent(told)}% on validation, is the highest of the best "
+            f"mean over {len(confirmed)} fresh seeds, {metric.told(told)}, is that of the best of "
             f"{f.study.plan.confirm} and so flatters it"
         )
     elif best.estimate is not None:
-        told = best.val_accuracy
         how = (
             f"expected end, {percent(best.estimate)}% by the model of all learning curves, is the highest. It reached "
-            f"{percent(told)}% on validation"
+            f"{metric.told(told)}"
         )
     else:
-        told = best.val_accuracy
-        how = f"{percent(told)}% on validation is the highest of {len(f.done('search'))} and so flatters it"
+        how = f"{metric.told(told)} is the best of {len(f.done('search'))} and so flatters it"
     gap = told - fmean(again)
+    apart = f"{abs(100 * gap):.2f} points" if metric.unit == "share" else f"{abs(gap):.4g}"
     page.say(
         f"The winner's {how}: over {'further' if confirmed else 'fresh'} seeds it reached",
-        f"{percent(fmean(again))}% there, {abs(100 * gap):.2f} points {'less' if gap >= 0 else 'more'}.",
+        f"{metric.text(fmean(again))} there, {apart} {'less' if gap >= 0 else 'more'}.",
     )
 
 
@@ -123,6 +125,7 @@ def _controls(page: Page, f: Findings, won: dict[int, float]) -> None:
         *verdicts,
         "Differences are paired by seed; intervals and p are Student's t for each control by itself, not corrected for",
         "their number, and hold for fresh seeds on this test split, not for other data.",
+        *cautions(f.study),
     )
 
 

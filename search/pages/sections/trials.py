@@ -26,7 +26,7 @@ def add_history(page: Page, f: Findings) -> None:
         f"{metric.title[0].upper()}{metric.title[1:]} of each trial and the best so far",
     )
     metrics = [METRICS[word] for word in f.study.plan.metrics]
-    with page.folded(f"All {len(trials)} trials of the search", open=len(trials) <= UNFOLDED):
+    with page.folded(f"All trials of the search: {len(trials)}", open=len(trials) <= UNFOLDED):
         page.table(
             ("trial", *f.fields, *(m.head for m in metrics), "seconds", "status"),
             [
@@ -89,8 +89,13 @@ def add_costs(page: Page, f: Findings) -> None:
     for t in f.study.trials:
         row = f.rows.get(t.job.number, {})
         if t.status == "done" and t.val_accuracy is not None and row.get("macs_train") and row.get("macs_forward"):
-            words = {"search": "trial", "confirm": "best trials, fresh seeds", "final": "winner, fresh seeds"}
-            name = words.get(t.job.phase, f"{t.job.control}".replace("_", " "))
+            control = f"{t.job.control}".replace("_", " ")
+            name = {
+                "search": "trial",
+                "confirm": "best trials, fresh seeds",
+                "tune": f"search of {control}",
+                "final": "winner, fresh seeds",
+            }.get(t.job.phase, control)
             spent = charts.Spent(t.job.number, row["macs_train"], row["macs_forward"], t.val_accuracy)
             groups.setdefault(name, []).append(spent)
     if not groups:
