@@ -144,15 +144,18 @@ def cam(
 
 
 def embedded(f: Tensor, dimensions: int, seed: int = 0) -> np.ndarray:
-    """t-SNE of features (n, ...) in 2 or 3 dimensions, after PCA to at most 50, (n, dimensions). n >= 4.
+    """t-SNE of features (n, ...) in 2 or 3 dimensions, after PCA to at most 50, (n, dimensions).
 
-    By Barnes-Hut: the interpolation that is faster for many points knows no third dimension.
+    By Barnes-Hut: the interpolation that is faster for many points knows no third dimension. One row lies at the
+    origin.
     """
     import numpy as np
     from openTSNE import TSNE
     from sklearn.decomposition import PCA
 
     rows = f.flatten(1).float().numpy()
+    if len(rows) == 1:  # it has no neighbours to be placed by
+        return np.zeros((1, dimensions), dtype=np.float32)
     short = PCA(min(50, *rows.shape), random_state=seed).fit_transform(rows)
     tsne = TSNE(
         dimensions,

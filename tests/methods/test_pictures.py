@@ -129,6 +129,13 @@ def test_embedding_of_maps_and_of_few_features() -> None:
     assert pictures.embedded(torch.randn(12, 2), 3).shape == (12, 3)
 
 
+@pytest.mark.parametrize("dimensions", (2, 3))
+def test_a_feature_space_of_one_row_is_drawn(dimensions: int) -> None:
+    points = pictures.embedded(torch.randn(1, 20), dimensions)
+    assert points.tolist() == [[0.0] * dimensions]
+    assert drawn(pictures.spaces({"layer": points}, torch.tensor([1]), ("a", "b")))
+
+
 def test_spaces_side_by_side_in_two_and_three_dimensions() -> None:
     _, y = clusters()
     points = {f"layer {i}": np.random.default_rng(i).normal(size=(60, 2)) for i in range(4)}
