@@ -9,6 +9,7 @@ flushed to disk and renamed; an object store shows an object only when its uploa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import uuid
@@ -300,7 +301,9 @@ class Storage:
 
 
 def write_whole(target: Path, data: bytes) -> None:
-    """Write a file of this machine whole or not at all: aside, flushed to disk and renamed; an older one is kept."""
+    """Write a file of this machine whole or not at all: aside, flushed to disk and renamed; an older one is kept, and a
+    folder that was made for it is not."""
+    made = not target.parent.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{uuid.uuid4().hex}.aside")
     try:
@@ -311,6 +314,9 @@ def write_whole(target: Path, data: bytes) -> None:
         os.replace(aside, target)
     except BaseException:
         aside.unlink(missing_ok=True)
+        if made:
+            with contextlib.suppress(OSError):  # others wrote into it
+                target.parent.rmdir()
         raise
     folder = os.open(target.parent, os.O_RDONLY)
     try:

@@ -21,7 +21,7 @@ from bo_distill.methods.errors import UsageError
 from bo_distill.search.api.view import open_study, study_folder
 from bo_distill.search.command.options import live_option
 from bo_distill.search.command.shell import OK, Parser, carry_out, trust_option
-from bo_distill.search.command.terminal import named_file
+from bo_distill.search.command.terminal import named_file, write_named
 from bo_distill.search.pages.live import follow
 
 
@@ -93,12 +93,13 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{error}, or write the page elsewhere by --out FILE") from None
         return OK
     text, pictures = page
+    write_named("--out", str(target), text.encode())
     try:
         for picture, content in pictures.items():
             write_whole(target.parent / "figures" / picture, content)
-        write_whole(target, text.encode())
     except OSError as error:
-        raise UsageError(f"--out {target} cannot be written: {error.strerror}; give another file") from None
+        words = f"--out {target} is written, but not all its pictures in figures/: {error.strerror}"
+        raise UsageError(f"{words}; use it as it is, or give another file") from None
     print(target)
     return OK
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import tomllib
 from html.parser import HTMLParser
@@ -266,6 +267,29 @@ def test_bad_words_are_one_line(tmp_path: Any, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err.endswith("or write the page elsewhere by --out FILE\n")
     assert report.main(["nothing", "--storage", str(tmp_path), "--out", "/dev/null/x.html"]) == 2
     assert capsys.readouterr().err.startswith("error: --out /dev/null/x.html: there is no such folder")
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = made_up(Storage(tmp_path / "results"))
+    study.save_plan()
+    study.save()
+    words = [study.plan.task.study, "--storage", study.storage.uri, "--no-figures", "--out", str(tmp_path / "x.html")]
+    room = iter((0,))
+
+    def full(descriptor: int) -> None:
+        if not next(room, 1):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert report.main(words) == 2
+    assert capsys.readouterr().err.endswith("x.html cannot be written: No space left on device; give another file\n")
+    assert os.listdir(tmp_path) == ["results"]
+    room = iter((1, 1, 0))  # a file and its folder, each flushed
+    assert report.main(words) == 2
+    assert "x.html is written, but not all its pictures" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ["results", "x.html"]
 
 
 def test_interval_is_students() -> None:
