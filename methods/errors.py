@@ -7,6 +7,15 @@ class UsageError(ValueError):
     """Bad input. The message is one line that names the value and the remedy; the command line exits with 2."""
 
 
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """How many there are of something: "1 row", "2 rows", "12,000 rows".
+
+    Args:
+        nouns: the plural, where it is not the noun with an s.
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {nouns or f'{noun}s'}"
+
+
 def check_utf8(option: str, text: str) -> None:
     """Refuse a name that cannot be kept: Python holds bytes of a command line that are not UTF-8 as surrogates.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bo_distill.methods.errors import UsageError
-from bo_distill.search.api.own_data import as_images, is_texts
+from bo_distill.search.api.own_data import are_all, as_images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,10 +188,10 @@ def handed_over(x: Any, deployed: Deployed) -> Tensor:
     info = deployed.info
     some = [x] if isinstance(x, str | Path) else x
     if info.kind == "text":
-        if not is_texts(some):
+        if not are_all(some, str, "predict", "text"):
             raise UsageError("predict: this network takes sentences; give text, or a list of it")
         return encode([tidy(str(text)) for text in some], info.vocabulary, info.shape[0])
-    if not hasattr(some, "ndim") and len(some) and all(isinstance(row, str | Path) for row in some):
+    if not hasattr(some, "ndim") and are_all(some, str | Path, "predict", "files"):
         bad: list[str] = []
         rows = [part for _, part in rows_of([*map(str, some)], deployed, bad)]
         if bad:

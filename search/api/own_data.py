@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bo_distill.methods.errors import UsageError
+from bo_distill.methods.errors import UsageError, counted
 from bo_distill.search.command.options import check_kind
 from bo_distill.search.study.kept import ARRAYS
 
@@ -72,7 +72,7 @@ def rows_of(data: Any) -> Rows:
             raise UsageError(
                 f"data: {part} is a pair of {type(x).__name__} and {type(y).__name__}; give (x, y), n rows each"
             )
-        if is_texts(x):
+        if are_all(x, str, f"data: {part}", "text"):
             texts += map(str, x)
         else:
             images.append(as_images(x, f"data: {part}"))
@@ -97,9 +97,23 @@ def rows_of(data: Any) -> Rows:
     )
 
 
-def is_texts(x: Any) -> bool:
-    """Whether these are sentences: a list, array or column of text alone."""
-    return getattr(x, "ndim", 1) == 1 and len(x) > 0 and all(isinstance(row, str) for row in x)
+def are_all(x: Any, kind: Any, what: str, word: str) -> bool:
+    """Whether these are a list, array or column of one kind alone.
+
+    Args:
+        kind: as `isinstance` takes it.
+        what, word: name them, and what is of the kind, in messages.
+
+    Raises:
+        UsageError: some rows are of the kind and others are not.
+    """
+    if getattr(x, "ndim", 1) != 1 or not hasattr(x, "__len__"):
+        return False
+    others = [(number, row) for number, row in enumerate(x) if not isinstance(row, kind)]
+    if others and len(others) < len(x):
+        number, row = others[0]
+        raise UsageError(f"{what}: row {number} is {row!r} among {word}; give {word} in every row, or leave it out")
+    return len(x) > 0 and not others
 
 
 def as_images(x: Any, what: str) -> NDArray[np.uint8]:
@@ -116,10 +130,6 @@ def as_images(x: Any, what: str) -> NDArray[np.uint8]:
         values = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
     except ValueError:
         raise UsageError(f"{what}: images of different shapes; bring all to one size") from None
-    if values.ndim == 1:
-        for number, row in enumerate(x if any(isinstance(one, str) for one in x) else ()):
-            if not isinstance(row, str):
-                raise UsageError(f"{what}: row {number} is {row!r} among text; give text in every row, or leave it out")
     if values.ndim == 3:
         values = values[:, None]
     if values.ndim != 4 or not len(values) or not (values.shape[1] in CHANNELS or values.shape[3] in CHANNELS):
@@ -150,7 +160,8 @@ def _labels(y: Any, rows: int, part: str) -> dict[str, list[str]]:
         values = values.tolist() if hasattr(values, "tolist") else list(values)
         values = [one.item() if getattr(one, "ndim", None) == 0 else one for one in values]  # NumPy's, tensors
         if len(values) != rows:
-            raise UsageError(f"data: {part} has {rows} rows and {len(values)} labels; give one label for each row")
+            many = f"{counted(rows, 'row')} and {counted(len(values), 'label')}"
+            raise UsageError(f"data: {part} has {many}; give one label for each row")
         for value in values:
             if not isinstance(value, str | int):
                 raise UsageError(f"data: {part}: label {value!r}; give text or whole numbers, one for each row")

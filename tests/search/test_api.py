@@ -140,7 +140,7 @@ def test_arrays_of_any_layout_are_one_content() -> None:
         ((np.full((2, 4, 4), 7.0), ["a", "b"]), "floats from 7 to 7; give floats from 0 to 1"),
         ((np.full((2, 4, 4), np.nan), ["a", "b"]), "floats from nan to nan"),
         ((np.zeros((2, 4, 4), np.int64), ["a", "b"]), "images of int64; give uint8"),
-        ((np.zeros((2, 4, 4), np.uint8), ["a"]), "2 rows and 1 labels"),
+        ((np.zeros((2, 4, 4), np.uint8), ["a"]), "2 rows and 1 label;"),
         ((np.zeros((2, 4, 4), np.uint8), [0.5, 1.5]), "label 0.5; give text or whole numbers"),
         ((1, 2), "pair of int and int; give"),
         ((np.zeros((2, 4, 4), np.uint8), None), "pair of ndarray and NoneType"),
@@ -198,6 +198,8 @@ def test_the_winner_answers_to_arrays(searched: tuple[Any, list[Any]]) -> None:
     chances = study.predict_proba(x)
     assert chances.shape == (90, 3) and np.allclose(chances.sum(1), 1)
     assert study.predict(x / 255) == [study.tasks["class"][k] for k in chances.argmax(1)]
+    with pytest.raises(bo_distill.UsageError, match="row 1 is None among files; give files in every row"):
+        study.predict(["a.png", None])
     with pytest.raises(
         bo_distill.UsageError, match="images of 8 x 8 pixels; this network takes 16 x 16, 3 channels: resize them"
     ):
