@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bo_distill.distributed.storage import Storage
-from bo_distill.methods.errors import UsageError
+from bo_distill.methods.errors import UsageError, counted
 from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, trust_option
 from bo_distill.search.command.terminal import print_table, write_named
 from bo_distill.search.rows import compaction, sql
@@ -55,7 +55,7 @@ def show(storage: Storage, arguments: argparse.Namespace) -> int:
     if len(table) == 0:
         print("no rows match", file=sys.stderr if arguments.json else sys.stdout)
     elif len(table) > len(records):
-        print(f"the first {len(records)} rows; --top 0 shows all", file=sys.stderr)
+        print(f"cut after {counted(len(records), 'row')}; --top 0 shows all", file=sys.stderr)
     return OK
 
 
@@ -105,7 +105,7 @@ def export(storage: Storage, arguments: argparse.Namespace) -> int:
     if arguments.format == "optuna":
         from bo_distill.search.evidence.optuna import to_optuna
 
-        print(f"{to_optuna(table, storage, arguments.url)} trials written to {arguments.url}")
+        print(f"{counted(to_optuna(table, storage, arguments.url), 'trial')} written to {arguments.url}")
         return OK
     if arguments.format == "parquet" and not arguments.out and sys.stdout.isatty():
         raise UsageError("export parquet: a terminal cannot show it; give --out FILE")
@@ -118,7 +118,7 @@ def export(storage: Storage, arguments: argparse.Namespace) -> int:
         sys.stdout.buffer.write(content)
         return OK
     write_named("--out", arguments.out, content)
-    print(f"{len(table)} rows written to {arguments.out}")
+    print(f"{counted(len(table), 'row')} written to {arguments.out}")
     return OK
 
 
@@ -142,7 +142,8 @@ def diff(storage: Storage, arguments: argparse.Namespace) -> int:
     if lines:
         print_table(["", arguments.a, arguments.b, "difference"], lines)
     if not arguments.all:
-        print(f"{len(names) - len(lines)} facts are equal; --all shows them too", file=sys.stderr)
+        equal = counted(len(names) - len(lines), "fact is equal", "facts are equal")
+        print(f"{equal}; --all shows what is", file=sys.stderr)
     return OK
 
 
@@ -186,7 +187,7 @@ def compact(storage: Storage, arguments: argparse.Namespace) -> int:
     """Merge the rows' files into few large ones."""
 
     before, after = compaction.compact(storage)
-    print(f"{before} files before, {after} after")
+    print(f"{counted(before, 'file')} before, {after} after")
     return OK
 
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bo_distill.distributed.storage import Storage
-from bo_distill.methods.errors import UsageError
+from bo_distill.methods.errors import UsageError, counted
 from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, positive
 from bo_distill.search.command.terminal import print_table
 from bo_distill.search.rows.export import json_text, printable
@@ -75,7 +75,7 @@ def check(args: argparse.Namespace) -> None:
             raise UsageError(f"--{name} {getattr(args, name):g}: give at least 0")
     if args.confirm and args.confirm * args.confirm_seeds >= args.trials:
         spent = args.confirm * args.confirm_seeds
-        raise UsageError(f"--confirm {args.confirm}: {spent} of {args.trials} trials are no search; give --trials more")
+        raise UsageError(f"--confirm {args.confirm}: takes {spent} of --trials {args.trials}; give more --trials")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -136,7 +136,9 @@ def show(summary: Mapping[str, Any], unit: str) -> None:
     """The same for a person, on stdout."""
     scale = 100 if unit == "accuracy" else 1
     count = summary["studies"] * len(summary["searchers"])
-    title = f"{summary['problem']}: {count} studies of {summary['trials']} trials, {summary['workers']} at once"
+    title = (
+        f"{summary['problem']}: {count} studies of {counted(summary['trials'], 'trial')}, {summary['workers']} at once"
+    )
     shares = summary["reached"].get(summary["reference"], {}).copy()
     again = shares.pop(AGAIN, None)
     rows = []
@@ -148,14 +150,20 @@ def show(summary: Mapping[str, Any], unit: str) -> None:
                 f"{scale * found['mean']:.4g}",
                 f"{scale * summary['truth']['mean'][name]:.4g}",
                 f"{scale * statistics.fmean(found['regret']):.3g}",
-                f"{statistics.median(reached):.0f} trials in {len(reached) / summary['studies']:.0%}"
-                if reached
-                else "never",
+                f"{statistics.median(reached):g}" if reached else "-",
+                f"{len(reached) / summary['studies']:.0%}",
                 f"{summary['makespan'][name]:.4g}",
                 *(f"{summary['reached'][name][share]:.1%}" for share in shares),
             )
         )
-    columns = ("best seen", "its true value", "regret", f"as good as {summary['reference']} after", "makespan s")
+    columns = (
+        "best seen",
+        "its true value",
+        "regret",
+        f"as good as {summary['reference']} after trials",
+        "reached",
+        "makespan s",
+    )
     print(printable(title))
     print_table(("searcher", *columns, *(f"grid's best by {share}" for share in shares)), rows)
     print(printable(summary["verdict"]))

@@ -6,6 +6,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
+from bo_distill.methods.errors import counted
+
 
 def normal(label: str) -> str:
     """Unicode NFC without white space at the ends; "" is a missing label."""
@@ -44,7 +46,7 @@ def alike_notes(labels: Iterable[str], what: str = "labels") -> list[str]:
     counts = Counter(labels)
     return [
         f"{what} that look alike stay different classes: "
-        + ", ".join(f"{_spelt(label)} ({counts[label]:,} rows)" for label in group)
+        + ", ".join(f"{_spelt(label)} ({counted(counts[label], 'row')})" for label in group)
         for group in alike(counts)
     ]
 

@@ -16,7 +16,7 @@ from bo_distill.methods.data.account import LeftOut, some
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.data.labels import alike_notes, in_order
 from bo_distill.methods.data.parts import PARTS
-from bo_distill.methods.errors import UsageError
+from bo_distill.methods.errors import UsageError, counted
 
 Indices = NDArray[np.int64]
 
@@ -96,7 +96,7 @@ def divide(
     if counts.min() <= len(missing):
         few = int(counts.argmin())
         raise UsageError(
-            f"{name}: class {classes[few]} has {counts[few]} rows to train on and needs {len(missing) + 1}, "
+            f"{name}: class {classes[few]} has {counted(counts[few], 'row')} to train on and needs {len(missing) + 1}, "
             f"one for each of {', '.join(['train', *missing])}; add rows or leave the class out"
         )
     total = len(parts["train"])
@@ -121,7 +121,7 @@ def subset(source: Source, spec: DataSpec) -> Source:
         classes = len(np.unique(source.y[rows, 0]))
         if not classes <= size <= len(rows):
             raise UsageError(
-                f"{part}_size {size}: {spec.name} has {len(rows)} {word} rows in {classes} classes; "
+                f"{part}_size {size}: {spec.name} has {counted(len(rows), f'{word} row')} in {classes} classes; "
                 f"give a number from {classes} to {len(rows)}"
             )
         parts[part] = rows[sample(source.y[rows, 0], size)]

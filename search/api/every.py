@@ -19,7 +19,7 @@ from bo_distill.distributed.storage import Storage
 from bo_distill.methods import METHODS, get
 from bo_distill.methods.data import load
 from bo_distill.methods.data.dataset import DataSpec
-from bo_distill.methods.errors import UsageError
+from bo_distill.methods.errors import UsageError, counted
 from bo_distill.methods.records import Malformed, decoded
 from bo_distill.search.api.searching import begun, search
 from bo_distill.search.command.asking import budget
@@ -220,11 +220,11 @@ def forecast_all(
     for method, (_, study) in waiting.items():
         seen = forecast(study, places[method])
         total += seen.seconds
-        many = f"{seen.trials} trials" if seen.trials else f"trials for {duration(study.plan.seconds or 0)}"
+        many = counted(seen.trials, "trial") if seen.trials else f"trials for {duration(study.plan.seconds or 0)}"
         held = ", ".join(study.controls) or "no control"
         lines.append(
-            f"{method}: {many} of {seen.epochs} epochs over {', '.join(study.space)}, then {seen.final} retrainings "
-            f"(winner and {held}); about {duration(seen.seconds)}"
+            f"{method}: {many} of {counted(seen.epochs, 'epoch')} over {', '.join(study.space)}, then "
+            f"{counted(seen.final, 'retraining')} (winner and {held}); about {duration(seen.seconds)}"
         )
     lines += [f"{method}: left out, {why}" for method, why in record.left_out.items()]
     return "\n".join([*lines, f"all: about {duration(total)}"])

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bo_distill.methods.errors import UsageError
+from bo_distill.methods.errors import UsageError, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,7 +125,7 @@ class StudyView:
         plan, best = self._study.plan, self._study.best()
         found = f", the best {self._study.metric.told(self._study.value(best))}" if best else ""
         ended = sum(trial.finished for trial in self._study.of_phase("search"))
-        return f"<study {self.name}: {plan.task.method} on {plan.task.data.name}, {ended} trials{found}>"
+        return f"<study {self.name}: {plan.task.method} on {plan.task.data.name}, {counted(ended, 'trial')}{found}>"
 
     @property
     def path(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
+from bo_distill.methods.errors import counted
 from bo_distill.search.command.terminal import print_table
 from bo_distill.search.evidence.words import duration, percent, short, span
 from bo_distill.search.rows.export import printable
@@ -17,7 +18,9 @@ def print_summary(found: Mapping[str, Any], file: TextIO | None = None) -> None:
     searched = [trial for trial in found["trials"] if trial["phase"] == "search"]
     metrics = [METRICS[word] for word in found["metrics"]]
     began = f", begun with what {', '.join(found['warm'])} found" if found["warm"] else ""
-    what = f"{found['method']} on {found['data']['name']}, {found['searcher']}: {len(searched)} trials{began}"
+    what = (
+        f"{found['method']} on {found['data']['name']}, {found['searcher']}: {counted(len(searched), 'trial')}{began}"
+    )
     print(printable(what), file=file)
     print_table(
         ("trial", *found["searched"], *(metric.head for metric in metrics), "seconds", "status"),
@@ -55,7 +58,9 @@ def _words(found: Mapping[str, Any]) -> Iterator[str]:
         metrics = [METRICS[word] for word in found["metrics"]]
         told = ", ".join(metric.told(best["metrics"][metric.word]) for metric in metrics)
         if best["confirmed"]:
-            told += f", {metrics[0].text(best['confirmed']['mean'])} over {best['confirmed']['n']} fresh seeds"
+            told += (
+                f", {metrics[0].text(best['confirmed']['mean'])} over {counted(best['confirmed']['n'], 'fresh seed')}"
+            )
         first = f", the best in {metrics[0].title}" if found["front"] else ""
         yield f"The winner is trial {best['trial']}{first}, {told}:"
         for name in found["searched"]:

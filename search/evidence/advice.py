@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from bo_distill.methods.errors import counted
 from bo_distill.methods.space import Choice, Domain, Integer, Real, Searched
 from bo_distill.search.evidence.verdicts import against_controls
 from bo_distill.search.evidence.words import duration, short
@@ -22,7 +23,8 @@ Words = Callable[[Mapping[str, Any]], str]
 
 def on_command_line(options: Mapping[str, Any]) -> str:
     """As options of `bo-distill run`."""
-    return " ".join(f"--{name} {value}" for name, value in options.items())
+    each = [(name, one) for name, value in options.items() for one in (value if isinstance(value, list) else [value])]
+    return " ".join(f"--{name} {value}" for name, value in each)
 
 
 def in_python(options: Mapping[str, Any]) -> str:
@@ -36,14 +38,12 @@ def ended(study: Study, words: Words = on_command_line) -> str | None:
     """Why a search proposed fewer trials than it was given, and what else they can be spent on; None if it did not."""
     plan, asked = study.plan, len(study.of_phase("search"))
     if plan.out_of_time and plan.seconds:
-        spent = (
-            f"the search ended after {asked} trial{'s' * (asked != 1)}: its time, {duration(plan.seconds)}, was spent"
-        )
+        spent = f"the search ended after {counted(asked, 'trial')}: its time, {duration(plan.seconds)}, was spent"
         return f"{spent}; {words(further(study, 'N'))} goes on" if grows(study) else spent
     reason = (study.searcher_state or {}).get("reason")
     if not reason or not plan.searched or asked >= plan.searched:
         return None
-    said = f"the search ended after {asked} of {plan.searched} trials: {reason}"
+    said = f"the search ended after {asked} of {counted(plan.searched, 'trial')}: {reason}"
     return said if plan.confirm else f"{said}; {words({'confirm': 'K'})} spends trials on running the K best again"
 
 
@@ -55,7 +55,12 @@ def grows(study: Study) -> bool:
 def further(study: Study, trials: int | str) -> dict[str, Any]:
     """The options that add so many trials to a study; a search whose best were run again goes on in a new one only."""
     over = study.of_phase("final") or study.of_phase("confirm")
-    return {"extend" if over else "resume": study.plan.task.study, "trials": f"+{trials}"}
+    return {"extend" if over else "resume": study.plan.task.study, **_trusted(study), "trials": f"+{trials}"}
+
+
+def _trusted(study: Study) -> dict[str, Any]:
+    """The option that a study with code from outside the project needs to go on."""
+    return {"trust": study.plan.outside} if study.plan.outside else {}
 
 
 def end_of(domain: Searched, value: Any) -> str:
@@ -93,7 +98,9 @@ def advice(study: Study, words: Words = on_command_line) -> list[str]:
     """
     if study.best() is None:
         if not study.complete:
-            return [f"No trial has ended well yet; {words({'resume': study.plan.task.study})} goes on."]
+            return [
+                f"No trial has ended well yet; {words({'resume': study.plan.task.study, **_trusted(study)})} goes on."
+            ]
         return ["No trial was finished: mend what the trials' reasons say, then search again."]
     parts = (_wider(study, words), _later(study, words), _unread(study, words), _seeds(study, words))
     return [sentence for part in (*parts, _confirmed(study, words)) for sentence in part]
@@ -133,7 +140,7 @@ def _unread(study: Study, words: Words) -> Iterator[str]:
     if plan.seeds:
         return
     more = f"{words(further(study, 'N'))} searches on; " if grows(study) else ""
-    end = words({"resume": plan.task.study, "seeds": 3})
+    end = words({"resume": plan.task.study, **_trusted(study), "seeds": 3})
     yield f"The test split is unread. {more}{end} retrains the winner and scores it on test, which ends the search."
 
 

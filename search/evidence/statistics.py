@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
+from bo_distill.methods.errors import counted
 from bo_distill.methods.paired import holm
 from bo_distill.search.evidence.words import points, span
 from bo_distill.search.searchers.registry import SEARCHERS
@@ -137,7 +138,7 @@ class Paired:
 
     def sentence(self, name: str, other: str) -> str:
         """What the difference shows, in one sentence."""
-        over = f"{self.n} {'seed' if self.n == 1 else 'seeds'}"
+        over = counted(self.n, "seed")
         if self.interval is None:
             why = "one seed shows no difference" if self.n == 1 else f"the same on all {over}, so there is no interval"
             return f"From {other} to {name}: {points(self.mean)} points; {why}."
@@ -358,16 +359,19 @@ def verdict(found: Mapping[str, Any], unit: str = "accuracy") -> str:
             )
     hidden = [f"{pair['a']} and {pair['b']}" for pair in found["pairs"] if not pair["shown"]]
     if hidden:
-        said.append(f"no difference shown between {', '.join(hidden)}")
+        said.append(f"{'no' if said else 'No'} difference shown between {', '.join(hidden)}")
     repeats, sd = found["repeats"], found["noise_sd"]
     if sd is None:
-        return "no verdict: one repeat says nothing about chance."
+        return "No verdict: one repeat says nothing about chance."
     if not said:
-        return "no verdict: only one searcher ran; name at least two."
+        return "No verdict: only one searcher ran; name at least two."
     bound = smallest_p(repeats) * max(1, len(found["pairs"]))
-    gap, needed = f"find a gap of one noise standard deviation ({scale * sd:.2g}{word})", found["repeats_needed"]
+    gap = f"find a gap of one noise standard deviation ({scale * sd:.2g}{word})"
+    many = f"{found['repeats_needed']} repeats {gap} in at least 80% of cases"
     if bound > ALPHA:
-        design = f"cannot show one, since their smallest possible p is {min(1.0, bound):.2g}; {needed} repeats {gap}"
+        design = f"cannot show one, since their smallest possible p is {min(1.0, bound):.2g}; {many}"
     else:
-        design = f"{gap} in {found['power']:.0%} of cases, {needed}"
-    return f"{'; '.join(said)}; {repeats} repeats {design} in at least 80%."
+        design = f"{gap} in {found['power']:.0%} of cases"
+        if found["repeats_needed"] > repeats:
+            design += f", {found['repeats_needed']} in at least 80%"
+    return f"{'; '.join(said)}; {repeats} repeats {design}."

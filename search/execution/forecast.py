@@ -24,6 +24,7 @@ from bo_distill.methods import get
 from bo_distill.methods.data import load, stage_running
 from bo_distill.methods.data.dataset import Data, Split
 from bo_distill.methods.data.source import sample
+from bo_distill.methods.errors import counted
 from bo_distill.methods.method import State, flatten
 from bo_distill.methods.outside import trust
 from bo_distill.methods.training import Training
@@ -291,7 +292,7 @@ def describe(study: Study, place: Layout, others: Sequence[Layout]) -> str:
     """
     plan, method, info, seen = study.plan, study.method, study.info, forecast(study, place)
     ranges = [f"  {n}: {d}{', log scale' if getattr(d, 'log', False) else ''}" for n, d in study.space.items()]
-    confirm = f"{seen.confirm} runs of the best {plan.confirm} over fresh seeds, " if plan.confirm else ""
+    confirm = f"{counted(seen.confirm, 'run')} of the best {plan.confirm} over fresh seeds, " if plan.confirm else ""
     confirm += f"{seen.tune} of the controls' own searches, " if seen.tune else ""
     many = f"{seen.trials} of the search"
     if plan.seconds is not None:
@@ -303,12 +304,12 @@ def describe(study: Study, place: Layout, others: Sequence[Layout]) -> str:
             f"; by processor time: other work left the rehearsal {100 * seen.share:.0f}% of a core, so it takes longer"
         )
     lines = [
-        f"{method.name} on {info.name} ({info.train_size} rows), recipe {plan.task.recipe}, searcher {plan.searcher}",
+        f"{method.name} on {info.name}, recipe {plan.task.recipe}, searcher {plan.searcher}",
         f"data        {info.train_size:,} training, {info.val_size:,} validation and {info.test_size:,} test rows",
         *(f"            {line}" for line in info.account.lines()),
         *ranges,
         *([f"warm        begins with what {', '.join(plan.warm)} found"] if plan.warm else []),
-        f"trials      {many}, {confirm}then {seen.final} retrainings (winner, controls)",
+        f"trials      {many}, {confirm}then {counted(seen.final, 'retraining')} (winner, controls)",
         f"stages      {', '.join(s.name for s in method.stages)}; cached: {', '.join(seen.cached) or 'none'}",
         f"epochs      {seen.epochs} a trial, over all stages",
         f"MACs        {seen.macs:.3g} to train",

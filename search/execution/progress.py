@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from ray.tune import Callback
 
+from bo_distill.methods.errors import counted
 from bo_distill.search.evidence.words import duration
 from bo_distill.search.rows.export import printable
 from bo_distill.search.searchers.registry import pauses
@@ -46,12 +47,13 @@ class ProgressLines(Callback):
             self.status.start()
             return
         plan = study.plan
-        trials = f"{plan.searched} trials" if plan.searched else "trials"
+        trials = counted(plan.searched, "trial") if plan.searched else "trials"
         if pauses(plan.searcher):
             trials = f"the epochs of {trials}"
         if plan.seconds:
             trials += f" for {duration(plan.seconds)}"
-        self.say(f"{plan.task.study}: {trials}, then {later_runs(study)} later runs; {width} at a time")
+        later = f", then {counted(runs, 'later run')}" if (runs := later_runs(study)) else ""
+        self.say(f"{plan.task.study}: {trials}{later}; {width} at a time")
 
     def say(self, line: str) -> None:
         """A line where there is no terminal to redraw one on. That nobody reads it ends no search."""
@@ -133,10 +135,10 @@ class ProgressLines(Callback):
         searched = sum(t.finished for t in self.study.of_phase("search"))
         total = None if pauses(plan.searcher) else plan.searched  # epochs are its budget, not trials
         done = sum(t.finished for t in self.study.trials)
-        yield f"{searched}{f' of {total}' if total else ''} trials"
+        yield f"{searched} of {counted(total, 'trial')}" if total else counted(searched, "trial")
         later = later_runs(self.study)
         if done > searched:
-            yield f"{done - searched} of {later} later runs"
+            yield f"{done - searched} of {counted(later, 'later run')}"
         if best := self.study.best():
             yield f"best {self.study.metric.told(self.study.value(best))}"
         left = (max(total - searched, 0) if total and done == searched else 0) + later - (done - searched)

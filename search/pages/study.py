@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from bo_distill.distributed.storage import Storage
+from bo_distill.methods.errors import counted
 from bo_distill.search.evidence.statistics import student
 from bo_distill.search.evidence.words import duration, percent, span
 from bo_distill.search.execution.comparison import course
@@ -61,9 +62,10 @@ def live_page(study: Study, version: int) -> str:
     ended, later = [t for t in searched if t.finished], len(study.trials) - len(searched)
     running = [t.job.number for t in study.trials if t.status == "running"]
     paused = sum(t.status == "paused" for t in study.trials)
-    words = [f"Live: {len(ended)}{f' of {total}' if total else ''} trials have ended"]
+    of = f"{len(ended)} of " if total else ""
+    words = [f"Live: {of}{counted(total or len(ended), 'trial has ended', 'trials have ended')}"]
     if later:
-        words.append(f"{sum(t.finished for t in study.trials) - len(ended)} of {later} later runs")
+        words.append(f"{sum(t.finished for t in study.trials) - len(ended)} of {counted(later, 'later run')}")
     if running:
         words.append(f"under way: {', '.join(map(str, running))}")
     if paused:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bo_distill.methods.errors import counted
 from bo_distill.methods.paired import holm
 from bo_distill.search.evidence.statistics import student, t_test
 from bo_distill.search.evidence.words import NONE
@@ -57,7 +58,7 @@ class Line:
             return NONE
         span, seeds = student(differences), len(differences)
         between = f" ({span[0]:{form}} to {span[1]:{form}})" if span else ""
-        fewer = f", {seeds} seed{'s' * (seeds != 1)} of both"
+        fewer = f", {counted(seeds, 'seed')} of both"
         alone = seeds < max(len(self.scores), len(other.scores))
         return f"{statistics.fmean(differences):{form}}{between}{fewer if alone else ''}"
 

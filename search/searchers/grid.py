@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bo_distill.methods.errors import UsageError
+from bo_distill.methods.errors import UsageError, counted
 from bo_distill.methods.space import Choice, Integer, Real, Searched
 from bo_distill.search.searchers.base import NAMED, IndexedSearch, Settings, Space
 
@@ -67,7 +67,8 @@ def grid(space: Space, trials: int | None) -> list[Settings]:
         points = {name: len(d.options) if isinstance(d, Choice) else min(2, most[name]) for name, d in space.items()}
         if math.prod(points.values()) > trials:
             least = math.prod(points.values())
-            raise UsageError(f"--trials {trials}: a grid over {', '.join(space)} has at least {least} combinations")
+            many = counted(trials, "trial")
+            raise UsageError(f"{many}: a grid over {', '.join(space)} takes at least {least}; give as many or more")
         while True:
             grown = [
                 name

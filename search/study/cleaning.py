@@ -95,8 +95,8 @@ def needed(storage: Storage) -> dict[str, set[str]]:
             found[name] = needed_by(Study.open(storage, name))
         except UsageError as error:
             raise UsageError(
-                f"{error}; until it is known what study {name} needs nothing is removed: mend or delete "
-                f"{storage.path('studies', name)}"
+                f"{error}; until then it is not known what study {name} needs, and clean removes nothing; a study that "
+                f"is past mending can be deleted: {storage.path('studies', name)}"
             ) from None
     return found
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, cast
 
 from bo_distill.methods.cost import Cost, count
-from bo_distill.methods.errors import UsageError
+from bo_distill.methods.errors import UsageError, counted
 from bo_distill.methods.method import Configs, flatten
 from bo_distill.methods.space import Real
 from bo_distill.search.rows.files import write_row
@@ -224,7 +224,7 @@ class Conductor:
         before = f"; extends {plan.extends}" if plan.extends else ""
         before += f"; learned from {', '.join(plan.warm)}" if plan.warm else ""
         if others := readers(self.study):
-            before += f"; read before by {others} other {'study' if others == 1 else 'studies'} of this method and data"
+            before += f"; read before by {counted(others, 'other study', 'other studies')} of this method and data"
         self.study.note_test("opened", f"{', '.join(what)}; seeds {', '.join(map(str, seeds))}{before}")
         for run in runs:
             self._queue(*run)
@@ -281,6 +281,12 @@ class Conductor:
         number, row = trial.job.number, self.row(trial, outcome)
         found = {word: METRICS[word].of(row) for word in self.study.plan.metrics if word != ACCURACY}
         trial.values = {word: value for word, value in found.items() if value is not None}
+        lacking = [word for word in self.study.plan.metrics if self.study.value(trial, word) is None]
+        if lacking and outcome.status == "done" and trial.job.phase in ("search", "confirm"):
+            # It can be compared with no other, and nobody would hear why.
+            reason = f"no {METRICS[lacking[0]].title}: its last stage returned none, or none that is finite"
+            outcome = dataclasses.replace(outcome, status="failed", reason=reason)
+            trial.status, trial.reason, row = outcome.status, outcome.reason, self.row(trial, outcome)
         self.study.save_outcome(number, outcome)
         write_row(self.study.storage, row)
         if trial.job.phase == "search":

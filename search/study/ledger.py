@@ -130,9 +130,8 @@ class Study:
     @property
     def resume_words(self) -> str:
         """The options by which a person goes on with the study."""
-        task = self.plan.task
-        module, colon, _ = task.method.partition(":")
-        return f"--resume {task.study} --storage {self.storage.uri}" + (f" --trust {module}" if colon else "")
+        trusted = "".join(f" --trust {module}" for module in self.plan.outside)
+        return f"--resume {self.plan.task.study} --storage {self.storage.uri}{trusted}"
 
     @classmethod
     def open(cls, storage: Storage, name: str) -> Study:

@@ -215,6 +215,12 @@ class Plan:
         """Runs of the best again."""
         return self.confirm * CONFIRM_SEEDS
 
+    @property
+    def outside(self) -> list[str]:
+        """Modules from outside the project, of its method and searcher, that only a person's `--trust` lets run."""
+        words = (self.task.method, self.searcher)
+        return list(dict.fromkeys(word.partition(":")[0] for word in words if ":" in word))
+
     def final_seeds(self, seen: Collection[int] = ()) -> list[int]:
         """Fresh seeds, of the retrainings of the winner and of each control: none that was `seen` in choosing it."""
         first = self.task.seed + 1

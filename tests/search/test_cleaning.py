@@ -156,7 +156,7 @@ def test_a_study_that_cannot_be_read_stops_it(study: Study, capsys: pytest.Captu
     storage = study.storage
     (result, *_) = left(storage, "e" * 20)
     storage.write_bytes("studies/s/study.json", b"{")
-    with pytest.raises(UsageError, match="nothing is removed: mend or delete"):
+    with pytest.raises(UsageError, match="clean removes nothing; a study that is past mending"):
         list(clean(storage))
     assert storage.exists(result)
     assert main(["clean", "--unused", f"--storage={storage.uri}"]) == 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from bo_distill.methods.space import Real
 from bo_distill.search.command.asking import make_plan
 from bo_distill.search.command.config import command, toml_of
 from bo_distill.search.command.summary import print_summary
+from bo_distill.search.evidence.advice import advice, in_python
 from bo_distill.search.evidence.pareto import Front, front, hypervolume
 from bo_distill.search.evidence.summary import summarise
 from bo_distill.search.execution.trial import attempt
@@ -131,6 +134,30 @@ def step(study: Study) -> bool:
     val = {"accuracy": accuracy(trial.job.settings), "loss": 0.1 + (x - 0.8) ** 2 + (y - 0.6) ** 2}
     conductor.settle(trial, Outcome(val=val, started=time.time(), seconds=1.0))
     return True
+
+
+def test_what_goes_on_lets_code_from_outside_run(storage: Storage) -> None:
+    study, module = begin(storage, ("val_accuracy",)), TRIVIAL.partition(":")[0]
+    assert study.resume_words.endswith(f" --trust {module}")
+    assert toml_of(study.plan).startswith(
+        f"# The same search again: bo-distill run --config THIS_FILE --trust {module}\n"
+    )
+    assert dataclasses.replace(study.plan, searcher="own:Search").outside == [module, "own"]
+    assert advice(study) == [f"No trial has ended well yet; --resume s --trust {module} goes on."]
+    assert advice(study, in_python) == [
+        f"No trial has ended well yet; bo_distill.run(resume='s', trust=['{module}']) goes on."
+    ]
+
+
+def test_a_trial_without_the_metric_that_is_searched_says_so(storage: Storage) -> None:
+    study = begin(storage, ("val_accuracy", "val_loss"))
+    conductor = Conductor(study)
+    for val in ({"accuracy": 0.9}, {"accuracy": 0.9, "loss": math.inf}):
+        trial = conductor.ask()
+        assert trial
+        conductor.settle(trial, Outcome(val=val, started=time.time(), seconds=1.0))
+        assert trial.status == "failed" and trial.reason.startswith("no validation loss: its last stage returned none")
+        assert study.outcome(trial.job.number).status == "failed"
 
 
 def test_a_study_of_two_metrics_names_its_front_and_goes_on(

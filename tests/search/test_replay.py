@@ -224,8 +224,10 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--noise=1", "--confirm=2", "--confirm-seeds=2"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["verdict"] and found["makespan"]["random"] == 81 and "removed" in found["confirm"]
+    assert main([*words[:-1], "--trials=1", "--searchers=random,bo"]) == 0
+    assert ": 20 studies of 1 trial, 1 at once" in (said := capsys.readouterr().out) and "1 trials" not in said
     assert main(words[:-1]) == 0
-    assert "no difference shown" in (said := capsys.readouterr().out) or "is better than" in said
+    assert "No difference shown" in (said := capsys.readouterr().out) or "is better than" in said
 
 
 def test_trials_that_are_stopped_early_have_the_epochs_of_whole_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,5 +117,5 @@ def test_a_grid_too_small_for_a_control_is_refused_before_it_is_paid_for(
     words = ["center_loss", "--data=digits", "--grid", "--search=joint.lr", "--trials=3", "--tune-controls"]
     assert main([*words, f"--storage={tmp_path / 'results'}"]) == 2
     said = capsys.readouterr().err
-    assert "--trials 3: a grid over joint.weight, joint.margin, joint.lr has at least 8" in said
+    assert "3 trials: a grid over joint.weight, joint.margin, joint.lr takes at least 8; give as many" in said
     assert not (tmp_path / "results").exists()

@@ -27,7 +27,7 @@ from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.data.images.pixels import Pixels, Unreadable, own_limit, read
 from bo_distill.methods.data.images.store import Kept, Rows, alone, decoded, load_kept, place_of
 from bo_distill.methods.data.source import Source, once
-from bo_distill.methods.errors import UsageError
+from bo_distill.methods.errors import UsageError, counted
 
 VERSION = 1  # of the files and of the pixels in them
 ENDS = 4096  # bytes at both ends of a file that are compared before all of it is
@@ -197,7 +197,7 @@ def _used(
     what += ", ..." if len(broken) > 3 else ""
     if broken and spec.unreadable == "refuse":
         raise UsageError(
-            f"{spec.name}: {len(broken)} of {len(pixels)} images do not decode; mend or remove {what}, "
+            f"{spec.name}: {len(broken)} of {counted(len(pixels), 'image')} cannot be read; mend or remove {what}, "
             "or leave them out with --unreadable drop"
         )
     sound = [row for row in range(len(pixels)) if row not in broken]

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 def history(
     trials: Sequence[tuple[int, float | None, str]], metric: Metric, winner: int | None, narrow: bool = False
 ) -> Figure:
-    """The metric of each trial (number, value, status) and the best so far; `winner` is a number."""
+    """The metric of each trial (number, value, status) and the best so far; `winner` is a number.
+
+    Trials without a value stand beyond the worst one."""
     figure = blank(NARROW if narrow else WIDE, 3.3)
     axes: Any = figure.add_subplot()
     seen = [metric.shown(a) for _, a, _ in trials if a is not None]
-    floor = (min if metric.higher else max)(seen, default=0.0)
+    low, high = min(seen, default=0.0), max(seen, default=0.0)
+    beyond = 0.08 * (high - low)
+    floor = low - beyond if metric.higher else high + beyond
     for status, (marker, word) in STATUS.items():
         here = [(n, floor if a is None else metric.shown(a)) for n, a, s in trials if s == status]
         if here:

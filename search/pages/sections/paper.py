@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+LEFT_OUT = "Left out here: the whole page has it, which the search writes at its end and bo-distill report at any time."
+
+
 def add_paper(page: Page, f: Findings, draw: bool) -> None:
     """
     Args:
@@ -27,7 +30,7 @@ def add_paper(page: Page, f: Findings, draw: bool) -> None:
     page.section("The paper's tables and figures")
     chosen = winner(f.study)
     if chosen is None:
-        page.say("No trial was finished.")
+        page.say("No trial has finished.")
         return
     tables = f.outcomes[chosen.job.number].tables
     for table in tables.values():
@@ -37,9 +40,7 @@ def add_paper(page: Page, f: Findings, draw: bool) -> None:
             f"Tables are of trial {chosen.job.number} (seed {chosen.job.seed}), on test, as noted when it was scored."
         )
     if not f.study.method.figures or not draw:
-        page.say(
-            "The method's own figures were not asked for." if f.study.method.figures else "The method has no figures."
-        )
+        page.say(LEFT_OUT if f.study.method.figures else "The method has no figures.")
         return
     try:
         figures, turnables = drawn(f.study, chosen)

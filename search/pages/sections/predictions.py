@@ -12,14 +12,14 @@ from torch import Tensor
 from bo_distill.methods import pictures
 from bo_distill.methods.data import stage_running
 from bo_distill.methods.data.dataset import Split
-from bo_distill.methods.errors import UsageError
+from bo_distill.methods.errors import UsageError, counted
 from bo_distill.methods.metrics import calibration_error, reliability
 from bo_distill.search.evidence.words import percent
 from bo_distill.search.pages.charts.look import NARROW
 from bo_distill.search.pages.charts.predictions import diagram
 from bo_distill.search.pages.findings import Findings
 from bo_distill.search.pages.page import Cell, Page
-from bo_distill.search.pages.sections.paper import rebuilt
+from bo_distill.search.pages.sections.paper import LEFT_OUT, rebuilt
 from bo_distill.search.study.winner import winner
 
 SHOWN = 12  # errors
@@ -29,13 +29,13 @@ CONFUSED = 8  # pairs of classes
 def add_predictions(page: Page, f: Findings, draw: bool) -> None:
     """
     Args:
-        draw: run the winner's network on validation; else say that this was not asked for.
+        draw: run the winner's network on validation; else say that this is left out.
     """
 
     page.section("Answers")
     chosen = winner(f.study)
     if chosen is None or not draw:
-        page.say("No trial was finished." if chosen is None else "The winner's answers were not asked for.")
+        page.say("No trial has finished." if chosen is None else LEFT_OUT)
         return
     try:
         with stage_running():  # the test split is locked
@@ -51,7 +51,7 @@ def add_predictions(page: Page, f: Findings, draw: bool) -> None:
     right = float((guess == labels).double().mean())
     task = f", {info.tasks[0][0]}" if len(info.tasks) > 1 else ""
     page.say(
-        f"Trial {chosen.job.number} (seed {chosen.job.seed}) on the {len(labels):,} rows of validation{task}:",
+        f"Trial {chosen.job.number} (seed {chosen.job.seed}) on the {counted(len(labels), 'row')} of validation{task}:",
         f"{percent(right)}% right.",
     )
     _confusions(page, labels, guess, info.classes)

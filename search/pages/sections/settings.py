@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bo_distill.methods.errors import counted
 from bo_distill.search.evidence import importance
 from bo_distill.search.pages.charts import settings as charts
 from bo_distill.search.pages.findings import Findings
@@ -47,7 +48,7 @@ def _importance(page: Page, tried: charts.Tried) -> importance.Anova | None:
     """The forest, where it says anything about trials that it has not seen."""
     found, trials = importance.anova(tried.x, tried.y), len(tried.y)
     if found is None:
-        page.say(f"{trials} finished trials are too few, or too much alike, to say what mattered.")
+        page.say(f"{counted(trials, 'finished trial')}: too few, or too much alike, to say what mattered.")
         return None
     if found.r2 <= 0:
         page.say(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
+from bo_distill.methods.errors import counted
 from bo_distill.methods.space import Choice, Domain
 from bo_distill.search.evidence.advice import advice
 from bo_distill.search.evidence.statistics import Paired, student
@@ -25,13 +26,13 @@ def add_summary(page: Page, f: Findings) -> None:
     page.say(f"{f.study.method.paper}.")
     how = "No search" if plan.searcher == NONE else entry_of(plan.searcher).title
     page.say(
-        f"{how} over {', '.join(plan.space)}: {len(searched)} trials on",
+        f"{how} over {', '.join(plan.space)}: {counted(len(searched), 'trial')} on",
         f"{plan.task.data.name}, recipe {plan.task.recipe}. Trials were compared on validation only.",
         f"The search began with what {', '.join(plan.warm)} found." if plan.warm else "",
         "" if f.study.complete else "The study is not complete: what follows is what there is so far.",
     )
     if best is None:
-        page.say("No trial was finished, so there is no winner.")
+        page.say("No trial has finished, so there is no winner.")
         return
     won = f.tests("final")
     _tiles(page, f, best, list(won.values()))
@@ -43,7 +44,7 @@ def add_summary(page: Page, f: Findings) -> None:
         _flattery(page, f, best)
         _controls(page, f, won)
     else:
-        page.say("The winner was not retrained, and the test split was not read.")
+        page.say("The winner has not been retrained, and the test split has not been read.")
     if f.study.complete and plan.searcher != NONE and (said := advice(f.study)):
         page.add("listed", title="What to do next", entries=said)
 
@@ -59,9 +60,9 @@ def _tiles(page: Page, f: Findings, best: Trial, tested: list[float]) -> None:
         note += f", 95%: {span(interval)}" if interval else ""
         tiles.append((f"{who} on test", f"{percent(fmean(tested))}%", note))
     spent = duration(sum(t.seconds for t in f.study.trials))
-    tiles.append(("time of all trials", spent, f"{len(f.study.trials)} trials"))
+    tiles.append(("time of all trials", spent, counted(len(f.study.trials), "trial")))
     if failed := sum(t.status == "failed" for t in f.study.trials):
-        tiles.append(("failed", str(failed), "trials"))
+        tiles.append(("failed", str(failed), f"of {counted(len(f.study.trials), 'trial')}"))
     page.add("tiles", entries=tiles)
 
 
@@ -75,7 +76,7 @@ def _flattery(page: Page, f: Findings, best: Trial) -> None:
     if confirmed := f.study.confirmed(best):
         told = fmean(confirmed)
         how = (
-            f"mean over {len(confirmed)} fresh seeds, {metric.told(told)}, is that of the best of "
+            f"mean over {counted(len(confirmed), 'fresh seed')}, {metric.told(told)}, is that of the best of "
             f"{f.study.plan.confirm} and so flatters it"
         )
     elif best.estimate is not None:

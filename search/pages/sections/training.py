@@ -14,7 +14,7 @@ def add_training(page: Page, f: Findings) -> None:
     page.section("Training")
     chosen = winner(f.study)
     if chosen is None:
-        page.say("No trial was finished.")
+        page.say("No trial has finished.")
         return
     stages: dict[str, list[tuple[bool, list[dict[str, Any]]]]] = {}
     seen = set()

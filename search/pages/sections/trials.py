@@ -15,7 +15,7 @@ def add_history(page: Page, f: Findings) -> None:
     page.section("Search history")
     trials = [t for t in f.study.of_phase("search") if t.finished]
     if not trials:
-        page.say("No trial was finished.")
+        page.say("No trial has finished.")
         return
     best = f.study.best()
     metric, value = f.study.metric, f.study.value
@@ -55,7 +55,7 @@ def add_front(page: Page, f: Findings) -> None:
     page.section("Pareto front")
     found = Front.of(f.study)
     if found is None:
-        page.say("No trial was finished.")
+        page.say("No trial has finished.")
         return
     page.say(found.sentence(), f"The winner is the one of them that is best in {found.metrics[0].title}.")
     value = f.study.value

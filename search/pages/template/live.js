@@ -70,7 +70,7 @@ const ask = async () => {
     now = await (await fetch('version')).json();
     if (now.version !== version) text = await (await fetch('/')).text();
   } catch {
-    status.textContent = 'The search does not answer any more; this is what it had found.';
+    status.textContent = 'The search does not answer any more: it has ended or was stopped. The last of what it found may be missing here; bo-distill report shows it all.';
     return;
   }
   if (text) update(text);

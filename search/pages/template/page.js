@@ -51,7 +51,7 @@ const enliven = (table, study) => {
   const sift = () => {
     const fits = test(filter.value, names);
     for (const row of body.rows) row.hidden = !fits(row);
-    count.textContent = `${shown().length} of ${body.rows.length} trials`;
+    count.textContent = `${shown().length} of ${body.rows.length} trial${body.rows.length === 1 ? '' : 's'}`;
   };
   const sort = (column, descending) => {
     heads.forEach((head, i) => head.setAttribute('aria-sort',
