@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bo_distill.methods.errors import counted
 from bo_distill.search.evidence.statistics import Paired
 from bo_distill.search.study.ledger import Study
 
@@ -36,7 +37,9 @@ def cautions(study: Study) -> list[str]:
         runs = [t for t in study.of_phase("control" if control else "final") if t.job.control == control]
         if failed := sum(trial.status == "failed" for trial in runs):
             who = control.replace("_", " ") if control else "the winner"
-            said.append(f"{failed} of {len(runs)} retrainings of {who} failed, which its figures on test leave out.")
+            said.append(
+                f"{failed} of {counted(len(runs), 'retraining')} of {who} failed, which its figures on test leave out."
+            )
     parts = [part for note in study.test_notes() if note["event"] == "opened" for part in note["what"].split("; ")]
     said += [f"The test split was {part}." for part in dict.fromkeys(parts) if part.startswith("read before by")]
     return said
