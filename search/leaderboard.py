@@ -55,7 +55,7 @@ def show(storage: Storage, arguments: argparse.Namespace) -> int:
     if len(table) == 0:
         print("no rows match", file=sys.stderr if arguments.json else sys.stdout)
     elif len(table) > len(records):
-        print(f"cut after {counted(len(records), 'row')}; --top 0 shows all", file=sys.stderr)
+        print(f"the first {counted(len(records), 'row')}; --top 0 shows all", file=sys.stderr)
     return OK
 
 

@@ -290,7 +290,7 @@ def test_repeats_that_cannot_show_a_difference_are_said_before_they_are_paid_for
         (["fsp", "--budget-seconds=-1"], "--budget-seconds -1"),
         (["fsp", "--budget=3", "--budget-macs=1e9"], "--budget"),
         (["fsp", "--searchers=grid", "--budget-macs=1e9"], "grid alone"),
-        (["fsp", "--budget=3"], "--trials 3"),
+        (["fsp", "--budget=3"], "error: 3 trials: a grid over transfer.lr, transfer.weight takes at least 4"),
         (["fsp", "--repeats=1"], "--repeats 1"),
         (["fsp", "--bo"], "--bo"),
         (["fsp", "--trials=4"], "--trials"),

@@ -36,12 +36,14 @@ def begun(storage: Storage, trials: int) -> tuple[Study, list[Any]]:
 
 
 def got(address: str, path: str = "", **headers: str) -> tuple[int, str]:
-    """Status and text of an answer."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(address + path, headers=headers), timeout=60) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+    """Status and text of an answer, once the page is drawn, however long a busy machine takes for it."""
+    while True:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(address + path, headers=headers), timeout=60) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                return error.code, error.read().decode()
 
 
 def test_a_process_serves_it_to_this_machine_alone_and_ends_with_the_search(

@@ -266,7 +266,7 @@ def test_an_epoch_budget_starts_no_trial_beyond_it() -> None:
         (["branin", "--failures=1"], "--failures 1"),
         (["branin", "--noise=nan"], "--noise nan"),
         (["branin", "--studies=1"], "--studies 1"),
-        (["hartmann6", "--trials=20"], "--trials 20"),
+        (["hartmann6", "--trials=20"], "error: 20 trials: a grid over x1, x2, x3, x4, x5, x6 takes at least 64"),
         (["branin", "--confirm=9"], "--confirm 9"),
         (["--makespan=nothing"], "nothing"),
     ],

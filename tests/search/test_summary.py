@@ -170,7 +170,8 @@ def test_where_no_difference_is_shown_more_seeds_are_proposed(study: Study, monk
     found = Paired.of({1: 0.90, 2: 0.92, 3: 0.88}, {1: 0.89, 2: 0.90, 3: 0.90})
     monkeypatch.setattr("bo_distill.search.evidence.advice.against_controls", lambda study: {"student_alone": found})
     (sentence,) = [sentence for sentence in advice(study) if "seeds show" in sentence]
-    assert "3 would show one of 6.8 points from student alone in four of five cases, 10 one of 2.1" in sentence
+    words = "3 that spread as these do would show one of 6.8 points from student alone in four of five cases, 10"
+    assert f"{words} one of 2.1" in sentence
     assert "--seeds 10" in sentence
 
 
