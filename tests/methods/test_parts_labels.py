@@ -69,7 +69,7 @@ def test_labels_that_look_alike_are_pointed_out() -> None:
     counts = {"yes": 9, "Yes": 1, "1": 2, "1.0": 3, "007": 1, "7": 5, "a\u200b": 1, "a": 4, '"q"': 1, "q": 2, "no": 3}
     assert set(alike(counts)) == {("yes", "Yes"), ("1.0", "1"), ("7", "007"), ("a", "a\u200b"), ("q", '"q"')}
     (note,) = alike_notes(["a"] * 3 + ["a\u200b"])
-    assert note == r"labels that look alike stay different classes: a (3 rows), a\u200b (1 rows)"
+    assert note == r"labels that look alike stay different classes: a (3 rows), a\u200b (1 row)"
 
 
 PARTS = st.sampled_from(["train", "val", "test"])

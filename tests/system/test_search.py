@@ -140,7 +140,7 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert b"digits: rows" in said, "what was read, before the search"
-    assert b"2 of 2 trials | 1 of 1 later runs | best 7" in said
+    assert b"2 of 2 trials | 1 of 1 later run | best 7" in said
     assert "leaderboard" in out
 
 
@@ -174,7 +174,7 @@ def test_two_workers_and_a_scheduler(tmp_path: Path) -> None:
         (["fsp", "--trials=0"], "--trials 0"),
         (["fsp", "--trials=-3"], "--trials -3"),
         (["fsp", "--trials=+3"], "--resume"),
-        (["fsp", "--grid", "--trials=3"], "--trials 3"),
+        (["fsp", "--grid", "--trials=3"], "error: 3 trials: a grid over transfer.lr, transfer.weight takes at least 4"),
         (["fsp", "--workers=0"], "--workers: 0"),
         (["fsp", "--seeds=-1"], "--seeds -1"),
         (["fsp", "--workers=999"], "--workers 999"),
