@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bo_distill.methods.errors import counted
+
 WHY = {
     "empty": "without text or label",
     "duplicate": "equal to another row of their part",
@@ -33,8 +35,8 @@ class LeftOut:
     what: str = ""
 
     def __str__(self) -> str:
-        rows = "file" if self.why in ("not looked into", "unreadable") else "row"
-        words = f"{self.count:,} {rows}{'s' if self.count != 1 else ''} left out: {WHY[self.why]}"
+        noun = "file" if self.why in ("not looked into", "unreadable") else "row"
+        words = f"{counted(self.count, noun)} left out: {WHY[self.why]}"
         return f"{words} ({self.what})" if self.what else words
 
 

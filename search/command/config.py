@@ -160,8 +160,7 @@ def toml_of(plan: Plan) -> str:
     """The file that asks for the same search."""
     options = options_of(plan)
     tables = {name: value for name, value in options.items() if isinstance(value, dict)}
-    trusted = "".join(f" --trust {module}" for module in plan.outside)
-    lines = [f"# The same search again: bo-distill run --config THIS_FILE{trusted}"]
+    lines = [f"# The same search again: bo-distill run --config THIS_FILE{plan.trusting}"]
     lines += [f"{name} = {_toml(value)}" for name, value in options.items() if name not in tables]
     for name, table in tables.items():
         lines += ["", f"[{name}]", *(f"{_toml(field)} = {_toml(value)}" for field, value in table.items())]

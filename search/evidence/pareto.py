@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bo_distill.methods.errors import counted
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.metrics import METRICS, Metric
 from bo_distill.search.study.records import Trial
@@ -77,10 +78,10 @@ class Front:
 
     def sentence(self) -> str:
         """The front's size and hypervolume in words."""
-        (a, b), many = self.metrics, len(self.trials)
+        a, b = self.metrics
         made = (
-            f"{many} trial{'s' * (many != 1)} make{'s' * (many == 1)} the Pareto front of {a.title} and {b.title}: no "
-            "other is better in one and as good in the other."
+            f"{counted(len(self.trials), 'trial makes', 'trials make')} the Pareto front of {a.title} and {b.title}: "
+            "no other is better in one and as good in the other."
         )
         if {a.unit, b.unit} != {"count"}:
             made += " Each is one training, and chance helps to make a front: its values flatter, too."

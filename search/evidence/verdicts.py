@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from bo_distill.methods.errors import counted
 from bo_distill.search.evidence.statistics import Paired
 from bo_distill.search.study.ledger import Study
@@ -32,14 +34,13 @@ def verdicts(study: Study) -> list[str]:
 
 def cautions(study: Study) -> list[str]:
     """Why figures on test may flatter, a sentence for each: retrainings that failed, earlier looks at the split."""
-    said = []
-    for control in dict.fromkeys(trial.job.control for trial in study.of_phase("final") + study.of_phase("control")):
-        runs = [t for t in study.of_phase("control" if control else "final") if t.job.control == control]
-        if failed := sum(trial.status == "failed" for trial in runs):
-            who = control.replace("_", " ") if control else "the winner"
-            said.append(
-                f"{failed} of {counted(len(runs), 'retraining')} of {who} failed, which its figures on test leave out."
-            )
+    said, runs = [], defaultdict[str, list[str]](list)
+    for trial in study.of_phase("final") + study.of_phase("control"):
+        runs[(trial.job.control or "the winner").replace("_", " ")].append(trial.status)
+    for who, ended in runs.items():
+        if failed := ended.count("failed"):
+            many = counted(len(ended), "retraining")
+            said.append(f"{failed} of {many} of {who} failed, which its figures on test leave out.")
     parts = [part for note in study.test_notes() if note["event"] == "opened" for part in note["what"].split("; ")]
     said += [f"The test split was {part}." for part in dict.fromkeys(parts) if part.startswith("read before by")]
     return said

@@ -14,6 +14,7 @@ from bo_distill.distributed.seeds import seed_of
 from bo_distill.distributed.worker import Runtime, best_runtime
 from bo_distill.methods.cost import count
 from bo_distill.methods.data.dataset import Info
+from bo_distill.methods.errors import counted
 from bo_distill.methods.method import Configs, Method
 from bo_distill.search.evidence.words import duration
 from bo_distill.search.papers.lines import text
@@ -40,7 +41,7 @@ def missing(one: Reproduction, storage: Storage, precision: str, priced: bool) -
             network tell.
     """
     cache, runtime = StageCache(storage), best_runtime(precision)
-    counted: set[str] = set()
+    priced_before: set[str] = set()
     speeds: dict[int, float] = {}
     total, hours, trainings = 0, 0.0, 0
     for study in one.studies(storage, precision):
@@ -54,7 +55,7 @@ def missing(one: Reproduction, storage: Storage, precision: str, priced: bool) -
             jobs.setdefault(job.control or job.phase, []).append(job)
         for name, own in jobs.items():
             trainings += len(own)
-            words = f"{task.study} {name}: {len(own)} training{'s' * (len(own) > 1)}"
+            words = f"{task.study} {name}: {counted(len(own), 'training')}"
             if not priced:
                 yield words
                 continue
@@ -62,7 +63,7 @@ def missing(one: Reproduction, storage: Storage, precision: str, priced: bool) -
             for job in own:
                 configs = one.method.configure(task.recipe, {**task.settings, **job.settings})
                 keys = stage_keys(one.method, configs, info.fingerprint, job.seed, task.seed, runtime, task.workers)
-                macs += sum(stage.macs(configs, info) for stage in unmade(one.method, keys, cache, counted))
+                macs += sum(stage.macs(configs, info) for stage in unmade(one.method, keys, cache, priced_before))
             forward = count(one.method.costs(configs, info)["model"], info).macs
             if forward not in speeds:
                 speeds[forward] = probe(one.method, configs, info, runtime, forward)

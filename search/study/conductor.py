@@ -204,9 +204,8 @@ class Conductor:
         if best is None or not plan.seeds:
             return False
         chose = self.study.of_phase("confirm")
-        for (
-            name
-        ) in plan.warm:  # whose trainings, found again in the cache, would bring the luck that they were chosen for
+        # Trainings that a warm start learned from, found again in the cache, would bring the luck they were chosen for.
+        for name in plan.warm:
             with suppress(UsageError):
                 chose += Study.open(self.study.storage, name).of_phase("search")
         seeds = plan.final_seeds({trial.job.seed for trial in chose})

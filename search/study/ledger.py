@@ -130,8 +130,7 @@ class Study:
     @property
     def resume_words(self) -> str:
         """The options by which a person goes on with the study."""
-        trusted = "".join(f" --trust {module}" for module in self.plan.outside)
-        return f"--resume {self.plan.task.study} --storage {self.storage.uri}{trusted}"
+        return f"--resume {self.plan.task.study} --storage {self.storage.uri}{self.plan.trusting}"
 
     @classmethod
     def open(cls, storage: Storage, name: str) -> Study:

@@ -221,6 +221,11 @@ class Plan:
         words = (self.task.method, self.searcher)
         return list(dict.fromkeys(word.partition(":")[0] for word in words if ":" in word))
 
+    @property
+    def trusting(self) -> str:
+        """The options that let `outside` run, with a space before each."""
+        return "".join(f" --trust {module}" for module in self.outside)
+
     def final_seeds(self, seen: Collection[int] = ()) -> list[int]:
         """Fresh seeds, of the retrainings of the winner and of each control: none that was `seen` in choosing it."""
         first = self.task.seed + 1

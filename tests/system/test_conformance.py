@@ -37,8 +37,6 @@ from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Job, Plan, Task, Trial
 from helpers.tiny import TINY, TINY_SETTINGS
 
-# Two epochs wherever a stage trains, and no draw that depends on the number of ranks, such as dropout.
-
 pytestmark = pytest.mark.parametrize("name", list(METHODS))
 
 

@@ -22,7 +22,8 @@ def history(
 ) -> Figure:
     """The metric of each trial (number, value, status) and the best so far; `winner` is a number.
 
-    Trials without a value stand beyond the worst one."""
+    Trials without a value stand beyond the worst one.
+    """
     figure = blank(NARROW if narrow else WIDE, 3.3)
     axes: Any = figure.add_subplot()
     seen = [metric.shown(a) for _, a, _ in trials if a is not None]
