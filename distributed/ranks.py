@@ -17,7 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 
 from bo_distill.distributed.board import Board, meet
-from bo_distill.methods.errors import UsageError
+from bo_distill.methods.errors import UsageError, counted
 from bo_distill.methods.training import Training
 
 T = TypeVar("T")
@@ -125,9 +125,10 @@ def share_of(ranks: Ranks, training: Training, size: int, grouped: bool) -> Shar
     parts = training.groups(size) if grouped else size // 2
     if parts < ranks.size:
         remedy = f", group={max(2, size // ranks.size)}, or norm=global" if grouped else ""
-        groups = f" in {parts} groups for batch norm" if grouped else ""
+        groups = f" in {counted(parts, 'group')} for batch norm" if grouped else ""
+        most = counted(parts, "worker")
         raise UsageError(
-            f"{ranks.size} workers cannot share a batch of {size} rows{groups}; give at most {parts} workers{remedy}"
+            f"{ranks.size} workers cannot share a batch of {counted(size, 'row')}{groups}; give at most {most}{remedy}"
         )
     if not grouped:
         return Share(slice(size * ranks.rank // ranks.size, size * (ranks.rank + 1) // ranks.size), size, ())

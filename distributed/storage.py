@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from bo_distill.methods.errors import UsageError, check_utf8
 
+DEFAULT = "results"  # the storage where nobody names one, in the working directory
 OBJECT_STORES = ("s3", "gcs", "abfs")
 
 

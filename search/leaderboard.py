@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError, counted
-from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, trust_option
+from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, storage_option, trust_option
 from bo_distill.search.command.terminal import print_table, write_named
 from bo_distill.search.rows import compaction, sql
 from bo_distill.search.rows.export import exported, flat, json_text, literal, markdown, plain, printable
@@ -269,10 +269,10 @@ def _natural(text: str) -> int:
 def parser() -> Parser:
     whole = Parser(prog="python -m search.leaderboard", description="What the studies found: one row for every trial.")
     # Words that may stand before the verb too; after it they have no default of their own, which would win.
-    whole.add_argument("--storage", default="results", metavar="URI", help="folder or s3://bucket/prefix (results)")
+    storage_option(whole)
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     place = Parser(add_help=False)
-    place.add_argument("--storage", default=argparse.SUPPRESS, metavar="URI", help="folder or s3://bucket/prefix")
+    storage_option(place, argparse.SUPPRESS)
     chosen = Parser(add_help=False)
     for name in FILTERS:
         chosen.add_argument(f"--{name}", metavar="NAME", help=f"only rows of this {name}")

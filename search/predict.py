@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.api.answers import open_model, probabilities, rows_of
 from bo_distill.search.command.data import add_data_options, given_data
-from bo_distill.search.command.shell import FAILED, OK, SOME_FAILED, Parser, carry_out, trust_option
+from bo_distill.search.command.shell import FAILED, OK, SOME_FAILED, Parser, carry_out, storage_option, trust_option
 from bo_distill.search.command.terminal import named_file, write_named
 from bo_distill.search.rows.export import printable
 
@@ -41,7 +41,7 @@ def parser() -> Parser:
     p.add_argument("--top", type=int, default=1, metavar="K", help="print the K most probable labels (default 1)")
     p.add_argument("--json", action="store_true", help="print one JSON list with all probabilities")
     p.add_argument("--export", nargs=2, metavar=("FORMAT", "FILE"), help="write the network as torch or onnx")
-    p.add_argument("--storage", default="results", metavar="DIR", help="where studies lie (default results)")
+    storage_option(p)
     reading = p.group("reading the inputs (default: as the training's)")
     add_data_options(reading, [name for names in READING.values() for name in names])
     trust_option(p)

@@ -19,7 +19,7 @@ from typing import Any
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError, counted
-from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, positive
+from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, positive, storage_option
 from bo_distill.search.command.terminal import print_table
 from bo_distill.search.rows.export import json_text, printable
 from bo_distill.search.searchers.registry import SEARCHERS, names_of
@@ -55,7 +55,7 @@ def parser() -> Parser:
     p.add_argument("--confirm", type=int, metavar="K", help="also measure what running the K best again would do")
     p.add_argument("--confirm-seeds", type=int, default=3, metavar="N", help="times each of them (3)")
     p.add_argument("--makespan", metavar="STUDY", help="instead: a recorded study's real and simulated makespan")
-    p.add_argument("--storage", default="results", metavar="DIR", help="of that study")
+    storage_option(p)
     p.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     return p

@@ -20,7 +20,7 @@ from bo_distill.distributed.storage import Storage, write_whole
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.api.view import open_study, study_folder
 from bo_distill.search.command.options import live_option
-from bo_distill.search.command.shell import OK, Parser, carry_out, trust_option
+from bo_distill.search.command.shell import OK, Parser, carry_out, storage_option, trust_option
 from bo_distill.search.command.terminal import named_file, write_named
 from bo_distill.search.pages.live import follow
 
@@ -29,7 +29,7 @@ def parser() -> Parser:
     """The command's options."""
     p = Parser(prog="python -m search.report", description="Studies as one HTML file.", allow_abbrev=False)
     p.add_argument("studies", nargs="+", metavar="STUDY", help="a study's name or folder, or a comparison's name")
-    p.add_argument("--storage", default="results", metavar="DIR", help="where studies lie (default results)")
+    storage_option(p)
     p.add_argument("--out", metavar="FILE", help="default: report.html in the study's folder; of several, here")
     p.add_argument("--no-figures", action="store_true", help="leave out the method's own figures, which take a while")
     live_option(p)

@@ -29,7 +29,7 @@ from pathlib import Path
 from bo_distill.methods import METHODS
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.options import seconds_of
-from bo_distill.search.command.shell import OK, SOME_FAILED, Parser, carry_out, positive
+from bo_distill.search.command.shell import OK, SOME_FAILED, Parser, carry_out, positive, storage_option
 from bo_distill.search.execution.processes import Pool
 
 
@@ -49,9 +49,7 @@ def parser() -> Parser:
     p.add_argument("--processes", type=int, metavar="N", help="trainings side by side (default: one for each core)")
     p.add_argument("--for", dest="time", metavar="TIME", help="end after so long, such as 2h or 90m, and go on later")
     p.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
-    p.add_argument(
-        "--storage", default="results", metavar="DIR", help="folder, or s3://bucket/prefix (default results)"
-    )
+    storage_option(p)
     p.add_argument(
         "--out", default="docs/results", metavar="DIR", help="for tables, rows and figures (default docs/results)"
     )

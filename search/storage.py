@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.options import seconds_of
-from bo_distill.search.command.shell import OK, Parser, carry_out, trust_option
+from bo_distill.search.command.shell import OK, Parser, carry_out, storage_option, trust_option
 
 if TYPE_CHECKING:
     from bo_distill.distributed.storage import Storage
@@ -30,7 +30,7 @@ def parser() -> Parser:
     """The command's options."""
     p = Parser(prog="python -m search.storage", description="What a storage holds.", allow_abbrev=False)
     p.add_argument("action", choices=("show", "clean"), help="say what is there, or remove what nobody needs")
-    p.add_argument("--storage", default="results", metavar="DIR", help="folder, or s3://bucket/prefix (results)")
+    storage_option(p)
     p.add_argument("--older", metavar="AGE", help="clean: only what was last written so long ago, such as 30d or 12h")
     p.add_argument("--unused", action="store_true", help="clean: whatever its age")
     p.add_argument("--dry-run", action="store_true", help="clean: say what would go, and remove nothing")

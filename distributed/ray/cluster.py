@@ -20,7 +20,7 @@ from urllib.parse import urlparse
 
 import bo_distill
 from bo_distill.distributed.ray.private import died_with_its_node, environment, orphaned_groups, own_session
-from bo_distill.methods.errors import UsageError
+from bo_distill.methods.errors import UsageError, counted
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 NOTICED = 30.0  # seconds
@@ -47,9 +47,9 @@ class Layout:
     concurrency: int
 
     def __str__(self) -> str:
-        trials = f"{self.concurrency} trial{'s' * (self.concurrency != 1)} at once"
-        each = f"{self.cpus} CPU{'s' * (self.cpus != 1)}" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
-        return f"{trials}, each on {self.workers} worker{'s' * (self.workers != 1)} of {each}"
+        gpus = f" and {self.gpus:g} GPU{'s' * (self.gpus != 1)}" if self.gpus else ""  # a GPU can be shared: 0.5
+        each = f"{counted(self.workers, 'worker')} of {counted(self.cpus, 'CPU')}{gpus}"
+        return f"{counted(self.concurrency, 'trial')} at once, each on {each}"
 
 
 Node = Mapping[str, float]
@@ -69,19 +69,20 @@ def layout(nodes: Sequence[Node], *, workers: int, concurrency: int | None) -> L
     Raises:
         UsageError: more workers or trials than can ever run; a search would wait for ever.
     """
-    cpus, gpus = sum(int(node.get("CPU", 0)) for node in nodes), sum(node.get("GPU", 0.0) for node in nodes)
+    cpus, gpus = (sum(int(node.get(kind, 0)) for node in nodes) for kind in ("CPU", "GPU"))
     if workers > cpus:
-        raise UsageError(f"--workers {workers}: there are {cpus} CPUs; give at most {cpus}")
+        raise UsageError(f"--workers {workers}: Ray has {counted(cpus, 'CPU')}; give at most {cpus}")
     if gpus and workers > gpus:
         raise UsageError(
-            f"--workers {workers}: there are {gpus:g} GPUs and each worker takes one; give at most {gpus:g}"
+            f"--workers {workers}: Ray has {counted(gpus, 'GPU')} and each worker takes one; give at most {gpus}"
         )
     most = cpus // workers
     if concurrency is not None and concurrency > most:
         raise UsageError(
-            f"--concurrency {concurrency} trials of {workers} workers: {cpus} CPUs hold {most}; give at most {most}"
+            f"--concurrency {concurrency}: Ray has {counted(cpus, 'CPU')}, room for {counted(most, 'trial')} of "
+            f"{counted(workers, 'worker')}; give at most {most}"
         )
-    at_once = concurrency or (max(1, min(most, int(gpus) // workers)) if gpus else most)
+    at_once = concurrency or (max(1, min(most, gpus // workers)) if gpus else most)
     gpu_share = (1.0 if workers > 1 else min(1.0, gpus / at_once)) if gpus else 0.0
     # A worker lies on one node: it may have that node's cores, or those beside one of its GPUs, and no more.
     fit = [(node.get("CPU", 0), node.get("GPU", 0) / gpu_share if gpus else 1) for node in nodes]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bo_distill.methods import METHODS
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.data import add_data_options, data_of
-from bo_distill.search.command.shell import Parser, positive
+from bo_distill.search.command.shell import Parser, positive, storage_option
 
 if TYPE_CHECKING:
     from bo_distill.methods.method import Method
@@ -63,9 +63,7 @@ def task_options(p: Parser, every: bool = False) -> None:
         choices=("auto", "float32", "bfloat16"),
         help="auto (default) is bfloat16 where the hardware has it; decided when the study starts",
     )
-    place.add_argument(
-        "--storage", default="results", metavar="DIR", help="folder, or s3://bucket/prefix (default results)"
-    )
+    storage_option(place)
 
 
 def workers_in(words: str) -> int | str:

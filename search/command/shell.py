@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bo_distill.distributed.storage import DEFAULT
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.outside import trust
 from bo_distill.search.command.interruption import Interruption
@@ -81,6 +82,12 @@ def _own_words(args: argparse.Namespace) -> Iterator[str]:
     yield from getattr(args, "trust", ())
     for option in ("method", "searcher", "searchers"):
         yield from (word for word in (getattr(args, option, None) or "").split(",") if ":" in word)
+
+
+def storage_option(p: argparse._ActionsContainer, default: str = DEFAULT) -> None:
+    """What every command takes that reads or writes a storage."""
+    told = f"folder, or s3://bucket/prefix (default {DEFAULT})"
+    p.add_argument("--storage", default=default, metavar="DIR", help=told)
 
 
 def trust_option(p: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from bo_distill.distributed.storage import DEFAULT, Storage
 from bo_distill.methods.errors import counted
 from bo_distill.methods.space import Choice, Domain, Integer, Real, Searched
 from bo_distill.search.evidence.verdicts import against_controls
@@ -55,12 +56,14 @@ def grows(study: Study) -> bool:
 def further(study: Study, trials: int | str) -> dict[str, Any]:
     """The options that add so many trials to a study; a search whose best were run again goes on in a new one only."""
     over = study.of_phase("final") or study.of_phase("confirm")
-    return {"extend" if over else "resume": study.plan.task.study, **_trusted(study), "trials": f"+{trials}"}
+    return {"extend" if over else "resume": study.plan.task.study, **_found(study), "trials": f"+{trials}"}
 
 
-def _trusted(study: Study) -> dict[str, Any]:
-    """The option that a study with code from outside the project needs to go on."""
-    return {"trust": study.plan.outside} if study.plan.outside else {}
+def _found(study: Study) -> dict[str, Any]:
+    """The options without which a study is not found, or may not run its code from outside the project."""
+    where = study.storage.uri
+    found: dict[str, Any] = {} if where == Storage(DEFAULT).uri else {"storage": where}
+    return found | ({"trust": study.plan.outside} if study.plan.outside else {})
 
 
 def end_of(domain: Searched, value: Any) -> str:
@@ -99,7 +102,7 @@ def advice(study: Study, words: Words = on_command_line) -> list[str]:
     if study.best() is None:
         if not study.complete:
             return [
-                f"No trial has ended well yet; {words({'resume': study.plan.task.study, **_trusted(study)})} goes on."
+                f"No trial has ended well yet; {words({'resume': study.plan.task.study, **_found(study)})} goes on."
             ]
         return ["No trial was finished: mend what the trials' reasons say, then search again."]
     parts = (_wider(study, words), _later(study, words), _unread(study, words), _seeds(study, words))
@@ -140,7 +143,7 @@ def _unread(study: Study, words: Words) -> Iterator[str]:
     if plan.seeds:
         return
     more = f"{words(further(study, 'N'))} searches on; " if grows(study) else ""
-    end = words({"resume": plan.task.study, **_trusted(study), "seeds": 3})
+    end = words({"resume": plan.task.study, **_found(study), "seeds": 3})
     yield f"The test split is unread. {more}{end} retrains the winner and scores it on test, which ends the search."
 
 

@@ -41,6 +41,4 @@ def cautions(study: Study) -> list[str]:
         if failed := ended.count("failed"):
             many = counted(len(ended), "retraining")
             said.append(f"{failed} of {many} of {who} failed, which its figures on test leave out.")
-    parts = [part for note in study.test_notes() if note["event"] == "opened" for part in note["what"].split("; ")]
-    said += [f"The test split was {part}." for part in dict.fromkeys(parts) if part.startswith("read before by")]
-    return said
+    return said + [f"The test split was {note.before}." for note in study.test_notes() if note.earlier]

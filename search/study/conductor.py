@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, cast
 
 from bo_distill.methods.cost import Cost, count
-from bo_distill.methods.errors import UsageError, counted
+from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import Configs, flatten
 from bo_distill.methods.space import Real
 from bo_distill.search.rows.files import write_row
@@ -222,9 +222,8 @@ class Conductor:
             runs += [("control", settings, seed, name) for seed in seeds]
         before = f"; extends {plan.extends}" if plan.extends else ""
         before += f"; learned from {', '.join(plan.warm)}" if plan.warm else ""
-        if others := readers(self.study):
-            before += f"; read before by {counted(others, 'other study', 'other studies')} of this method and data"
-        self.study.note_test("opened", f"{', '.join(what)}; seeds {', '.join(map(str, seeds))}{before}")
+        what_for = f"{', '.join(what)}; seeds {', '.join(map(str, seeds))}{before}"
+        self.study.note_test("opened", what_for, readers(self.study))
         for run in runs:
             self._queue(*run)
         return True

@@ -40,7 +40,7 @@ from bo_distill.search.rows.row import ROWS
 from bo_distill.search.searchers.registry import NONE, pauses
 from bo_distill.search.study.kept import FORMAT, Damaged, check_name, damaged, packed, read, sealed
 from bo_distill.search.study.metrics import ACCURACY, METRICS, Metric
-from bo_distill.search.study.records import Outcome, Plan, Trial, on_validation, running_controls
+from bo_distill.search.study.records import Outcome, Plan, TestNote, Trial, on_validation, running_controls
 
 T = TypeVar("T")
 
@@ -245,16 +245,21 @@ class Study:
             outcome.val = on_validation(outcome.val)
         return outcome
 
-    def note_test(self, event: Literal["opened", "refused"], what: str) -> None:
+    def note_test(self, event: Literal["opened", "refused"], what: str, earlier: int = 0) -> None:
         """Keep that the test split is opened now, or that a second look was refused. A file for each: no lock is
-        needed, and nothing is overwritten."""
-        now = datetime.now(UTC)
-        self._write(f"test/{now:%Y%m%dT%H%M%S.%f}.json", {"time": now.isoformat(), "event": event, "what": what})
+        needed, and nothing is overwritten.
 
-    def test_notes(self) -> list[dict[str, str]]:
-        """What `note_test` kept ("time", "event", "what"), the oldest first."""
+        Args:
+            earlier: studies that had read it before.
+        """
+        now = datetime.now(UTC)
+        note = TestNote(now.isoformat(), event, what, earlier)
+        self._write(f"test/{now:%Y%m%dT%H%M%S.%f}.json", dataclasses.asdict(note))
+
+    def test_notes(self) -> list[TestNote]:
+        """What `note_test` kept, the oldest first."""
         names = self.storage.list(f"{self.folder}/test")
-        return [dataclasses.asdict(_record(_TestNote, self.storage, name)[1]) for name in names]
+        return [_record(TestNote, self.storage, name)[1] for name in names]
 
     def of_phase(self, phase: str) -> list[Trial]:
         """Trials of a phase, in the order in which they were asked for."""
@@ -359,15 +364,6 @@ class Study:
     def _write(self, name: str, content: Any) -> None:
         self._check_writable()
         self.storage.write_bytes(f"{self.folder}/{name}", packed(content))
-
-
-@dataclass
-class _TestNote:
-    """The content of a file under test/."""
-
-    time: str
-    event: str
-    what: str
 
 
 @dataclass

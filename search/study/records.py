@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from bo_distill.methods.data.dataset import DataSpec
-from bo_distill.methods.errors import UsageError
+from bo_distill.methods.errors import UsageError, counted
 from bo_distill.search.study.metrics import ACCURACY
 
 if TYPE_CHECKING:
@@ -150,6 +150,32 @@ CONFIRM_SEEDS = 3
 
 ATTEMPTS = 3
 """A trial whose process died so often has failed. Nodes that were lost with it do not count."""
+
+
+@dataclass(frozen=True)
+class TestNote:
+    """That the test split was opened, or that a second look at it was refused.
+
+    Attributes:
+        time: in ISO 8601, UTC.
+        what: it was opened for, or was asked for.
+        earlier: other studies of this method and data that had read it before.
+    """
+
+    __test__ = False  # pytest would otherwise take the name for a test class
+
+    time: str
+    event: Literal["opened", "refused"]
+    what: str
+    earlier: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.before}" if self.earlier else self.what
+
+    @property
+    def before(self) -> str:
+        """In words, how many had read it before."""
+        return f"read before by {counted(self.earlier, 'other study', 'other studies')} of this method and data"
 
 
 @dataclass(frozen=True)

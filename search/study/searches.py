@@ -112,7 +112,7 @@ def readers(study: Study) -> int:
         with suppress(UsageError):
             other = Study.open(study.storage, name)
             alike = other.plan.task.method == plan.task.method and other.plan.fingerprint == plan.fingerprint
-            found += alike and any(note["event"] == "opened" for note in other.test_notes())
+            found += alike and any(note.event == "opened" for note in other.test_notes())
     return found
 
 

@@ -54,11 +54,11 @@ def test_the_winner_is_chosen_by_its_mean_within_the_budget(
 
     # The test split was opened once, and whoever asks for more of it is refused and noted.
     (opened,) = done.test_notes()
-    assert opened["event"] == "opened" and opened["what"] == f"trial {best.job.number}; seeds 1, 2"
+    assert opened.event == "opened" and opened.what == f"trial {best.job.number}; seeds 1, 2"
     for words in (["--trials=+5"], ["--seeds=4"], ["--confirm=3"]):
         assert main(["--resume=s", *words, f"--storage={storage.uri}"]) == 2
         assert "test split has been read" in capsys.readouterr().err
-    assert [(note["event"], note["what"]) for note in done.test_notes()[1:]] == [
+    assert [(note.event, note.what) for note in done.test_notes()[1:]] == [
         ("refused", "--trials +5"),
         ("refused", "--seeds 4"),
         ("refused", "--confirm 3"),

@@ -112,7 +112,7 @@ def test_a_study_by_optuna_is_a_study_like_any_other(tmp_path: Path) -> None:
     whole = begin(Storage(tmp_path / "whole"), "optuna", 8, seeds=1)
     carry_on(whole)
     assert whole.complete and len(whole.of_phase("search")) == 8 and len(whole.of_phase("final")) == 1
-    assert [note["event"] for note in whole.test_notes()] == ["opened"]
+    assert [note.event for note in whole.test_notes()] == ["opened"]
     storage = Storage(tmp_path / "cut")
     carry_on(begin(storage, "optuna", 8, seeds=1), stop=5)
     again = Study.open(storage, "s")

@@ -136,17 +136,25 @@ def step(study: Study) -> bool:
     return True
 
 
-def test_what_goes_on_lets_code_from_outside_run(storage: Storage) -> None:
+def test_what_goes_on_finds_the_study_and_lets_code_from_outside_run(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study, module = begin(storage, ("val_accuracy",)), TRIVIAL.partition(":")[0]
     assert study.resume_words.endswith(f" --trust {module}")
     assert toml_of(study.plan).startswith(
         f"# The same search again: bo-distill run --config THIS_FILE --trust {module}\n"
     )
     assert dataclasses.replace(study.plan, searcher="own:Search").outside == [module, "own"]
-    assert advice(study) == [f"No trial has ended well yet; --resume s --trust {module} goes on."]
+    where = storage.uri
+    assert advice(study) == [f"No trial has ended well yet; --resume s --storage {where} --trust {module} goes on."]
     assert advice(study, in_python) == [
-        f"No trial has ended well yet; bo_distill.run(resume='s', trust=['{module}']) goes on."
+        f"No trial has ended well yet; bo_distill.run(resume='s', storage='{where}', trust=['{module}']) goes on."
     ]
+    monkeypatch.chdir(tmp_path)
+    study = begin(Storage("results"), ("val_accuracy",))
+    assert advice(study) == [f"No trial has ended well yet; --resume s --trust {module} goes on."], (
+        "where it looks itself"
+    )
 
 
 def test_a_trial_without_the_metric_that_is_searched_says_so(storage: Storage) -> None:

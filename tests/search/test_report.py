@@ -222,7 +222,8 @@ def test_study_without_a_finished_trial(tmp_path: Any, study: Study) -> None:
     other.save_plan()
     other.save()
     assert "no winner" in page_of([other])[0]
-    assert advice(other) == [f"No trial has ended well yet; --resume {other.plan.task.study} goes on."]
+    words = f"--resume {other.plan.task.study} --storage {other.storage.uri}"
+    assert advice(other) == [f"No trial has ended well yet; {words} goes on."]
 
 
 def test_several_studies_on_one_page(tmp_path: Any, study: Study) -> None:

@@ -166,8 +166,8 @@ def test_a_search_that_patience_ended_goes_on_when_more_is_asked_for(seeds: int,
 def test_a_search_whose_best_were_run_again_is_over(words: list[str], storage: Storage) -> None:
     carry_on(begin(storage, "random", 12, confirm=2))
     study = Study.open(storage, "s")
-    trusted = "--trust tests.helpers.trivial"
-    both = f"--extend s {trusted} --trials +N searches on; --resume s {trusted} --seeds 3"
+    found = f"--storage {storage.uri} --trust tests.helpers.trivial"
+    both = f"--extend s {found} --trials +N searches on; --resume s {found} --seeds 3"
     assert study.complete and both in " ".join(advice(study))
     with pytest.raises(UsageError, match=r"run again over fresh seeds, so its search is over; --extend s begins a new"):
         resume(storage, *words)
@@ -241,8 +241,9 @@ def test_what_other_studies_read_of_test_is_noted(storage: Storage) -> None:
         study = Study(storage, replace(plan, task=task, fingerprint=fingerprint))
         study.save_plan()
         carry_on(study)
-    notes = [Study.open(storage, name).test_notes()[0]["what"].partition("; read before")[2] for name in "stu"]
-    assert notes == ["", " by 1 other study of this method and data", ""]
+    notes = [Study.open(storage, name).test_notes()[0] for name in "stu"]
+    assert [note.earlier for note in notes] == [0, 1, 0]
+    assert str(notes[1]).endswith("; read before by 1 other study of this method and data")
 
 
 def test_a_control_that_cannot_run_is_refused_before_the_search(storage: Storage) -> None:
@@ -262,7 +263,7 @@ def test_test_stays_unread_until_seeds_are_asked_for(storage: Storage) -> None:
     study = resume(storage, "--seeds=3")
     carry_on(study)
     assert [len(study.of_phase(phase)) for phase in ("search", "final")] == [5, 3]
-    assert [note["event"] for note in study.test_notes()] == ["opened"]
+    assert [note.event for note in study.test_notes()] == ["opened"]
 
 
 def test_a_new_study_takes_the_trials_of_one_that_has_read_test(storage: Storage) -> None:
@@ -278,7 +279,7 @@ def test_a_new_study_takes_the_trials_of_one_that_has_read_test(storage: Storage
     assert points(study)[:3] == points(old) and len(points(study)) == 5
     assert [t.job.seed for t in study.of_phase("search")] == [0] * 5, "so that the cache has their stages"
     assert Study.open(storage, study.plan.task.study).complete
-    assert "extends s" in study.test_notes()[0]["what"]
+    assert "extends s" in study.test_notes()[0].what
     with pytest.raises(UsageError, match=r"--extend s: say by how much; give --trials \+N"):
         asked_for(parser().parse_args(["--extend=s"]), storage)
 
@@ -297,7 +298,8 @@ def test_a_search_ends_when_its_time_is_spent(storage: Storage, monkeypatch: pyt
         return len(study.of_phase("search"))
 
     assert spend(study) == 3
-    assert "ended after 3 trials: its time, 60 s, was spent; --resume s --trust" in str(ended(study))
+    spent = f"ended after 3 trials: its time, 60 s, was spent; --resume s --storage {storage.uri} --trust"
+    assert spent in str(ended(study))
     assert spend(resume(storage)) == 3
     assert spend(resume(storage, "--time=1m")) == 6
     assert spend(resume(storage, "--trials=+1")) == 7

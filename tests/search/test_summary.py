@@ -57,7 +57,7 @@ def test_what_verdicts_do_not_say_by_themselves_is_said(tmp_path: Path) -> None:
         study.trials.append(trial)
         test = {} if accuracy is None else {"accuracy": accuracy}
         study.save_outcome(trial.job.number, Outcome(status, test=test))  # type: ignore[arg-type]
-    study.note_test("opened", "trial 2; seeds 1, 2, 3; read before by 2 other studies of this method and data")
+    study.note_test("opened", "trial 2; seeds 1, 2, 3", earlier=2)
     said = summarise(study, 1.0)["verdicts"]
     assert [sentence.partition(" (")[0] for sentence in said] == [
         "The winner is better than student alone",
@@ -153,15 +153,15 @@ def test_a_whole_number_lies_at_the_end_that_it_is() -> None:
 def test_remedies_are_given_as_they_can_be_typed(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "best", lambda: study.trials[7])  # the last, whose accuracy is others' too
     monkeypatch.setattr(study, "plan", replace(study.plan, trials=8))
-    late = "The winner came late, 8 of 10: more trials may find a better one"
-    assert f"{late} (--extend fsp-bo-made-up --trials +8)." in advice(study)
-    assert f"{late} (bo_distill.run(extend='fsp-bo-made-up', trials='+8'))." in advice(study, in_python)
+    late, where = "The winner came late, 8 of 10: more trials may find a better one", study.storage.uri
+    assert f"{late} (--extend fsp-bo-made-up --storage {where} --trials +8)." in advice(study)
+    call = f"bo_distill.run(extend='fsp-bo-made-up', storage='{where}', trials='+8')"
+    assert f"{late} ({call})." in advice(study, in_python)
     monkeypatch.setattr(study, "plan", replace(study.plan, searcher="grid"))
     assert not any("came late" in sentence for sentence in advice(study)), "a grid cannot be extended"
     monkeypatch.setattr(study, "plan", replace(study.plan, seeds=0))
-    assert any(
-        sentence.startswith("The test split is unread. --resume fsp-bo-made-up --seeds 3") for sentence in advice(study)
-    )
+    unread = f"The test split is unread. --resume fsp-bo-made-up --storage {where} --seeds 3"
+    assert any(sentence.startswith(unread) for sentence in advice(study))
     assert in_python({"range": "transfer.lr=1e-5:1:log"}) == "range={'transfer.lr': '1e-5:1:log'}"
 
 

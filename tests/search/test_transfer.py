@@ -201,7 +201,7 @@ def test_a_study_begins_with_what_others_found(storage: Storage) -> None:
         key=lambda t: t.val_accuracy or 0.0,
     )
     assert tried[1] == {name: best.job.settings[name] for name in study.space}, "after the defaults"
-    assert f"learned from {', '.join(names)}" in study.test_notes()[0]["what"]
+    assert f"learned from {', '.join(names)}" in study.test_notes()[0].what
     assert [trial.job.seed for trial in study.of_phase("final")] == [2], "1 is the seed of trials that it learned from"
 
 

@@ -67,7 +67,7 @@ def _facts(f: Findings) -> list[tuple[str, str]]:
             f"{all_of('device')}, {all_of('precision')}; workers a trial: {plan.task.workers}, nodes: {len(nodes)}",
         ),
         *(
-            (f"test split {note['event']}", f"{note['time'][:16].replace('T', ' ')} UTC, {note['what']}")
+            (f"test split {note.event}", f"{note.time[:16].replace('T', ' ')} UTC, {note}")
             for note in f.study.test_notes()
         ),
         ("started", f"{started:%Y-%m-%d %H:%M} UTC" if started else "–"),
