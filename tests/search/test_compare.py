@@ -163,6 +163,8 @@ def test_the_curves_are_drawn() -> None:
     assert figure.axes[0].get_xlabel() == "trials ended"
     line = figure.axes[0].get_lines()[0]
     assert line.get_xdata()[-1] == 10 and 79 < line.get_ydata()[-1] < 85
+    uncounted = {"own": [dataclasses.replace(run, macs=(0.0,) * len(run.macs)) for run in made_up(0, 3, 1)]}
+    assert [axes.get_xlabel() for axes in anytime(uncounted).axes] == ["trials ended", "seconds of training"]
 
 
 @dataclass(frozen=True)

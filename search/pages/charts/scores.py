@@ -61,8 +61,10 @@ def anytime(courses: Mapping[str, Sequence[Course]], unit: str = "accuracy", nar
 
     scale = 100 if unit == "accuracy" else 1
     figure = blank(*((NARROW, 8.4) if narrow else (10.8, 3.5)))
-    grid: Any = figure.subplots(*((3, 1) if narrow else (1, 3)), sharey=True)
-    panels = (("trials", "trials ended"), ("seconds", "seconds of training"), ("macs", "MACs of training"))
+    panels = [("trials", "trials ended"), ("seconds", "seconds of training")]
+    if any(sum(run.macs) for runs in courses.values() for run in runs):  # a method of one's own may count none
+        panels.append(("macs", "MACs of training"))
+    grid: Any = figure.subplots(*((len(panels), 1) if narrow else (1, len(panels))), sharey=True)
     for axes, (what, label) in zip(grid, panels, strict=True):
         for (name, runs), (colour, line, marker) in zip(courses.items(), LINES * 9, strict=False):
             spent = [np.cumsum(np.ones(len(r.values)) if what == "trials" else getattr(r, what)) for r in runs]
