@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bo_distill.distributed.norm import BatchNorm, arrange, merged, running_statistics
 from bo_distill.distributed.ranks import Ranks, Reducer
+from helpers.ranks import on_ranks
 
 ROWS = (5, 3)  # the ranks' shares need not be equal
 
@@ -68,7 +69,7 @@ def _rank(rank: int, folder: str, shape: tuple[int, ...], kind: str, affine: boo
     [((4, 3, 3), "group", True), ((4, 1, 1), "group", True), ((4, 3, 3), "global", True), ((4, 1, 1), "global", False)],
 )
 def test_two_ranks_compute_what_one_does(shape: tuple[int, ...], kind: str, affine: bool, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, args=(str(tmp_path), shape, kind, affine), nprocs=2)
+    on_ranks(_rank, str(tmp_path), shape, kind, affine)
     a, b = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     expected = results(normed(shape, kind, (2, 3, 3), Ranks(), affine=affine), inputs(shape), 0)
     for name, value in expected.items():
@@ -149,7 +150,7 @@ def _far(rank: int, folder: str, ratios: list[float]) -> None:
 def test_global_statistics_are_as_exact_as_torchs(tmp_path: Path) -> None:
     """In float32 at mean / sd of 10 to 10,000: the error against float64 is at most twice torch's own."""
     ratios = [10.0, 100.0, 1e3, 1e4]
-    torch.multiprocessing.spawn(_far, args=(str(tmp_path), ratios), nprocs=2)
+    on_ranks(_far, str(tmp_path), ratios)
     for ratio in ratios:
         start = inputs((4, 3, 3), ratio, 1.0, torch.float32)
         errors = {}

@@ -13,6 +13,7 @@ from bo_distill.distributed import ranks as buckets
 from bo_distill.distributed.ranks import Ranks, Reducer, Share, dealt, dropping_together, share_of
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.training import Training
+from helpers.ranks import on_ranks
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def _rank(rank: int, folder: str, bucket: int) -> None:
 
 @pytest.mark.parametrize(("bucket", "messages"), [(2**20, 1), (24, 4)])
 def test_buckets_add_up_to_the_gradient_of_the_whole_batch(bucket: int, messages: int, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, args=(str(tmp_path), bucket), nprocs=2)
+    on_ranks(_rank, str(tmp_path), bucket)
     net = Branches()
     Reducer(list(net.parameters()), [net.seen], Ranks(), 1.0).backward(net(X))
     for rank in range(2):

@@ -18,6 +18,7 @@ from bo_distill.distributed.worker import LocalWorker, Runtime, best_runtime, mu
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import State, Worker
 from bo_distill.methods.training import Player, Training
+from helpers.ranks import on_ranks
 from helpers.tiny import tiny_images
 
 
@@ -49,7 +50,7 @@ def _rank(rank: int, folder: str) -> None:
 
 
 def test_an_item_that_diverges_on_one_rank_ends_all(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, args=(str(tmp_path),), nprocs=2)
+    on_ranks(_rank, str(tmp_path))
 
 
 def test_a_second_round_of_trainings_takes_neither_seeds_nor_checkpoints_of_the_first(

@@ -10,7 +10,6 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from bo_distill.methods.center_loss.settings import Joint
 from bo_distill.methods.center_loss.stages import train
 from bo_distill.methods.data.dataset import Data, Info, Split
 from bo_distill.methods.errors import UsageError
+from helpers.ranks import on_ranks
 
 CIFAR = Info("cifar10", "image", tuple("0123456789"), (3, 32, 32), "", 45000, 5000, 10000)
 
@@ -312,7 +312,7 @@ def train_on_rank(rank: int, size: int, folder: str) -> None:
 
 def test_two_ranks_move_weights_and_centres_as_one_does() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(train_on_rank, (2, folder), nprocs=2)
+        on_ranks(train_on_rank, 2, folder)
         for number, config in enumerate(CASES):
             torch.manual_seed(0)
             alone = train(LocalWorker(toy()), replace(config, batch_size=15), {}).tensors

@@ -35,6 +35,7 @@ from bo_distill.search.rows.sql import read
 from bo_distill.search.searchers.grid import axis
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Job, Plan, Task, Trial
+from helpers.ranks import on_ranks
 from helpers.tiny import TINY, TINY_SETTINGS
 
 pytestmark = pytest.mark.parametrize("name", list(METHODS))
@@ -223,7 +224,7 @@ def _rank(rank: int, name: str, norm: str, folder: str) -> None:
 
 @pytest.mark.parametrize("norm", list(UNEQUAL))
 def test_two_ranks_equal_one(name: str, norm: str, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, args=(name, norm, str(tmp_path)), nprocs=2)
+    on_ranks(_rank, name, norm, str(tmp_path))
     two = run(name, Storage(tmp_path / "two"), Double(TINY[get(name).kind](), seed=1), **UNEQUAL[norm])
     assert len(two.cached) == len(get(name).stages), "rank 0 keeps what the two ranks computed"
     one = run(name, Storage(tmp_path / "one"), Double(TINY[get(name).kind](), seed=1), **UNEQUAL[norm])
