@@ -45,6 +45,9 @@ def parser() -> Parser:
         help="small (the machinery in minutes, default), full (all rows, hours on two cores) or paper (a GPU)",
     )
     p.add_argument("--data-dir", metavar="DIR", default="data", help="where the data sets lie (default data)")
+    p.add_argument(
+        "--only", default="", metavar="WORDS", help="train only the lines with these words in name or table's title"
+    )
     p.add_argument("--seeds", type=int, metavar="N", help="trainings of every line (default: the scale's)")
     p.add_argument("--processes", type=int, metavar="N", help="trainings side by side (default: one for each core)")
     p.add_argument("--for", dest="time", metavar="TIME", help="end after so long, such as 2h or 90m, and go on later")
@@ -96,7 +99,10 @@ def run(args: argparse.Namespace) -> int:
     def wanted() -> list[Reproduction]:
         """What is to be trained, with what is on the pages already."""
         kept = {name: publish.published(out, name) for name in names}
-        return [Reproduction.of(name, args.scale, args.seeds, args.data_dir, kept[name]) for name in names]
+        found = [Reproduction.of(name, args.scale, args.seeds, args.data_dir, kept[name], args.only) for name in names]
+        if not any(one.asked(table, cell) for one in found for table in one.tables for cell in table.cells):
+            raise UsageError(f"--only {args.only}: no line has these words; docs/results has the lines of each method")
+        return found
 
     storage, processes = Storage(args.storage), args.processes or len(os.sched_getaffinity(0))
     if args.dry_run:

@@ -67,6 +67,7 @@ class Reproduction:
 
     Attributes:
         published: rows that are kept with the pages. A line's training that has one is not made again.
+        only: words of the lines that are to be trained, see `asked`.
     """
 
     method: Method
@@ -74,9 +75,18 @@ class Reproduction:
     scale: Scale
     tables: tuple[PaperTable, ...]
     published: Sequence[Row] = ()
+    only: str = ""
 
     @classmethod
-    def of(cls, name: str, word: str, seeds: int | None, directory: str, published: Sequence[Row] = ()) -> Reproduction:
+    def of(
+        cls,
+        name: str,
+        word: str,
+        seeds: int | None,
+        directory: str,
+        published: Sequence[Row] = (),
+        only: str = "",
+    ) -> Reproduction:
         """The reproduction that a command asks for.
 
         Raises:
@@ -89,7 +99,11 @@ class Reproduction:
         scale = module.SCALES[word]
         data = {name: _located(spec, directory) for name, spec in scale.data.items()}
         scale = dataclasses.replace(scale, data=data, seeds=seeds or scale.seeds)
-        return cls(method, word, scale, module.tables(scale), published)
+        return cls(method, word, scale, module.tables(scale), published, only)
+
+    def asked(self, table: PaperTable, cell: Cell) -> bool:
+        """Whether a line is to be trained: its name, or its table's title, contains the words of `only`."""
+        return any(self.only.casefold() in name.casefold() for name in (table.title, cell.name))
 
     def settings_of(self, table: PaperTable, cell: Cell) -> dict[str, Any]:
         """What a line sets, checked."""
@@ -141,7 +155,7 @@ class Reproduction:
         for table in self.tables:
             for cell in table.cells:
                 run = self.run_of(table, cell)
-                if not cell.searcher:
+                if not cell.searcher and self.asked(table, cell):
                     made = {row.seed for row in self.rows_of(table, cell, self.published)}
                     lines.setdefault((run.study, text(run.settings)), (run, [], made))[1].append(cell)
         found = []
@@ -158,10 +172,12 @@ class Reproduction:
         Raises:
             UsageError: the storage holds a study of this name on other data or with other settings.
         """
-        lacking = {needed.run.study for needed in self.needed()}
-        lines = {self.run_of(table, cell).study: (table, cell) for table in self.tables for cell in table.cells}
+        every = [(table, cell) for table in self.tables for cell in table.cells]
+        asked = {self.run_of(table, cell).study for table, cell in every if cell.searcher and self.asked(table, cell)}
+        asked |= {needed.run.study for needed in self.needed()}
+        lines = {self.run_of(table, cell).study: (table, cell) for table, cell in every}
         for name, (table, cell) in lines.items():
-            if not cell.searcher and name not in lacking:
+            if name not in asked:
                 continue
             finals = self.rows_of(table, cell, self.published) if cell.searcher else []
             if cell.searcher and len(finals) >= self.scale.seeds:

@@ -190,6 +190,26 @@ def test_a_sitting_ends_in_time_and_an_empty_storage_goes_on_from_what_is_publis
     assert len(read(Storage(str(moved / "storage")))) == 3
 
 
+def test_lines_that_are_asked_for_are_trained_alone(
+    tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def listed(*words: str) -> list[str]:
+        assert command(tmp_path, "--dry-run", *words) == 0
+        return [line.split(":")[0].removeprefix("reproduce-fsp-small") for line in capsys.readouterr().out.splitlines()]
+
+    end = "fsp, scale small"
+    assert listed("--only", "ALONE") == [" alone", end]
+    assert listed("--only", "searched") == ["-searched search", "-searched final", end]
+    assert listed("--only", "table 1") == listed(), "a table's title is of all of its lines"
+    assert command(tmp_path, "--only", "nobody") == 2
+    assert "--only nobody: no line has these words" in capsys.readouterr().err
+    assert command(tmp_path, "--only", "macro F1", "--seeds", "2") == 0
+    rows = results.published(tmp_path / "out", "fsp")
+    assert [(row.control, row.seed) for row in rows] == [("taught, by macro F1", 1), ("taught, by macro F1", 2)]
+    assert command(tmp_path, "--dry-run") == 0
+    assert " taught" not in capsys.readouterr().out, "lines of equal settings share their trainings"
+
+
 def test_the_first_training_of_a_seed_counts_and_another_machines_stays_beside_it(tiny: None, tmp_path: Path) -> None:
     one = Reproduction.of("fsp", "small", None, "")
     table = one.tables[0]
