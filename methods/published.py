@@ -32,6 +32,7 @@ class Cell:
         printed_seconds: what the paper's search took.
         headline: it belongs to the method and its control, and is trained before what is not.
         seeds: trainings of it at most; None for as many as the scale has.
+        shared: the metric is of a stage that seeds share, such as a teacher, which counts once for them all.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Cell:
     printed_seconds: float | None = None
     headline: bool = False
     seeds: int | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True)

@@ -67,11 +67,15 @@ def lines_of(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> list[
     """A table's lines from the leaderboard's rows."""
     lines = []
     for cell in table.cells:
-        own, scores, macs = one.rows_of(table, cell, rows), {}, []
+        own, scores, macs = one.rows_of(table, cell, rows), dict[int, float](), list[float]()
         for row in own:
             value = row.test_accuracy if cell.metric == "accuracy" else row.test_metrics.get(cell.metric)
-            if value is not None:
-                scores[row.seed] = 100 * value if table.unit == "%" else value
+            if value is None:
+                continue
+            score = 100 * value if table.unit == "%" else value
+            # No row says which teacher it had: one that was trained anew, on another machine, differs in its accuracy.
+            if not (cell.shared and score in scores.values()):
+                scores[row.seed] = score
             if cell.macs in row.test_metrics:
                 macs.append(100 * row.test_metrics[cell.macs])
         study = one.run_of(table, cell).study

@@ -34,7 +34,7 @@ from bo_distill.search.execution.trial import attempt
 from bo_distill.search.papers import publish as results
 from bo_distill.search.papers.lines import Reproduction
 from bo_distill.search.papers.page import paper_table, winners
-from bo_distill.search.papers.scores import Line, corrected, findings, judged
+from bo_distill.search.papers.scores import Line, corrected, findings, judged, lines_of
 from bo_distill.search.papers.training import lacking
 from bo_distill.search.rows.files import write_row
 from bo_distill.search.rows.row import Row, from_table
@@ -236,6 +236,29 @@ def test_the_first_training_of_a_seed_counts_and_another_machines_stays_beside_i
     assert [row.test_accuracy for row in one.rows_of(table, cell, kept)] == [0.1]
     page = (tmp_path / "out" / "fsp" / "small.md").read_text()
     assert "| processor 1 |" in page and "| processor 2 |" in page
+
+
+def test_a_teacher_that_seeds_share_counts_once() -> None:
+    cells = (
+        Cell("student"),
+        Cell("teacher", metric="teacher_accuracy", shared=True),
+    )
+    one = replace(Reproduction.of("fsp", "small", None, ""), tables=(PaperTable("Table 1", cells),))
+    run = one.run_of(one.tables[0], cells[0])
+    rows = [
+        make(
+            study=run.study,
+            phase="control",
+            control="student",
+            seed=seed,
+            config=run.settings,
+            test_accuracy=0.8,
+            test_metrics={"teacher_accuracy": teacher},
+        )
+        for seed, teacher in ((1, 0.7), (2, 0.9), (3, 0.9))
+    ]
+    student, teacher = lines_of(one, one.tables[0], rows)
+    assert student.scores == pytest.approx({1: 80, 2: 80, 3: 80}) and teacher.scores == pytest.approx({1: 70, 2: 90})
 
 
 def test_a_search_trains_in_short_and_its_winner_in_full(
