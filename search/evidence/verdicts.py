@@ -33,7 +33,8 @@ def verdicts(study: Study) -> list[str]:
 
 
 def cautions(study: Study) -> list[str]:
-    """Why figures on test may flatter, a sentence for each: retrainings that failed, earlier looks at the split."""
+    """What figures on test do not say, a sentence for each: retrainings that failed, stages that all seeds share,
+    earlier looks at the split."""
     said, runs = [], defaultdict[str, list[str]](list)
     for trial in study.of_phase("final") + study.of_phase("control"):
         runs[(trial.job.control or "the winner").replace("_", " ")].append(trial.status)
@@ -41,4 +42,13 @@ def cautions(study: Study) -> list[str]:
         if failed := ended.count("failed"):
             many = counted(len(ended), "retraining")
             said.append(f"{failed} of {many} of {who} failed, which its figures on test leave out.")
+    won = [trial for trial in study.of_phase("final") if trial.status == "done"]
+    if len(won) > 1:
+        trained = {row.get("stage") for row in study.outcome(won[0].job.number).history}
+        said += [
+            f"Stage {stage.name} was trained once for all seeds: no interval covers what another training of it would "
+            "change."
+            for stage in study.method.stages
+            if stage.shared and stage.name in trained
+        ]
     return said + [f"The test split was {note.before}." for note in study.test_notes() if note.earlier]

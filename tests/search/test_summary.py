@@ -57,6 +57,10 @@ def test_what_verdicts_do_not_say_by_themselves_is_said(tmp_path: Path) -> None:
         study.trials.append(trial)
         test = {} if accuracy is None else {"accuracy": accuracy}
         study.save_outcome(trial.job.number, Outcome(status, test=test))  # type: ignore[arg-type]
+    won = study.of_phase("final")[0].job.number
+    outcome = study.outcome(won)
+    outcome.history.insert(0, {"stage": "teacher", "epoch": 1, "loss": 1.0})
+    study.save_outcome(won, outcome)
     study.note_test("opened", "trial 2; seeds 1, 2, 3", earlier=2)
     said = summarise(study, 1.0)["verdicts"]
     assert [sentence.partition(" (")[0] for sentence in said] == [
@@ -64,6 +68,7 @@ def test_what_verdicts_do_not_say_by_themselves_is_said(tmp_path: Path) -> None:
         "No difference between the winner and equal epochs is shown",
         "Each of these is by its own interval, not corrected for their number.",
         "1 of 4 retrainings of equal epochs failed, which its figures on test leave out.",
+        "Stage teacher was trained once for all seeds: no interval covers what another training of it would change.",
         "The test split was read before by 2 other studies of this method and data.",
     ]
     html, _ = page_of([study], draw=False)
