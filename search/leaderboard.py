@@ -38,7 +38,6 @@ SETTINGS = 6  # columns of settings that a table has room for
 
 def show(storage: Storage, arguments: argparse.Namespace) -> int:
     """The best trials as a table, with the settings in which they differ."""
-
     # One row more than is shown tells whether there are more.
     limit = arguments.top + 1 if arguments.top else 0
     columns = () if arguments.json else (*SHOWN, "config")
@@ -70,7 +69,6 @@ def _differing(settings: Sequence[Any]) -> list[str]:
 
 def studies(storage: Storage, arguments: argparse.Namespace) -> int:
     """Every study: what it searched, its best, when it ended."""
-
     where = " AND ".join(f'"{name}" = ?' for name in _where(arguments))
     table = sql.query(
         storage,
@@ -93,7 +91,6 @@ def studies(storage: Storage, arguments: argparse.Namespace) -> int:
 
 def export(storage: Storage, arguments: argparse.Namespace) -> int:
     """All columns of all rows that match; Markdown has the columns that `show` has."""
-
     if (arguments.format == "optuna") != bool(arguments.url):
         raise UsageError(
             "export optuna URL: give the database, such as sqlite:///rows.db"
@@ -149,7 +146,6 @@ def diff(storage: Storage, arguments: argparse.Namespace) -> int:
 
 def query(storage: Storage, arguments: argparse.Namespace) -> int:
     """Any SELECT over the table `leaderboard`."""
-
     table = sql.query(storage, arguments.sql)
     records = plain(table)
     if arguments.json:
@@ -185,7 +181,6 @@ def reproduce(storage: Storage, arguments: argparse.Namespace) -> int:
 
 def compact(storage: Storage, arguments: argparse.Namespace) -> int:
     """Merge the rows' files into few large ones."""
-
     before, after = compaction.compact(storage)
     print(f"{counted(before, 'file')} before, {after} after")
     return OK
@@ -193,7 +188,6 @@ def compact(storage: Storage, arguments: argparse.Namespace) -> int:
 
 def verify(storage: Storage, arguments: argparse.Namespace) -> int:
     """Say what is wrong with the stored rows; changes nothing."""
-
     problems = compaction.verify(storage)
     print(printable("\n".join(problems)) if problems else "nothing is wrong")
     return FAILED if problems else OK
@@ -205,7 +199,6 @@ def _where(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _trial(storage: Storage, name: str) -> pa.Table:
     """The row that study/phase/trial names; empty where there is none."""
-
     study, phase, trial = ["", "", *name.rsplit("/", 2)][-3:]
     if not (study and trial.isdecimal() and len(trial) < 19):  # more digits than a number of the table has
         return schema().empty_table()
@@ -214,7 +207,6 @@ def _trial(storage: Storage, name: str) -> pa.Table:
 
 def _facts(storage: Storage, name: str) -> dict[str, Any]:
     """What `diff` says of a trial (study/phase/trial), or of a study: its totals and its best trial."""
-
     facts: dict[str, Any] = {}
     records = plain(_trial(storage, name))
     if not records:
@@ -329,7 +321,6 @@ def parser() -> Parser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command says; returns the exit code."""
-
     try:
         storage = Storage(arguments.storage)
         if not storage.exists(LEADERBOARD):

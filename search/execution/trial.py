@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 
@@ -25,7 +24,7 @@ from bo_distill.distributed.worker import LocalWorker, best_runtime, prepare
 from bo_distill.methods import get
 from bo_distill.methods.data import load, load_test
 from bo_distill.methods.errors import UsageError
-from bo_distill.methods.method import EpochRow, Method, Trained
+from bo_distill.methods.method import Configs, EpochRow, Method, States, Trained
 from bo_distill.methods.metrics import classification
 from bo_distill.methods.outside import trust
 from bo_distill.search.study.curve import length_of, reached
@@ -103,7 +102,7 @@ def perform(
         if task.measured:
             outcome.val = {**measured(Trained(worker, configs, run.states, worker.data.val), method), **outcome.val}
         if job.phase in ("final", "control"):
-            score(outcome, task, job, worker, method, configs, run.states)
+            score(outcome, task, worker, method, configs, run.states)
     outcome.seconds = time.monotonic() - started
     outcome.memory = peak_memory()
     return outcome
@@ -136,9 +135,8 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def score(outcome: Outcome, task: Task, job: Job, worker: Any, method: Any, configs: Any, states: Any) -> None:
+def score(outcome: Outcome, task: Task, worker: LocalWorker, method: Method, configs: Configs, states: States) -> None:
     """Read the test split, once, for a configuration that was chosen without it."""
-
     test = load_test(task.data)
     trained = Trained(worker, configs, states, test)
     outcome.test = measured(trained, method)

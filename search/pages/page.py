@@ -156,7 +156,6 @@ class Page:
 @cache
 def _environment() -> Environment:
     """Templates, style sheet and scripts; `source` puts one of the latter two into a page as it is."""
-
     loader = PackageLoader("bo_distill.search.pages", "template")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -253,10 +253,10 @@ def _located(spec: DataSpec, directory: str) -> DataSpec:
     return dataclasses.replace(spec, name=kind + colon + (os.path.join(root, path) if path else ""), directory=root)
 
 
-def _check_same(kept: Any, asked: Any) -> None:
+def _check_same(kept: Plan, asked: Plan) -> None:
     """A study goes on only with the data and the settings that it was begun with; where they lie may differ."""
 
-    def essence(plan: Any) -> str:
+    def essence(plan: Plan) -> str:
         task = plan.task
         data = dataclasses.replace(task.data, directory=None, name=os.path.basename(task.data.name))
         return json.dumps([task.recipe, task.settings, dataclasses.asdict(data), plan.space], sort_keys=True)

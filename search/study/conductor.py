@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
@@ -390,7 +391,7 @@ class Conductor:
         share = last["epoch"] / max(getattr(configs[last["stage"]], "epochs", 0), last["epoch"])
         return before + round(macs[last["stage"]] * share)
 
-    def cost(self, settings: Any) -> Cost:
+    def cost(self, settings: Mapping[str, Any]) -> Cost:
         """Of one inference by the deployed network. Counted once for all that differ in real-valued settings only."""
         method, info = self.study.method, self.study.info
         configs = method.configure(self.study.plan.task.recipe, settings)

@@ -58,7 +58,6 @@ def _folded(name: str, narrow: bool) -> str:
 def anytime(courses: Mapping[str, Sequence[Course]], unit: str = "accuracy", narrow: bool = False) -> Figure:
     """Best value so far against trials, seconds and MACs: the mean over each one's runs, and their range, where all
     have one."""
-
     scale = 100 if unit == "accuracy" else 1
     figure = blank(*((NARROW, 8.4) if narrow else (10.8, 3.5)))
     panels = [("trials", "trials ended"), ("seconds", "seconds of training")]

@@ -28,7 +28,6 @@ Array = NDArray[np.float64]
 
 def ticks(domain: Domain) -> list[tuple[float, str]]:
     """Where on [0, 1] a setting's axis is labelled, and with what."""
-
     if isinstance(domain, Choice):
         return [(domain.to_unit(option), str(option)) for option in domain.options]
     assert isinstance(domain, Real | Integer)
@@ -126,7 +125,6 @@ def slices(tried: Tried, found: Anova | None, narrow: bool = False) -> Figure:
 def expected(tried: Tried, pair: tuple[int, int], side: int = 41) -> Array:
     """A Gaussian process's mean of the metric over two settings, the others as in the best trial, (side, side); the
     second setting goes up the rows."""
-
     x, y = tried.x, tried.y
     kept = np.unique(np.linspace(0, len(y) - 1, min(len(y), 200)).astype(int))  # its cost is cubic
     scales = Matern([0.5] * x.shape[1], (0.1, 10.0), nu=2.5)

@@ -118,7 +118,6 @@ def macs(groups: Mapping[str, Sequence[Spent]], narrow: bool = False) -> Figure:
 
 def _against(axes: Any, groups: Mapping[str, Sequence[Spent]], column: int, label: str) -> None:
     """Accuracy against one of the costs, with the Pareto front."""
-
     for (name, points), (colour, _, marker) in zip(groups.items(), LINES * 9, strict=False):
         size = 26 if name == next(iter(groups)) else 44
         drawn = axes.scatter(

@@ -60,7 +60,6 @@ def rebuilt(study: Study, trial: Trial) -> Trained:
     Raises:
         UsageError: the data or a stage's state is no longer there.
     """
-
     configs, states = stored_states(study, trial)
     data = load(study.plan.task.data)
     worker = LocalWorker(data, seed=trial.job.seed, runtime=best_runtime(study.plan.task.precision))

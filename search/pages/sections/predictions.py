@@ -31,7 +31,6 @@ def add_predictions(page: Page, f: Findings, draw: bool) -> None:
     Args:
         draw: run the winner's network on validation; else say that this is left out.
     """
-
     page.section("Answers")
     chosen = winner(f.study)
     if chosen is None or not draw:
@@ -122,7 +121,6 @@ def add_errors(
 
 def _png(image: Tensor) -> str:
     """An image (c, h, w) uint8 as a PNG in base64; of other than three channels the first is shown."""
-
     pixels = image.permute(1, 2, 0).numpy() if len(image) == 3 else image[0].numpy()
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")

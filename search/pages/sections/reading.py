@@ -80,7 +80,6 @@ def sample_sentences(data: Data, most: int = 3) -> list[tuple[str, Sequence[str]
 
 def contact_sheet(data: Data) -> bytes:
     """A PNG with a line of training images for each class."""
-
     channels, height, width = data.info.shape
     times = max(1, -(-SIDE // width))
     classes = data.info.classes[:CLASSES]
