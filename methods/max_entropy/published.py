@@ -63,8 +63,9 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
                 *plain[1:],
                 alternate,
             ),
-            note="All lines start from the same classifier and are fine-tuned for as many epochs. The paper's 87.36 is "
-            "its network without augmentation for as long: Adam at 0.1 for 100 epochs, then at 0.01 for 100 more.",
+            note="All lines, and all seeds that a machine trains, start from the same classifier, so that intervals "
+            "are over what follows it; all are fine-tuned for as many epochs. The paper's 87.36 is its network without "
+            "augmentation for as long: Adam at 0.1 for 100 epochs, then at 0.01 for 100 more.",
         ),
         *observations((*learned, alternate)),
         PaperTable(
