@@ -112,6 +112,9 @@ def compare(args: argparse.Namespace) -> int:
     task, space, ranges, method = make_task(args)
     info = load(task.data).info
     check_kind(info.name, info.kind, method)
+    configs = method.configure(task.recipe, task.settings)
+    if budget.macs < math.inf and not sum(stage.macs(configs, info) for stage in method.stages):
+        raise UsageError(f"--budget-macs: {method.name} counts no MACs of its training; give --budget")
     if budget.trials < math.inf:
         for name in names:  # says now what a grid cannot do
             make_searcher(name, method.space(space, ranges), 0, int(budget.trials))
@@ -184,7 +187,9 @@ def conclude(
     }
     storage.write_bytes(f"{folder}/compare.json", packed(summary))
     page = f"{folder}/report.html"
-    attempt(lambda: keep(storage, page, *comparison_page(json.loads(json.dumps(summary)))), asked["comparison"])
+    attempt(
+        lambda: keep(storage, page, *comparison_page(json.loads(json.dumps(summary)))), asked["comparison"], storage
+    )
     if as_json:
         print(json_text(summary))
     else:

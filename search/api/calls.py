@@ -109,6 +109,7 @@ def run(
     """
     from bo_distill.methods.data import forget
     from bo_distill.search.api.view import StudyView
+    from bo_distill.search.evidence.advice import in_python, resuming
 
     forget()  # an earlier call of this process may have read the same folder
     callbacks = [callbacks] if callable(callbacks) else callbacks
@@ -129,7 +130,7 @@ def run(
     except SystemExit as end:  # Ray is gone, or never came
         raise RuntimeError(in_arguments(str(end).removeprefix("error: "))) from None
     if interruption.asked:
-        raise KeyboardInterrupt(f"go on with bo_distill.run(resume={study.plan.task.study!r})")
+        raise KeyboardInterrupt(f"go on with {in_python(resuming(study))}")
     return StudyView(study, seconds)
 
 

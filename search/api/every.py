@@ -9,21 +9,23 @@ A method that cannot take the data is left out, one that fails ends no other, an
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bo_distill.distributed.locks import Taken, locked
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods import METHODS, get
 from bo_distill.methods.data import load
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.errors import UsageError, counted
 from bo_distill.methods.records import Malformed, decoded
-from bo_distill.search.api.searching import begun, search
+from bo_distill.search.api.searching import begun, keep, search
 from bo_distill.search.command.asking import budget
-from bo_distill.search.command.data import data_of
+from bo_distill.search.command.data import data_of, settle_paths
 from bo_distill.search.command.interruption import interruption
 from bo_distill.search.command.options import EVERY, seconds_of
 from bo_distill.search.command.run_options import parser
@@ -90,44 +92,89 @@ def run_every(args: argparse.Namespace) -> int:
     """
     storage = Storage(args.storage)
     args.storage = storage.uri
-    if args.resume:
-        name, record = args.resume, read_record(storage, args.resume)
-        _check_same(args, record)
-        args = argparse.Namespace(**{**vars(args), **record.options})
-    else:
-        _check(args)
-        name = new_name(EVERY, args.searcher or DEFAULT)
-        record = Record({word: value for word, value in vars(args).items() if word not in HERE})
-        _share(args, record)
-    waiting = dict(_begun(args, storage, record))
-    if not waiting and not record.studies:
-        raise UsageError("; ".join(f"{method}: {why}" for method, why in record.left_out.items()))
-    if args.dry_run:
-        print(forecast_all(args, waiting, record))
-        return OK
+    settle_paths(args)
+    with ExitStack() as held:
+        if args.resume:
+            name, record = args.resume, read_record(storage, args.resume)
+            if not args.dry_run:
+                held.enter_context(_alone(storage, name))
+                record = read_record(storage, name)  # what another process noted before it let go
+            _check_same(args, record)
+            args = argparse.Namespace(**{**vars(args), **record.options})
+        else:
+            _check(args)
+            name = new_name(EVERY, args.searcher or DEFAULT)
+            record = Record({word: value for word, value in vars(args).items() if word not in HERE})
+            _share(args, record)
+        waiting = dict(_begun(args, storage, record))
+        if not waiting and not record.studies:
+            raise UsageError("; ".join(f"{method}: {why}" for method, why in record.left_out.items()))
+        if args.dry_run:
+            print(forecast_all(args, waiting, record))
+            return OK
+        if not args.resume:  # where no method takes the data, nothing is left, no lock either
+            held.enter_context(_alone(storage, name))
+        _carry_out(args, storage, name, record, waiting)
+        return _tell(args, storage, name, record)
 
-    def keep() -> None:
+
+@contextmanager
+def _alone(storage: Storage, name: str) -> Iterator[None]:
+    """Only one process may carry out the searches under a name.
+
+    Raises:
+        UsageError: another one does.
+    """
+    try:
+        with locked(storage, f"comparisons/{name}/.lock"):
+            yield
+    except Taken as taken:
+        raise UsageError(f"all --resume {name}: another process is running it, {taken}") from None
+
+
+def _carry_out(
+    args: argparse.Namespace,
+    storage: Storage,
+    name: str,
+    record: Record,
+    waiting: Mapping[str, tuple[argparse.Namespace, Study]],
+) -> None:
+    """Search by one method after the other, and note what came of each.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted and can go on.
+    """
+
+    def note() -> None:
         """Note where things stand."""
         storage.write_bytes(file_of(name), packed(asdict(record)))
 
     for number, (method, (own, study)) in enumerate(waiting.items(), 1):
         record.studies[method] = study.plan.task.study
         record.failed.pop(method, None)
-        keep()
+        note()
         if not args.quiet:
             print(f"{method}, {number} of {len(waiting)}", file=sys.stderr)
         try:
-            search(own, study, f"all --resume {name} --storage {storage.uri}")
+            search(own, study, f"all --resume {name} --storage {shlex.quote(storage.uri)}")
         except Exception as error:  # of a method's own code, of memory or data: the others may still be searched
             record.failed[method] = " ".join(str(error).split())[:300] or type(error).__name__
         if not interruption().asked and study.complete and study.best() is None:
             record.failed[method] = next((t.reason for t in study.trials if t.reason), "no trial was finished")
         if method in record.failed:
             print(f"{method} failed: {printable(record.failed[method])}", file=sys.stderr)
-        keep()
+        note()
         if interruption().asked or not (study.complete or method in record.failed):
             raise KeyboardInterrupt
-    return _tell(args, storage, name, record)
+    for method, known in record.studies.items():
+        if method in waiting or method in record.failed:
+            continue
+        study = Study.open(storage, known)
+        if not all(storage.exists(f"{study.folder}/{file}") for file in ("model/model.json", "report.html")):
+            try:  # it was killed after the search's end
+                keep(study, args.quiet)
+            except UsageError as error:
+                print(printable(f"{method}: {error}"), file=sys.stderr)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -198,10 +245,16 @@ def _begun(
         control = next(iter(get(method).controls), None)
         given = {"method": method, "seeds": seeds, "controls": control, **share, "resume": None}
         own = argparse.Namespace(**{**vars(args), **here, **given})
+        if method in record.left_out:
+            continue
         try:
-            yield method, (own, begun(own))
+            study = begun(own)
         except UsageError as error:
+            if args.resume:  # it took the data when it was asked first: something else is amiss
+                raise
             record.left_out[method] = str(error)
+        else:
+            yield method, (own, study)
 
 
 def forecast_all(
@@ -237,7 +290,8 @@ def _tell(args: argparse.Namespace, storage: Storage, name: str, record: Record)
     from bo_distill.search.pages.study import attempt, keep
 
     every = results(storage, record)
-    attempt(lambda: keep(storage, f"comparisons/{name}/report.html", *page_of_all(storage, name)), name)
+    page = f"comparisons/{name}/report.html"
+    attempt(lambda: keep(storage, page, *page_of_all(storage, name)), name, storage)
     if args.json:
         studies = {one.method: summarise(one.study, 0.0) for one in every}
         said = {"verdict": verdict(every), "sentences": [one.sentence() for one in every], "studies": studies}

@@ -159,4 +159,4 @@ def keep(study: Study, quiet: bool) -> None:
     save_winner(study)
     if not quiet:
         print("drawing the page", file=sys.stderr)
-    attempt(lambda: write(study), study.plan.task.study)
+    attempt(lambda: write(study), study.plan.task.study, study.storage)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -263,8 +264,12 @@ def resumed(args: argparse.Namespace, study: Study) -> Plan:
     check_open(args, study, more_search)
     if searcher.sized and (trials is not None or plan.searcher != searcher.word):
         raise UsageError(f"{going_on}: a grid has the trials that it has; start a new study")
-    # Where trials are paused, the budget is of epochs, and they may be many more than it.
-    begun = 0 if searcher.pauses else len(study.of_phase("search"))
+    begun = len(study.of_phase("search"))
+    if searcher.pauses:  # the budget is of epochs, and trials may be many more than it
+        from bo_distill.search.study.curve import length_of, spent
+
+        configs = study.method.configure(plan.task.recipe, plan.task.settings)
+        begun = math.ceil(spent(study.of_phase("search"), length_of(study.method, configs)[1]))
     if trials is not None:
         trials = (plan.trials or begun) + trials if more else trials
         if trials < begun:

@@ -35,6 +35,7 @@ from bo_distill.search.study.metrics import ACCURACY
 if TYPE_CHECKING:
     from bo_distill.search.study.records import Plan
 
+ADDED = ("set", "range")  # to those of the file
 ELSEWHERE = ("config", "trust", "help")  # what a file may not say: which file, whose code runs
 
 
@@ -60,6 +61,9 @@ class FileParser(Parser):
             filed.no_controls = False
         if own.no_controls:
             filed.controls = None
+        for word, action in self.options.items():
+            if isinstance(action, argparse._AppendAction) and word not in ADDED and getattr(own, action.dest):
+                setattr(filed, action.dest, action.default)  # else argparse would add to the file's list
         both = self.parse_intermixed_args(argv, filed)
         both.method = own.method or method
         return both

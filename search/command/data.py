@@ -107,6 +107,18 @@ def given_data(args: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
+def settle_paths(args: argparse.Namespace) -> None:
+    """Make the paths of a command line mean the same in every folder.
+
+    Raises:
+        UsageError: a value that cannot be.
+    """
+    given = given_data(args)
+    for flag in data_flags():
+        if flag.field in given and not flag.many:
+            setattr(args, flag.dest, given[flag.field])
+
+
 def data_of(args: argparse.Namespace, usual: DataSpec) -> DataSpec:
     """The data that a command asks for.
 

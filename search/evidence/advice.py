@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from bo_distill.search.evidence.verdicts import against_controls
 from bo_distill.search.evidence.words import duration, short
 from bo_distill.search.searchers.registry import NONE, entry_of
 from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import CONFIRM_SEEDS
 
 EDGE = 0.02  # of a range's width on its own scale: a real number so near its end lies at it
 SEEDS = 10  # what is proposed where fewer show no difference
@@ -25,7 +27,7 @@ Words = Callable[[Mapping[str, Any]], str]
 def on_command_line(options: Mapping[str, Any]) -> str:
     """As options of `bo-distill run`."""
     each = [(name, one) for name, value in options.items() for one in (value if isinstance(value, list) else [value])]
-    return " ".join(f"--{name} {value}" for name, value in each)
+    return " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in each)
 
 
 def in_python(options: Mapping[str, Any]) -> str:
@@ -59,11 +61,19 @@ def further(study: Study, trials: int | str) -> dict[str, Any]:
     return {"extend" if over else "resume": study.plan.task.study, **_found(study), "trials": f"+{trials}"}
 
 
+def where(storage: Storage) -> dict[str, Any]:
+    """The option that names a storage, where it is not the one that nobody names."""
+    return {} if storage.uri == Storage(DEFAULT).uri else {"storage": storage.uri}
+
+
+def resuming(study: Study) -> dict[str, Any]:
+    """The options that go on with a study."""
+    return {"resume": study.plan.task.study, **_found(study)}
+
+
 def _found(study: Study) -> dict[str, Any]:
     """The options without which a study is not found, or may not run its code from outside the project."""
-    where = study.storage.uri
-    found: dict[str, Any] = {} if where == Storage(DEFAULT).uri else {"storage": where}
-    return found | ({"trust": study.plan.outside} if study.plan.outside else {})
+    return where(study.storage) | ({"trust": study.plan.outside} if study.plan.outside else {})
 
 
 def end_of(domain: Searched, value: Any) -> str:
@@ -101,9 +111,7 @@ def advice(study: Study, words: Words = on_command_line) -> list[str]:
     """
     if study.best() is None:
         if not study.complete:
-            return [
-                f"No trial has ended well yet; {words({'resume': study.plan.task.study, **_found(study)})} goes on."
-            ]
+            return [f"No trial has ended well yet; {words(resuming(study))} goes on."]
         return ["No trial was finished: mend what the trials' reasons say, then search again."]
     parts = (_wider(study, words), _later(study, words), _unread(study, words), _seeds(study, words))
     return [sentence for part in (*parts, _confirmed(study, words)) for sentence in part]
@@ -143,7 +151,7 @@ def _unread(study: Study, words: Words) -> Iterator[str]:
     if plan.seeds:
         return
     more = f"{words(further(study, 'N'))} searches on; " if grows(study) else ""
-    end = words({"resume": plan.task.study, **_found(study), "seeds": 3})
+    end = words({**resuming(study), "seeds": 3})
     yield f"The test split is unread. {more}{end} retrains the winner and scores it on test, which ends the search."
 
 
@@ -172,7 +180,10 @@ def _confirmed(study: Study, words: Words) -> Iterator[str]:
     noise, top = statistics.stdev(again), study.value(best) or 0.0
     near = [trial for trial in study.ranked() if abs(top - (study.value(trial) or 0.0)) <= noise]
     if len(near) > 1:
+        more: dict[str, Any] = {"confirm": min(len(near), 5)}
+        if study.plan.trials:  # which its runs are taken from
+            more["trials"] = study.plan.trials + more["confirm"] * CONFIRM_SEEDS
         yield (
-            f"{len(near)} trials lie within one seed's noise of the winner ({100 * noise:.2f} points): "
-            f"{words({'confirm': min(len(near), 5)})} runs the best again over fresh seeds before it chooses."
+            f"{len(near)} trials lie within one seed's noise of the winner ({100 * noise:.2f} points): the same search "
+            f"with {words(more)} runs the best again over fresh seeds before it chooses."
         )

@@ -34,11 +34,20 @@ class Budget:
     macs: float = math.inf
 
     def more(self, course: Course) -> int:
-        """How many more trials the rest of the budget allows, at the mean cost so far."""
+        """How many more trials the rest of the budget allows, at the mean cost so far.
+
+        Raises:
+            UsageError: trials cost nothing of what it counts.
+        """
         left = self.trials - len(course.values)
-        for limit, spent in ((self.seconds, course.seconds), (self.macs, course.macs)):
-            if limit < math.inf:
-                left = min(left, (limit - sum(spent)) // max(sum(spent) / len(spent), 1e-9) if spent else FIRST)
+        for word, limit, spent in (("seconds", self.seconds, course.seconds), ("macs", self.macs, course.macs)):
+            if limit == math.inf:
+                continue
+            if spent and not sum(spent):
+                raise UsageError(
+                    f"--budget-{word}: {len(spent)} trials took none, so no number spends it; give --budget"
+                )
+            left = min(left, (limit - sum(spent)) // (sum(spent) / len(spent)) if spent else FIRST)
         return max(0, int(left))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import counted
+from bo_distill.search.evidence.advice import on_command_line, where
 from bo_distill.search.evidence.statistics import student
 from bo_distill.search.evidence.words import duration, percent, span
 from bo_distill.search.execution.comparison import course
@@ -131,12 +132,13 @@ def write(study: Study, draw: bool = True) -> str:
     return keep(study.storage, f"{study.folder}/report.html", *page_of([study], draw))
 
 
-def attempt(draw: Callable[[], object], name: str) -> None:
+def attempt(draw: Callable[[], object], name: str, storage: Storage) -> None:
     """Draw and write a page. One that fails costs the page only, whose name `search.report` takes."""
     try:
         draw()
     except Exception as error:  # what draws is a dozen libraries
-        words = f"the page was not drawn: {error}; bo-distill report {name} tries again"
+        again = " ".join(filter(None, ("bo-distill report", name, on_command_line(where(storage)))))
+        words = f"the page was not drawn: {error}; {again} tries again"
         print(printable(words), file=sys.stderr)
 
 

@@ -22,7 +22,7 @@ from bo_distill.search.rows.row import Row
 from bo_distill.search.searchers.base import METRIC, Length, PausingSearcher, Step, WeighingSearcher
 from bo_distill.search.searchers.curves import Curve, Reporter
 from bo_distill.search.searchers.registry import entry_of, pauses
-from bo_distill.search.study.curve import curve_of, length_of, reached
+from bo_distill.search.study.curve import curve_of, length_of, reached, spent
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.metrics import ACCURACY, METRICS
 from bo_distill.search.study.records import ATTEMPTS, Job, Outcome, Phase, Trial, failed
@@ -150,12 +150,7 @@ class Conductor:
     def _spent(self) -> float:
         """What the search was asked to train, in whole trainings; where trials are not paused, its trials."""
         trials = self.study.of_phase("search")
-        if not self.pausing:
-            return len(trials)
-        length = self.curve[1]
-        return sum(
-            1.0 if trial.job.until is None else (length.before + trial.job.until) / sum(length) for trial in trials
-        )
+        return spent(trials, self.curve[1]) if self.pausing else len(trials)
 
     def _wind_up(self) -> None:
         """The search is over: train what is expected to be best to its end, then end all that is paused."""
@@ -163,11 +158,11 @@ class Conductor:
         paused = [trial for trial in trials if trial.status == "paused"]
         if not paused or any(trial.status == "running" for trial in trials):
             return
-        searched, spent = self.study.plan.searched, self._spent()
+        searched = self.study.plan.searched
         alive = [trial for trial in trials if trial.status in ("paused", "done")]
         best = max(alive, key=lambda trial: -math.inf if trial.estimate is None else trial.estimate)
         # Its end may show another one to be better; that one is trained on for one more training's epochs at most.
-        if best.status == "paused" and (searched is None or spent < searched + 1):
+        if best.status == "paused" and (searched is None or self._spent() < searched + 1):
             best.status, best.job = "running", dataclasses.replace(best.job, until=None)
             self.waiting.append(best)
             return

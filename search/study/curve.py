@@ -10,7 +10,7 @@ from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import Configs, Method
 from bo_distill.search.searchers.base import Length
 from bo_distill.search.searchers.curves import Curve
-from bo_distill.search.study.records import Outcome
+from bo_distill.search.study.records import Outcome, Trial
 
 
 def curve_of(outcome: Outcome) -> Curve:
@@ -39,6 +39,12 @@ def length_of(method: Method, configs: Configs) -> tuple[str, Length]:
         raise UsageError(f"--curves, --asha: {words}; leave them out")
     (*earlier, (stage, epochs)) = trained
     return stage.name, Length(sum(count for _, count in earlier), epochs)
+
+
+def spent(trials: Sequence[Trial], length: Length) -> float:
+    """What trials that pause were asked to train, in whole trainings."""
+    asked = (trial.job.until for trial in trials)
+    return sum(1.0 if until is None else (length.before + until) / sum(length) for until in asked)
 
 
 def reached(history: Sequence[Mapping[str, Any]], stage: str) -> dict[int, float]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -71,6 +72,7 @@ class Study:
     _lock: Lock | None = field(default=None, init=False, repr=False, compare=False)
     _last: bytes = field(default=b"", init=False, repr=False, compare=False)  # of an object store: the ledger there
     _version: str = field(default="", init=False, repr=False, compare=False)  # and which of its versions that is
+    _whole: bool = field(default=True, init=False, repr=False, compare=False)  # so that it may become the one before
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the lock: another process that reads this study, or Tune's copy of the search, does not hold it."""
@@ -130,7 +132,7 @@ class Study:
     @property
     def resume_words(self) -> str:
         """The options by which a person goes on with the study."""
-        return f"--resume {self.plan.task.study} --storage {self.storage.uri}{self.plan.trusting}"
+        return f"--resume {self.plan.task.study} --storage {shlex.quote(self.storage.uri)}{self.plan.trusting}"
 
     @classmethod
     def open(cls, storage: Storage, name: str) -> Study:
@@ -169,6 +171,7 @@ class Study:
                 self.searcher_state = content.searcher
             if problem:
                 print(f"{problem}; going on from {name}, which lacks the last event", file=sys.stderr)
+            self._whole = not problem
             return
         if problem:
             raise problem
@@ -198,18 +201,20 @@ class Study:
         content = sealed(f'"trials": [\n{lines}\n],\n{rest[1:]}\n')
         self._check_writable()
         if self._lock is None or self.storage.is_local:
-            with contextlib.suppress(FileNotFoundError):
-                self.storage.move(last, previous)
+            if self._whole:
+                with contextlib.suppress(FileNotFoundError):
+                    self.storage.move(last, previous)
             self.storage.write_bytes(last, content)
+            self._whole = True
             return
         # Should another process have written meanwhile, the store itself refuses a ledger that does not follow from it.
-        if self._last:
+        if self._last and self._whole:
             self.storage.write_bytes(previous, self._last)
         try:
             self._version = self.storage.write_versioned(last, content, self._version)
         except Conflict:
             raise LockLost(f"study {self.plan.task.study}: another process goes on with it; this one stops") from None
-        self._last = content
+        self._last, self._whole = content, True
 
     def _check_writable(self) -> None:
         """See, before a write that only the holder of the study may make, that this process still is."""

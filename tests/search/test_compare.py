@@ -100,6 +100,9 @@ def test_a_course_knows_the_best_so_far_and_where_a_budget_ends() -> None:
     assert run.within(seconds=6).values[1:] == (0.5, 0.4)
     assert len(run.within(macs=25).values) == 2 and run.within() == run
     assert Budget(trials=6).more(run) == 2 and Budget(seconds=21).more(run) == 4 and Budget(macs=40).more(run) == 0
+    uncounted = dataclasses.replace(run, macs=(0.0,) * 4)
+    with pytest.raises(UsageError, match="--budget-macs: 4 trials took none"):
+        Budget(macs=1e9).more(uncounted)
 
 
 def made_up(shift: float, repeats: int, seed: int) -> list[Course]:

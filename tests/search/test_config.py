@@ -55,6 +55,8 @@ def test_the_command_line_wins_and_fields_add_up(tmp_path: Path) -> None:
     assert (plan.searcher, plan.trials, plan.seeds, plan.patience) == ("bo", 9, 1, 5)
     assert plan.task.settings["finetune.distill"] == 0.5 and plan.task.settings["finetune.beta"] == 2
     assert plan.task.settings["finetune.soft"] == "dkd" and plan.ranges["transfer.lr"] == "1e-5:1:log"
+    assert plan.task.data.label_columns == ("a", "b")
+    assert plan_of(f"--config={file}", "--label-column=c").task.data.label_columns == ("c",), "no field: it wins"
     file.write_text(
         'method = "fsp"\nset = ["distill=0.5", "beta=2"]\nsearch = ["weight", "transfer.lr"]\nasha = false\n'
     )

@@ -109,6 +109,20 @@ def test_names_and_fields_of_others_are_shown_and_not_obeyed(
     assert not set(said) & {"\x1b", "\x07"}
 
 
+def test_a_damaged_ledger_never_takes_the_place_of_the_one_before(storage: Storage) -> None:
+    study = made_up(storage)
+    study.save()
+    last, previous = (f"{study.folder}/{name}" for name in ("ledger.json", "ledger.previous.json"))
+    before = storage.read_bytes(previous)
+    storage.write_bytes(last, storage.read_bytes(last)[:-40])
+    again = Study.open(storage, study.plan.task.study)
+    again.save()
+    assert storage.read_bytes(previous) == before, "a kill between the two would have left nothing"
+    whole = storage.read_bytes(last)
+    again.save()
+    assert storage.read_bytes(previous) == whole
+
+
 def test_weights(storage: Storage) -> None:
     folder = save_winner(made_up(storage))
     name = f"{folder}/model.safetensors"

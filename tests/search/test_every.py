@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bo_distill.distributed.locks import locked
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods import METHODS, get
+from bo_distill.methods.errors import UsageError
 from bo_distill.search import report
 from bo_distill.search.api import every
 from bo_distill.search.evidence.every import Held, held, verdict
@@ -52,6 +54,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return 1.0
 
     monkeypatch.setattr(every, "search", search)
+    monkeypatch.setattr(every, "keep", lambda study, quiet: None)  # there are no networks
     return how
 
 
@@ -114,6 +117,56 @@ def test_an_interruption_goes_on_with_the_trials_that_there_are(
     study.trials[0].status = "failed"
     study.save()
     assert main(words(storage, "--resume", name, "--json")) == 3, "finished, and a trial failed"
+
+
+def test_a_second_process_is_refused(
+    storage: Storage, untrained: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    untrained["stops"] = {"max_entropy": 1}
+    assert main(words(storage, "--trials=3", "--seeds=2")) == 130
+    (name,) = (file.split("/")[1] for file in storage.list("comparisons"))
+    before = every.read_record(storage, name)
+    capsys.readouterr()
+    with locked(storage, f"comparisons/{name}/.lock"):
+        assert main(words(storage, "--resume", name)) == 2
+        assert f"all --resume {name}: another process is running it, held by" in capsys.readouterr().err
+        assert main(words(storage, "--resume", name, "--dry-run")) == 0, "which runs nothing"
+    assert every.read_record(storage, name) == before
+
+
+def test_an_error_on_going_on_leaves_no_method_out(
+    storage: Storage, untrained: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    untrained["stops"] = {"fsp": 1}
+    assert main(words(storage, "--trials=3", "--seeds=2")) == 130
+    (name,) = (file.split("/")[1] for file in storage.list("comparisons"))
+    untrained["stops"] = {}
+
+    def gone(args: Any) -> Study:
+        raise UsageError("digits: gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(every, "begun", gone)
+        assert main(words(storage, "--resume", name)) == 2
+    assert "digits: gone" in capsys.readouterr().err
+    assert every.read_record(storage, name).left_out == {"res_ic": "takes text data"}
+    assert main(words(storage, "--resume", name)) == 0
+
+
+def test_a_page_that_a_kill_left_out_is_drawn_on_going_on(
+    storage: Storage, untrained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untrained["stops"] = {"label_embedding": 1}
+    assert main(words(storage, "--trials=3", "--seeds=2")) == 130
+    (name,) = (file.split("/")[1] for file in storage.list("comparisons"))
+    studies = every.read_record(storage, name).studies
+    for file in ("model/model.json", "report.html"):
+        storage.write_bytes(f"studies/{studies['fsp']}/{file}", b"whole")
+    kept: list[str] = []
+    monkeypatch.setattr(every, "keep", lambda study, quiet: kept.append(study.method.name))
+    untrained["stops"] = {}
+    assert main(words(storage, "--resume", name)) == 0
+    assert kept == ["max_entropy"], "those that are searched now keep their own"
 
 
 def test_what_is_not_for_all_methods_is_refused(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:

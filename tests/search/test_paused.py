@@ -15,6 +15,8 @@ from bo_distill.methods import get
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import EpochRow
+from bo_distill.search.command.asking import asked_for
+from bo_distill.search.command.run_options import parser
 from bo_distill.search.compare import main as compare
 from bo_distill.search.execution.trial import perform, stop_sign
 from bo_distill.search.run import main
@@ -54,6 +56,19 @@ def trained(trial: Trial) -> Outcome:
     status: Any = "done" if until == EPOCHS else "paused"
     val = {"accuracy": rows[-1]["val_accuracy"]}
     return Outcome(status, val=val, history=rows, started=time.time(), seconds=1.0, epochs=until)
+
+
+def test_more_trainings_are_counted_from_what_was_spent(storage: Storage) -> None:
+    study = begun(storage)
+    study.plan = dataclasses.replace(study.plan, trials=None, seconds=60.0, out_of_time=True, over=True)
+    settings = {"only.x": 0.5, "only.y": 0.5}
+    jobs = [Job(n, "search", settings, 0, until=epochs) for n, epochs in enumerate((None, 3, 3, 3, 6))]
+    study.trials = [Trial(job, 0.0, "pruned" if job.until else "done", 0.5) for job in jobs]
+    study.save_plan()
+    study.save()
+    args = parser().parse_args(["--resume=s", "--trials=+2", f"--trust={TRIVIAL.partition(':')[0]}"])
+    args.storage = storage.uri
+    assert asked_for(args, storage).plan.trials == 5, "8 / 3 trainings, and 2"
 
 
 class Killed(Exception):

@@ -120,7 +120,7 @@ def test_page_says_what_was_found(page: str, study: Study) -> None:
     assert 'diverged: <loss> & "all"' not in page, "text from a trial must be escaped"
     assert "1,234,567" in text
     assert "bo-distill run fsp --bo --data digits" in " ".join(text.split())
-    assert "What to do next" in text and "--confirm 2 runs the best again" in text
+    assert "What to do next" in text and "--confirm 2 --trials 16 runs the best again" in text
     assert "trial 2, student alone; seeds 1, 2, 3" in text and "test split refused" in text and "--trials +5" in text
 
 
