@@ -18,7 +18,7 @@ import logging
 import sys
 import sysconfig
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from bo_distill.distributed.locks import Lock, locked
+from bo_distill.distributed.locks import Lock, LockLost, locked
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.method import State
 
@@ -280,11 +280,14 @@ class StageCache:
     def put(self, stage: str, key: str, content: bytes) -> None:
         """Keep a result, and drop the progress that led to it."""
         self.storage.write_bytes(self.name(stage, key), content)
-        self.storage.delete_folder(self.checkpoints(stage, key).folder)
+        self.storage.delete_folder(self._progress(stage, key))
 
-    def checkpoints(self, stage: str, key: str) -> StageCheckpoints:
-        """Where a stage that is not finished keeps its checkpoints."""
-        return StageCheckpoints(self.storage, f"stages/{stage}-{key}.progress")
+    def checkpoints(self, stage: str, key: str, lock: Lock) -> StageCheckpoints:
+        """Where a stage that is not finished keeps its checkpoints, as long as this process holds its lock."""
+        return StageCheckpoints(self.storage, self._progress(stage, key), lock)
+
+    def _progress(self, stage: str, key: str) -> str:
+        return f"stages/{stage}-{key}.progress"
 
     def lock(self, stage: str, key: str) -> AbstractContextManager[Lock]:
         """One process computes, others wait for it."""
@@ -294,8 +297,8 @@ class StageCache:
 class StageCheckpoints:
     """The checkpoints of one stage under way (`distributed.worker.Checkpoints`)."""
 
-    def __init__(self, storage: Storage, folder: str) -> None:
-        self.storage, self.folder = storage, folder
+    def __init__(self, storage: Storage, folder: str, lock: Lock) -> None:
+        self.storage, self.folder, self.lock = storage, folder, lock
 
     def load(self, name: str) -> bytes | None:
         file = f"{self.folder}/{name}.pt"
@@ -309,4 +312,6 @@ class StageCheckpoints:
             return None
 
     def save(self, name: str, content: bytes) -> None:
-        self.storage.write_bytes(f"{self.folder}/{name}.pt", sealed(content))
+        with suppress(LockLost):  # the checkpoints are another process's now
+            self.lock.check()
+            self.storage.write_bytes(f"{self.folder}/{name}.pt", sealed(content))

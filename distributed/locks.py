@@ -184,6 +184,8 @@ class _Lease(Lock):
             content, version = self.storage.read_versioned(self.name)
         except FileNotFoundError:
             return {}, ""
+        except OSError as error:
+            raise self.storage.not_writable(error) from error
         try:
             words = json.loads(content)
         except ValueError:  # damaged: nobody can renew it, so it is taken over

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -11,10 +12,13 @@ from dataclasses import dataclass, field
 import torch
 
 from bo_distill.distributed.cache import StageCache, decode, encode, stage_key
+from bo_distill.distributed.locks import Lock, LockLost
 from bo_distill.distributed.seeds import seed_of
 from bo_distill.distributed.worker import LocalWorker, Runtime
 from bo_distill.methods.data import stage_running
 from bo_distill.methods.method import Configs, EpochRow, Method, Stage, State
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -109,11 +113,11 @@ def run_stages(
         def listen(row: EpochRow, stage: str = stage.name) -> bool:
             return bool(on_epoch and on_epoch({**row, "stage": stage}))
 
-        with cache.lock(name, key) if worker.rank == 0 else nullcontext():
+        with cache.lock(name, key) if worker.rank == 0 else nullcontext(Lock()) as lock:
             content = worker.ranks.from_first(cache.get(name, key) if worker.rank == 0 else None)
             if content is None:
                 alone = worker.for_stage(
-                    seed_of(seed, stage.name), listen, cache.checkpoints(name, key), judged=not stage.shared
+                    seed_of(seed, stage.name), listen, cache.checkpoints(name, key, lock), judged=not stage.shared
                 )
                 torch.manual_seed(alone.seed)
                 try:
@@ -123,7 +127,11 @@ def run_stages(
                     raise FloatingPointError(f"{stage.name}: {error}") from None
                 content = encode(dataclasses.replace(state, history=tuple(alone.history)))
                 if worker.rank == 0:
-                    cache.put(name, key, content)
+                    try:
+                        lock.check()
+                        cache.put(name, key, content)
+                    except LockLost as error:
+                        log.warning("stage %s is not kept: %s", name, error)
             else:
                 run.cached.append(stage.name)
         # A result goes through its stored form also where it was just made: a later hit is then the same to the bit.

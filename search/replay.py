@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bo_distill.distributed.machine import cores
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError, counted
 from bo_distill.search.command.shell import FAILED, OK, Parser, carry_out, positive, storage_option
@@ -56,7 +57,7 @@ def parser() -> Parser:
     p.add_argument("--confirm-seeds", type=int, default=3, metavar="N", help="times each of them (3)")
     p.add_argument("--makespan", metavar="STUDY", help="instead: a recorded study's real and simulated makespan")
     storage_option(p)
-    p.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes")
+    p.add_argument("--jobs", type=int, default=cores(), metavar="N", help="processes")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     return p
 

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bo_distill.distributed.machine import cores
 from bo_distill.methods import METHODS
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.command.options import seconds_of
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--only {args.only}: no line has these words; docs/results has the lines of each method")
         return found
 
-    storage, processes = Storage(args.storage), args.processes or len(os.sched_getaffinity(0))
+    storage, processes = Storage(args.storage), args.processes or cores()
     if args.dry_run:
         for one in wanted():
             for line in missing(one, storage, args.precision, priced=True):

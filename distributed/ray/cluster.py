@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import signal
@@ -19,6 +20,7 @@ from typing import Any, TextIO
 from urllib.parse import urlparse
 
 import bo_distill
+from bo_distill.distributed.machine import cores
 from bo_distill.distributed.ray.private import died_with_its_node, environment, orphaned_groups, own_session
 from bo_distill.methods.errors import UsageError, counted
 
@@ -60,7 +62,7 @@ def machine() -> list[Node]:
     """The node that a Ray of this process would have."""
     import torch
 
-    return [{"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}]
+    return [{"CPU": float(cores()), "GPU": float(torch.cuda.device_count())}]
 
 
 def layout(nodes: Sequence[Node], *, workers: int, concurrency: int | None) -> Layout:
@@ -76,14 +78,16 @@ def layout(nodes: Sequence[Node], *, workers: int, concurrency: int | None) -> L
         raise UsageError(
             f"--workers {workers}: Ray has {counted(gpus, 'GPU')} and each worker takes one; give at most {gpus}"
         )
-    most = cpus // workers
+    most = min(cpus // workers, gpus // workers) if gpus and workers > 1 else cpus // workers
     if concurrency is not None and concurrency > most:
+        has = counted(cpus, "CPU") + (f" and {counted(gpus, 'GPU')}" if gpus else "")
         raise UsageError(
-            f"--concurrency {concurrency}: Ray has {counted(cpus, 'CPU')}, room for {counted(most, 'trial')} of "
-            f"{counted(workers, 'worker')}; give at most {most}"
+            f"--concurrency {concurrency}: Ray has {has}, "
+            f"room for {counted(most, 'trial')} of {counted(workers, 'worker')}; give at most {most}"
         )
     at_once = concurrency or (max(1, min(most, gpus // workers)) if gpus else most)
-    gpu_share = (1.0 if workers > 1 else min(1.0, gpus / at_once)) if gpus else 0.0
+    # Ray splits no trial over two GPUs: each takes as large a share of one as that GPU's others do.
+    gpu_share = (1.0 if workers > 1 else 1 / math.ceil(at_once / gpus)) if gpus else 0.0
     # A worker lies on one node: it may have that node's cores, or those beside one of its GPUs, and no more.
     fit = [(node.get("CPU", 0), node.get("GPU", 0) / gpu_share if gpus else 1) for node in nodes]
     widest = max(int(cores / max(1, places)) for cores, places in fit if places)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bo_distill.methods.data.account import LeftOut
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.data.labels import normal
 from bo_distill.methods.data.source import Source, classed
@@ -81,10 +82,13 @@ def read(spec: DataSpec) -> Source:
     assert rows.images is not None
     (labels,) = rows.labels.values()
     answers = [normal(label) for label in labels]
-    keys = [hashlib.sha256(image.tobytes()).digest() for image in rows.images]
-    kept, _, source = classed(spec, keys, answers, rows.parts, lambda row: f"row {row}")
-    images = rows.images if len(kept) == len(answers) else rows.images[kept]
-    return replace(source, rows=torch.from_numpy(images))
+    usable = [row for row, answer in enumerate(answers) if answer]
+    keys = [hashlib.sha256(rows.images[row].tobytes()).digest() for row in usable]
+    known, parts = [answers[row] for row in usable], [rows.parts[row] for row in usable]
+    kept, _, source = classed(spec, keys, known, parts, lambda row: f"row {usable[row]}")
+    unlabelled = (LeftOut("empty", missing),) if (missing := len(answers) - len(usable)) else ()
+    images = rows.images if len(kept) == len(answers) else rows.images[np.array(usable)[kept]]
+    return replace(source, rows=torch.from_numpy(images), left_out=unlabelled + source.left_out)
 
 
 def _kept(spec: DataSpec) -> Rows:

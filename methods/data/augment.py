@@ -3,7 +3,7 @@
 A kind is a word for each step, joined by "_" and done in that order:
 
     none             nothing
-    crop             pads by an eighth of the side with zeros and crops at random (4 pixels of 32; He et al. 2016)
+    crop             pads by an eighth of the width with zeros and crops at random (4 pixels of 32; He et al. 2016)
     flip             mirrors half of the images left to right
     rotate           turns by up to 15 degrees, the border repeated
     randaugment      two of 14 operations at magnitude 9 of 30 (Cubuk et al. 2020)
@@ -130,7 +130,8 @@ def operate(x: Tensor, operation: Tensor, magnitude: Tensor, sign: Tensor, wide:
     from torchvision.transforms.v2 import functional as library
 
     height, width = x.shape[2:]
-    shear, shift, turn, change, bits = (0.99, 32, 135, 0.99, 6) if wide else (0.3, 150 / 331 * width, 30, 0.9, 4)
+    shear, turn, change, bits = (0.99, 135, 0.99, 6) if wide else (0.3, 30, 0.9, 4)
+    across, down = (32, 32) if wide else (150 / 331 * width, 150 / 331 * height)
     level = magnitude / (BINS - 1)
     signed = sign * level
     drew = {name: (operation == index).nonzero().squeeze(1) for index, name in enumerate(OPERATIONS)}
@@ -139,8 +140,8 @@ def operate(x: Tensor, operation: Tensor, magnitude: Tensor, sign: Tensor, wide:
     for axis, name, side in ((0, "shear_x", height), (1, "shear_y", width)):  # the top or left edge stays
         matrix[drew[name], axis, 1 - axis] = shear * signed[drew[name]]
         matrix[drew[name], axis, 2] = shear * signed[drew[name]] * side / 2
-    matrix[drew["translate_x"], 0, 2] = -(shift * signed[drew["translate_x"]]).trunc()
-    matrix[drew["translate_y"], 1, 2] = -(shift * signed[drew["translate_y"]]).trunc()
+    matrix[drew["translate_x"], 0, 2] = -(across * signed[drew["translate_x"]]).trunc()
+    matrix[drew["translate_y"], 1, 2] = -(down * signed[drew["translate_y"]]).trunc()
     matrix[drew["rotate"]] = rotation(turn * signed[drew["rotate"]])
 
     x = x.clone()

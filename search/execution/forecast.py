@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import os
 import statistics
 import tempfile
 import time
@@ -15,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from bo_distill.distributed.cache import StageCache
+from bo_distill.distributed.machine import cores, peak_memory
 from bo_distill.distributed.pipeline import stage_keys, unmade
 from bo_distill.distributed.ranks import Ranks
 from bo_distill.distributed.ray.cluster import Layout
@@ -30,7 +30,6 @@ from bo_distill.methods.outside import trust
 from bo_distill.methods.training import Training
 from bo_distill.search.evidence.words import duration
 from bo_distill.search.execution.processes import side_by_side
-from bo_distill.search.execution.trial import peak_memory
 from bo_distill.search.searchers.registry import foreseen
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Task
@@ -192,13 +191,13 @@ def rehearsals(task: Task, place: Layout) -> Rehearsal:
 
     Of workers that this machine has no cores for, as many rehearse as it has; the others are taken to do as well.
     """
-    cores = len(os.sched_getaffinity(0))
-    ranks = min(place.workers, cores)
+    here = cores()
+    ranks = min(place.workers, here)
     asked, task = time.time(), replace(task, cpus=place.cpus)
     with tempfile.TemporaryDirectory() as folder:
         members = [
             (task, asked, Ranks(rank, ranks), f"{folder}/{trial}")
-            for trial in range(min(place.concurrency, cores // ranks))
+            for trial in range(min(place.concurrency, here // ranks))
             for rank in range(ranks)
         ]
         with side_by_side(len(members)) as pool:

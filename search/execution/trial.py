@@ -5,19 +5,16 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-import platform
-import resource
 import socket
-import sys
 import time
 from collections.abc import Callable
-from functools import cache
 
 import torch
 
 from bo_distill.distributed.cache import StageCache
 from bo_distill.distributed.locks import purpose
 from bo_distill.distributed.loop import Stopped
+from bo_distill.distributed.machine import peak_memory, processor
 from bo_distill.distributed.pipeline import Run, run_stages
 from bo_distill.distributed.storage import Storage
 from bo_distill.distributed.worker import LocalWorker, best_runtime, prepare
@@ -116,23 +113,6 @@ def note(outcome: Outcome, run: Run, method: Method) -> None:
     outcome.history = [{"stage": name, **row} for name, state in run.states.items() for row in state.history]
     own = [row for row in outcome.history if row["stage"] not in run.cached]
     outcome.cpu_seconds = sum(row.get("cpu_seconds", 0.0) for row in own)
-
-
-@cache
-def processor() -> str:
-    """Name of this machine's processor, as its system says it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:  # not Linux
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def peak_memory() -> int:
-    """Bytes that this process has held at most."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def score(outcome: Outcome, task: Task, worker: LocalWorker, method: Method, configs: Configs, states: States) -> None:

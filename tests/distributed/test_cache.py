@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 
 from bo_distill.distributed import cache as cache_module
 from bo_distill.distributed.cache import StageCache, code_digest, decode, encode, stage_key
+from bo_distill.distributed.locks import Lock, LockLost
 from bo_distill.distributed.pipeline import run_stages
 from bo_distill.distributed.storage import Storage
 from bo_distill.distributed.worker import LocalWorker
@@ -216,7 +218,7 @@ def test_a_truncated_result_is_said_and_made_anew(
 
 
 def test_a_broken_checkpoint_only_costs_its_epochs(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
-    progress = StageCache(storage).checkpoints("s", "key")
+    progress = StageCache(storage).checkpoints("s", "key", Lock())
     progress.save("0", b"not a checkpoint")
     worker = LocalWorker(tiny_images(), checkpoints=progress)
     assert worker.load_checkpoint("0") is None
@@ -243,6 +245,19 @@ def test_two_trials_that_want_the_same_stage_at_once_compute_it_once(tmp_path: P
         process.join()
     assert len(found[0]) + len(found[1]) == 3, "each of the three stages was computed by one of the two"
     assert len(Storage(tmp_path).list("stages")) == 3
+
+
+def test_a_holder_that_lost_its_lock_keeps_no_result(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lost(Lock):
+        def check(self) -> None:
+            raise LockLost("taken over")
+
+    monkeypatch.setattr(LocalWorker, "checkpoint_seconds", 0.0)
+    monkeypatch.setattr(StageCache, "lock", lambda self, stage, key: nullcontext(Lost()))
+    method, cache = get("fsp"), StageCache(storage)
+    configs = method.configure("quick", {f"{s}.epochs": 2 for s in ("teacher", "transfer", "finetune")})
+    run = run_stages(LocalWorker(tiny_images(), seed=1), method, configs, cache, shared_seed=0)
+    assert list(run.states) == ["teacher", "transfer", "finetune"] and not storage.list("stages")
 
 
 def test_a_lock_dies_with_its_holder(tmp_path: Path) -> None:

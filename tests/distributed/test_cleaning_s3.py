@@ -6,6 +6,7 @@ import pytest
 
 from bo_distill.distributed import locks
 from bo_distill.distributed.cache import StageCache, encode
+from bo_distill.distributed.locks import Lock
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.method import State
 from bo_distill.search.study import cleaning
@@ -18,7 +19,7 @@ def test_a_bucket_is_cleaned(bucket: str, monkeypatch: pytest.MonkeyPatch) -> No
     for key in ("free", "held"):
         with cache.lock("fsp.teacher", key):
             cache.put("fsp.teacher", key, encode(State({})))
-    cache.checkpoints("fsp.teacher", "free").save("0", b"epochs")
+    cache.checkpoints("fsp.teacher", "free", Lock()).save("0", b"epochs")
     assert list(cleaning.clean(storage)) and storage.exists("stages/fsp.teacher-free.pt"), "its checkpoint is fresh"
     monkeypatch.setattr(cleaning, "FRESH", 0.0)
     cache.put("fsp.teacher", "held", encode(State({})))

@@ -208,6 +208,7 @@ def test_the_job_for_kubernetes() -> None:
         ([{"CPU": 16.0, "GPU": 2.0}], 1, None, (8, 1.0, 2)),
         ([{"CPU": 16.0, "GPU": 1.0}], 1, 4, (4, 0.25, 4)),
         ([{"CPU": 16.0, "GPU": 4.0}], 2, None, (4, 1.0, 2)),
+        ([{"CPU": 16.0, "GPU": 2.0}], 1, 3, (4, 0.5, 3)),  # two thirds of a GPU would leave the third nowhere to run
         # A head without cores, and workers that no single node could hold together.
         ([{}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}], 2, None, (8, 1.0, 1)),
         ([{"CPU": 2.0}, {"CPU": 3.0}], 1, 1, (3, 0.0, 1)),
@@ -226,7 +227,13 @@ def test_trials_fit(
 
 @pytest.mark.parametrize(
     ("nodes", "workers", "concurrency"),
-    [([{"CPU": 2.0}], 3, None), ([{"CPU": 2.0}], 1, 3), ([{"CPU": 8.0, "GPU": 1.0}], 2, None), ([{}], 1, None)],
+    [
+        ([{"CPU": 2.0}], 3, None),
+        ([{"CPU": 2.0}], 1, 3),
+        ([{"CPU": 8.0, "GPU": 1.0}], 2, None),
+        ([{}], 1, None),
+        ([{"CPU": 16.0, "GPU": 2.0}], 2, 4),
+    ],
 )
 def test_what_can_never_run_is_refused(nodes: list[dict[str, float]], workers: int, concurrency: int | None) -> None:
     with pytest.raises(UsageError, match="at most"):

@@ -191,6 +191,28 @@ def test_a_renewal_whose_answer_was_lost_is_known_again(bucket: str, monkeypatch
             lock.check()
 
 
+def test_a_renewal_outlives_a_read_that_fails(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "HEARTBEAT", 60.0)  # this test renews by hand
+    storage = Storage(bucket)
+
+    def refused(*words: Any) -> str:
+        raise Conflict
+
+    def reset(name: str) -> tuple[bytes, str]:
+        raise OSError("connection reset")
+
+    with locked(storage, ".lock") as lock:
+        assert isinstance(lock, locks._Lease)
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "write_versioned", refused)
+            patch.setattr(storage, "read_versioned", reset)
+            lock._renew_or_lose()
+        before = lock.version
+        lock._renew_or_lose()
+        lock.check()
+        assert lock.version != before, "renewed, as soon as the store answers"
+
+
 def test_a_lease_counts_from_when_its_renewal_was_sent(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "HEARTBEAT", 0.2)
     storage = Storage(bucket)

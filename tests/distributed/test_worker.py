@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from bo_distill.distributed.cache import StageCache
+from bo_distill.distributed.locks import Lock
 from bo_distill.distributed.loop import Stopped
 from bo_distill.distributed.storage import Storage
 from bo_distill.distributed.worker import LocalWorker, Runtime, best_runtime, multiplies_bf16, prepare
@@ -57,7 +58,9 @@ def test_a_second_round_of_trainings_takes_neither_seeds_nor_checkpoints_of_the_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalWorker, "checkpoint_seconds", 0.0)
-    worker = LocalWorker(tiny_images(), checkpoints=StageCache(Storage(tmp_path)).checkpoints("own.stage", "key"))
+    worker = LocalWorker(
+        tiny_images(), checkpoints=StageCache(Storage(tmp_path)).checkpoints("own.stage", "key", Lock())
+    )
 
     rounds = [worker.each(range(2), linear) for _ in range(2)]
     assert len({int(state.tensors["seed"]) for states in rounds for state in states}) == 4
@@ -66,7 +69,7 @@ def test_a_second_round_of_trainings_takes_neither_seeds_nor_checkpoints_of_the_
 
 
 def test_what_is_drawn_after_a_training_that_was_stopped_at_its_end_is_what_it_would_have_been(tmp_path: Path) -> None:
-    checkpoints = StageCache(Storage(tmp_path)).checkpoints("own.stage", "key")
+    checkpoints = StageCache(Storage(tmp_path)).checkpoints("own.stage", "key", Lock())
     with pytest.raises(Stopped):
         linear(LocalWorker(tiny_images(), on_epoch=lambda row: row["epoch"] == 3, checkpoints=checkpoints), 0)
     drawn = [linear(LocalWorker(tiny_images(), checkpoints=found), 0).tensors["drawn"] for found in (checkpoints, None)]

@@ -54,6 +54,16 @@ def test_given_parts_stay_and_equal_rows_leave_training(tmp_path: Path) -> None:
     assert data.info.account.notes == ("val drawn from the training images, 15% each",)
 
 
+def test_images_without_a_label_are_left_out_and_counted(tmp_path: Path) -> None:
+    x, labels = images(), tuple("" if row % 10 == 3 else label for row, label in enumerate(LABELS))
+    data = load(spec := put(tmp_path, Rows(x, None, {"label": labels}, ("train",) * 40)))
+    assert data.info.classes == ("cat", "dog")
+    assert "4 rows left out: without text or label" in data.info.account.lines()
+    seen = torch.cat([data.train.x, data.val.x, load_test(spec).x])
+    usable = [image for image, label in zip(x, labels, strict=True) if label]
+    assert sorted(row.numpy().tobytes() for row in seen) == sorted(row.tobytes() for row in usable)
+
+
 def test_content_is_the_name(tmp_path: Path) -> None:
     x, parts = images(), ("train",) * 40
     first = Rows(x, None, {"label": LABELS}, parts)

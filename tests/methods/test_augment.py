@@ -155,6 +155,13 @@ def test_operations_are_the_library_s(name: str, wide: bool) -> None:
     assert different.float().mean() < 0.002  # the nearest pixel may be another one where two are equally near
 
 
+def test_a_shift_is_of_its_own_side() -> None:
+    x = images(6, side=64)[..., :16]
+    for name in ("translate_x", "translate_y"):
+        got = operate(x, torch.full((6,), OPERATIONS.index(name)), torch.full((6,), 9), torch.ones(6), wide=False)
+        assert torch.allclose(got, torch.stack([_library(image, name, 9, 1, False) for image in x]), atol=1e-5)
+
+
 def test_images_without_an_inside_are_not_sharpened() -> None:
     x = images(6, side=32)[:, :, :2]
     got = operate(x, torch.full((6,), OPERATIONS.index("sharpness")), torch.full((6,), 30), torch.ones(6), wide=True)

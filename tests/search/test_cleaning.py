@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bo_distill.distributed.cache import StageCache, encode
-from bo_distill.distributed.locks import locked
+from bo_distill.distributed.locks import Lock, locked
 from bo_distill.distributed.pipeline import stage_keys
 from bo_distill.distributed.storage import Storage
 from bo_distill.distributed.worker import Runtime
@@ -40,7 +40,7 @@ def left(storage: Storage, key: str) -> list[str]:
     cache = StageCache(storage)
     with cache.lock("fsp.teacher", key):
         cache.put("fsp.teacher", key, encode(State({})))
-    cache.checkpoints("fsp.teacher", key).save("0", b"epochs")
+    cache.checkpoints("fsp.teacher", key, Lock()).save("0", b"epochs")
     names = [
         f"stages/{dot}fsp.teacher-{key}{end}" for dot, end in (("", ".pt"), ("", ".progress/0.pt"), (".", ".lock"))
     ]
@@ -107,7 +107,7 @@ def test_what_a_running_search_needs_stays(study: Study) -> None:
     configs = study.method.configure(task.recipe, {**task.settings, **running.job.settings})
     keys = stage_keys(study.method, configs, study.plan.fingerprint, running.job.seed, task.seed, Runtime(), 1)
     names = left(storage, keys["teacher"])
-    StageCache(storage).checkpoints("fsp.transfer", keys["transfer"]).save("0", b"to go on from")
+    StageCache(storage).checkpoints("fsp.transfer", keys["transfer"], Lock()).save("0", b"to go on from")
     checkpoint = f"stages/fsp.transfer-{keys['transfer']}.progress/0.pt"
     aged(storage, [checkpoint])
     computing = left(storage, "c" * 20)
@@ -121,7 +121,7 @@ def test_what_a_running_search_needs_stays(study: Study) -> None:
 
 
 def test_fresh_checkpoints_stay(storage: Storage) -> None:
-    StageCache(storage).checkpoints("fsp.teacher", "a").save("0", b"epochs")
+    StageCache(storage).checkpoints("fsp.teacher", "a", Lock()).save("0", b"epochs")
     assert list(clean(storage)) == []
     aged(storage, ["stages/fsp.teacher-a.progress/0.pt"])
     assert [removal.what for removal in clean(storage)] == ["checkpoints"]

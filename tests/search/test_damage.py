@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from bo_distill.distributed.cache import StageCache, StageCheckpoints, decode, encode, sealed, unsealed
-from bo_distill.distributed.locks import LockLost
+from bo_distill.distributed.locks import Lock, LockLost
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import State
@@ -58,7 +58,7 @@ def test_a_checkpoint() -> None:
 def test_a_damaged_stage_is_made_anew_and_a_damaged_checkpoint_begun_again(
     storage: Storage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache, progress = StageCache(storage), StageCheckpoints(storage, "stages/x.progress")
+    cache, progress = StageCache(storage), StageCheckpoints(storage, "stages/x.progress", Lock())
     cache.put("s", "key", encode(state()))
     progress.save("0", b"epochs")
     assert progress.load("0") == b"epochs"
