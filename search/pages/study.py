@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -137,7 +138,7 @@ def attempt(draw: Callable[[], object], name: str, storage: Storage) -> None:
     try:
         draw()
     except Exception as error:  # what draws is a dozen libraries
-        again = " ".join(filter(None, ("bo-distill report", name, on_command_line(where(storage)))))
+        again = " ".join(filter(None, ("bo-distill report", shlex.quote(name), on_command_line(where(storage)))))
         words = f"the page was not drawn: {error}; {again} tries again"
         print(printable(words), file=sys.stderr)
 

@@ -369,7 +369,8 @@ def test_a_page_that_fails_hides_no_result_and_names_are_no_markup(
     title = "fsp on imagefolder:/data/[new]/cats[/b]"
     compare.conclude(storage, "comparisons/[v2]", {"comparison": "[v2]"}, courses, title, as_json=False)
     said = capsys.readouterr()
-    assert said.err == "the page was not drawn: no \\x1b[1mfonts; bo-distill report [v2] tries again\n"
+    again = f"bo-distill report '[v2]' --storage {storage.uri}"
+    assert said.err == f"the page was not drawn: no \\x1b[1mfonts; {again} tries again\n"
     assert f"{title}: best" in said.out and f"report       {storage.uri}/comparisons/[v2]/report.html" in said.out
 
 
