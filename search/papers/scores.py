@@ -49,18 +49,20 @@ class Line:
         """Differences from another line over the seeds that both have."""
         return [self.scores[seed] - other.scores[seed] for seed in sorted(self.scores.keys() & other.scores.keys())]
 
-    def over(self, other: Line, unit: str = "%") -> str:
-        """Mean difference from another line, in points where the unit is per cent, with Student's 95% interval; over
-        how many seeds, where one of the two has more of its own."""
-        form = "+.2f" if unit == "%" else "+.3g"
-        differences = self.minus(other)
+    def difference(self, other: Line, unit: str = "%") -> str:
+        """Mean difference from another line, in points where the unit is per cent, with Student's 95% interval."""
+        form, differences = "+.2f" if unit == "%" else "+.3g", self.minus(other)
         if not differences:
             return NONE
-        span, seeds = student(differences), len(differences)
+        span = student(differences)
         between = f" ({span[0]:{form}} to {span[1]:{form}})" if span else ""
-        fewer = f", {counted(seeds, 'seed')} of both"
-        alone = seeds < max(len(self.scores), len(other.scores))
-        return f"{statistics.fmean(differences):{form}}{between}{fewer if alone else ''}"
+        return f"{statistics.fmean(differences):{form}}{between}"
+
+    def over(self, other: Line, unit: str = "%") -> str:
+        """The same, and over how many seeds, where one of the two has more of its own."""
+        seeds = len(self.minus(other))
+        fewer = f", {counted(seeds, 'seed')} of both" if 0 < seeds < max(len(self.scores), len(other.scores)) else ""
+        return f"{self.difference(other, unit)}{fewer}"
 
 
 def lines_of(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> list[Line]:
@@ -126,7 +128,7 @@ def findings(one: Reproduction, claims: Sequence[Claim], rows: Sequence[Row]) ->
 def judged(line: Line, control: Line) -> tuple[str, str]:
     """Verdict in a word or two, and in a sentence."""
     differences, span = line.minus(control), student(line.minus(control))
-    what = f"{line.cell.name} against {control.cell.name}, {line.over(control)} points"
+    what = f"{line.cell.name} against {control.cell.name}, {line.difference(control)} points"
     if not differences:
         return "not trained yet", "Line or control is not trained yet."
     if len(differences) == 1:
