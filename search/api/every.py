@@ -241,12 +241,12 @@ def _begun(
                 own = argparse.Namespace(**{**vars(parser().parse_args([])), **here, **kept, "resume": known})
                 yield method, (own, begun(own))
             continue
+        if method in record.left_out:
+            continue
         seeds = SEEDS if args.seeds is None else args.seeds
         control = next(iter(get(method).controls), None)
         given = {"method": method, "seeds": seeds, "controls": control, **share, "resume": None}
         own = argparse.Namespace(**{**vars(args), **here, **given})
-        if method in record.left_out:
-            continue
         try:
             study = begun(own)
         except UsageError as error:
