@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -42,11 +44,19 @@ def test_ray_accepts_the_file(config: Any) -> None:
     assert prepared["available_node_types"]["gpu"]["resources"] == {"CPU": 8, "GPU": 1}
 
 
-def test_a_search_reckons_with_the_nodes_that_may_come(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """At first there is the head alone, which offers no CPU."""
+@pytest.mark.parametrize("most", [4, 6])
+def test_a_search_reckons_with_the_nodes_that_may_come(
+    most: int, config: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """At first there is the head alone, which offers no CPU. The one number in the file bounds the rest."""
+    from ray.autoscaler._private.util import prepare_config
+
+    assert config["max_workers"] == 4
+    left = tmp_path / "ray_bootstrap_config.yaml"
+    left.write_text(json.dumps(prepare_config(config | {"max_workers": most})))  # as `ray up` leaves it with the head
     monkeypatch.setattr(cluster, "alive", lambda: {"head": {"memory": 1.0}})
-    monkeypatch.setattr(cluster, "BOOTSTRAP", ROOT / "cluster.yaml")
-    assert cluster.reach() == [{"CPU": 8, "GPU": 1}] * 4
+    monkeypatch.setattr(cluster, "BOOTSTRAP", left)
+    assert cluster.reach() == [{"CPU": 8, "GPU": 1}] * most
     place = layout(cluster.reach(), workers=4, concurrency=None)
     assert (place.cpus, place.gpus, place.concurrency) == (8, 1.0, 1)
     monkeypatch.setattr(cluster, "BOOTSTRAP", tmp_path / "none")
@@ -71,7 +81,6 @@ def test_every_ray_that_is_started_asks_for_the_token(file: str) -> None:
     starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
     assert all("RAY_AUTH_MODE=token " in line for line in starts if "ray start" in line)
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
-    assert {".env", "*.pem", "*.key"} <= set(config["rsync_exclude"])
 
 
 def test_nodes_have_no_more_rights_than_they_need(config: Any) -> None:
@@ -88,6 +97,44 @@ def test_nodes_have_no_more_rights_than_they_need(config: Any) -> None:
         rights = container["securityContext"]
         assert rights["runAsNonRoot"] and not rights["allowPrivilegeEscalation"]
     assert "USER ray" in (ROOT / "docs/cluster/Dockerfile").read_text() and (ROOT / ".dockerignore").exists()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_keys_stay_behind_but_the_one_that_the_head_needs(file: str, tmp_path: Path) -> None:
+    """By the options that Ray gives to rsync. It copies its own key as one file more, under the same ones."""
+    from ray.autoscaler._private.command_runner import SSHCommandRunner
+
+    if not shutil.which("rsync"):
+        pytest.skip("rsync is not installed")
+    config = yaml.safe_load((ROOT / file).read_text())
+    options = SSHCommandRunner._create_rsync_filter_args(None, config)
+
+    def sent(source: str, to: str, name: str = "") -> set[str]:
+        """What is in the folder after it."""
+        folder = tmp_path / to
+        folder.mkdir()
+        words = ["rsync", "-avz", *options, source, f"{to}/{name}"]
+        subprocess.run(words, check=True, cwd=tmp_path, capture_output=True)
+        return {str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file()}
+
+    travel = {".git/HEAD", ".gitignore", "README.md", "methods/data/cifar.py", "docs/results/README.md"}
+    stay = {
+        ".env",
+        "own.pem",
+        "docs/own.key",
+        ".venv/bin/python",
+        "results/a.parquet",
+        "data/x",
+        "search/__pycache__/a.pyc",
+    }
+    for name in travel | stay:
+        (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "project" / name).touch()
+    shutil.copy(ROOT / ".gitignore", tmp_path / "project")
+    assert sent("project/", "search") == travel
+    for key in ("ray-autoscaler_us-west-2.pem", "own.key", "id_ed25519"):
+        (tmp_path / key).touch()
+        assert sent(key, f"head of {key}", "ray_bootstrap_key.pem") == {"ray_bootstrap_key.pem"}
 
 
 @pytest.mark.slow
@@ -125,7 +172,12 @@ def test_a_cluster_answers_nobody_without_its_token(tmp_path: Path) -> None:
 
 
 def test_the_nodes_install_from_the_lock(config: Any) -> None:
-    assert any("-c requirements.lock" in line for line in config["setup_commands"])
+    from ray.autoscaler._private.util import prepare_config
+
+    prepared = prepare_config(config)  # with Ray's own commands where the file has none
+    for kind in ("head_setup_commands", "worker_setup_commands"):
+        installs = [line for line in prepared[kind] if "pip install" in line]
+        assert installs and all("-c requirements.lock" in line for line in installs)
     lock = (ROOT / "requirements.lock").read_text()
     assert re.search(r"^ray==\d", lock, re.MULTILINE)
     assert "://" not in lock, "the lock names no registry"
@@ -153,16 +205,19 @@ def test_ray_accepts_machines_of_our_own() -> None:
     config["head_start_ray_commands"][1] = config["head_start_ray_commands"][1].replace(
         "RAY_enable_autoscaler_v2=0 ", ""
     )
-    for same in ("head_start_ray_commands", "worker_start_ray_commands", "file_mounts", "rsync_exclude"):
+    for same in ("head_start_ray_commands", "worker_start_ray_commands", "file_mounts", "rsync_filter"):
         assert config[same] == aws[same]
 
 
 def test_every_file_of_the_project_reaches_the_nodes(config: Any) -> None:
-    """As rsync reads its patterns: one that begins with a slash holds at the top only, others at any depth."""
+    """As rsync reads .gitignore: a pattern that begins with a slash holds at the top only, others at any depth."""
+    assert config["rsync_filter"] == [".gitignore"]
+    patterns = (ROOT / ".gitignore").read_text().split()
+    assert {".env", "*.pem", "*.key"} <= set(patterns)
 
     def left_out(path: Path) -> bool:
-        top = [pattern[1:] for pattern in config["rsync_exclude"] if pattern.startswith("/")]
-        deep = [pattern.removeprefix("**/") for pattern in config["rsync_exclude"] if not pattern.startswith("/")]
+        top = [pattern.strip("/") for pattern in patterns if pattern.startswith("/")]
+        deep = [pattern.strip("/") for pattern in patterns if not pattern.startswith("/")]
         return any(fnmatch(path.parts[0], pattern) for pattern in top) or any(
             fnmatch(part, pattern) for part in path.parts for pattern in deep
         )
