@@ -298,7 +298,7 @@ def parser() -> Parser:
         "query",
         parents=[place, as_json],
         help="SQL over the table `leaderboard`",
-        epilog="""for example: "SELECT study, config->>'$.\"joint.lr\"' AS lr, val_accuracy FROM leaderboard" """,
+        epilog="""for example: "SELECT study, config->>'$.\\"joint.lr\\"' AS lr, val_accuracy FROM leaderboard" """,
     )
     command.add_argument("sql", metavar="SQL", help="one SELECT, in DuckDB's dialect")
     command.set_defaults(run=query)

@@ -31,7 +31,7 @@ def task_options(p: Parser, every: bool = False) -> None:
         every: `EVERY` may stand in place of a method.
     """
     words = f"{', '.join(METHODS)}, or package.module:NAME of your own"
-    words += f"; {EVERY}: each that takes --data" if every else ""
+    words += f"; {EVERY}: each that takes --data, beside its first control alone" if every else ""
     p.add_argument("method", nargs="?", metavar="METHOD", help=words)
     add_data_options(p.group("data"))
     task = p.group("what is searched")

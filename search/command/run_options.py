@@ -43,7 +43,8 @@ def parser() -> FileParser:
         "--trials",
         metavar="N",
         help="how many trials (default 12; for a grid all its points; with --time no limit); +N with --resume or "
-        "--extend",
+        f"--extend; with {EVERY} in place of METHOD, of the method with the longest search (default 8), and as many "
+        "epochs for each of the others",
     )
     spent.add_argument(
         "--time",
@@ -64,8 +65,8 @@ def parser() -> FileParser:
         "--seeds",
         type=int,
         metavar="N",
-        help="retrainings of the winner, scored on test (default 3); 0 leaves the test split unread, so that --resume "
-        "STUDY can extend the search, and give --seeds at its end",
+        help=f"retrainings of the winner, scored on test (default 3; 5 with {EVERY} in place of METHOD); 0 leaves the "
+        "test split unread, so that --resume STUDY can extend the search, and give --seeds at its end",
     )
     held = spent.add_mutually_exclusive_group()
     held.add_argument("--no-controls", action="store_true", help="do not run the method's controls beside the winner")

@@ -600,6 +600,12 @@ def test_query(filled: Storage, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(filled, "query", twice, "--json") == 0
     assert [*json.loads(capsys.readouterr().out)[0]] == ["study", "study_2", "study_2_2"]
     assert command(filled, "query", twice) == 0 and "study_2_2" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command(filled, "query", "--help")
+    typed = capsys.readouterr().out.partition("for example:")[2].replace("joint.lr", "transfer.lr")
+    sql = subprocess.run(["sh", "-c", f"printf %s {typed}"], capture_output=True, text=True, check=True).stdout
+    assert command(filled, "query", sql, "--json") == 0
+    assert all(row["lr"] is not None for row in json.loads(capsys.readouterr().out))
     assert command(filled, "query", "SELECT 1 AS one WHERE false") == 0
     assert capsys.readouterr().out == "no rows match\n"
 
