@@ -3,7 +3,7 @@
     python -m benchmarks.corners METHOD [--points 200] [--precision float32,bfloat16] [--device cpu|cuda]
                                         [--set stage.field=value]
 
-Prints each configuration that ends in a loss, a weight or an answer that is not finite; exits 1 if there is one.
+Prints each configuration that ends in a loss or a weight that is not finite; exits 1 if there is one.
 """
 
 from __future__ import annotations

@@ -13,12 +13,14 @@ the machine hits all of them:
 On a machine that is busy with other work, `--clock cpu` counts the CPU seconds of the rank that used most: what quiet
 cores would bring, but for the time that messages take to arrive.
 
-`main` is the built-in main job's size: ResNet-14 on 16 px, batches of 64. Then a model of the messages, checked against
-what was measured, says what more ranks would bring: a step on n ranks takes the computation of 1/n of the rows and
+`main` is the built-in main job's size: ResNet-14 on 16 px, batches of 64. Then a model says what ranks of several
+machines would bring: a step on n ranks takes the computation of 1/n of the rows and
 
     2 (n - 1) latency + 2 (n - 1) / n * bytes / bandwidth      (ring all-reduce)
 
-of which what the backward pass hides is left in, so that the model is a lower limit.
+of which what the backward pass hides is left in, so that the model is a lower limit. Latency and bandwidth are those of
+torch.distributed's messages, timed here. The ranks that are measured share one machine, and on CPUs their gradients go
+by its memory instead: their speed stands beside the model's and does not check it.
 """
 
 from __future__ import annotations
@@ -210,7 +212,7 @@ def table(speeds: dict[Any, list[float]], networks: list[str], args: argparse.Na
 
 
 def extend(speeds: dict[Any, list[float]], messages: dict[int, Any], networks: list[str], precision: str) -> None:
-    """Print what the model says of 2, 8 and 64 ranks with norm=group, whose messages are the gradients alone."""
+    """Print what the model says of 2, 4, 8 and 64 ranks with norm=group, whose messages are the gradients alone."""
     if 1 not in {size for _, _, size, _ in speeds} or not messages:
         return
     size, seconds = min(messages.items())

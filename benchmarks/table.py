@@ -46,7 +46,7 @@ def parser() -> Parser:
 
 
 def words_of(domain: Domain) -> dict[str, Any]:
-    """As `search.replay.domain_of` reads it."""
+    """As `search.simulation.recorded.domain_of` reads it."""
     return {"kind": type(domain).__name__, **dataclasses.asdict(domain)}
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.verdicts [benchmarks/tables/center_loss_digits.parquet ...]
 
-Results of whole searches (the best of 20 random trials, seen and true) are drawn by the thousand from each recorded
+Results of whole searches (the best of 20 random trials, as it is seen) are drawn by the thousand from each recorded
 table and from made-up noise. A/A: all searchers are the same, any difference shown is false; gate: at most 5%, less
 what chance explains (binomial test at 1%). Planted: the last searcher is better by one standard deviation of its
 results over repeats; gate: shown in at least 80% at the recommended number of repeats. Exit code 1 when one is missed.

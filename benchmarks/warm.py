@@ -91,6 +91,9 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=12, help="of a search (12)")
     parser.add_argument("--sources", type=int, default=2, help="searches that it learns from (2)")
     args = parser.parse_args()
+    problems = args.only.split(",") if args.only else PROBLEMS
+    if unknown := [problem for problem in problems if problem not in PROBLEMS]:
+        parser.error(f"--only {unknown[0]}: no such problem; give any of {', '.join(PROBLEMS)}, by commas")
     begun, bad = time.process_time(), False
 
     @cache
@@ -99,7 +102,7 @@ def main() -> int:
 
     heads = f"{'problem':12} {'trials':>6} {'plain':>7} {'warm':>7} {'warm less plain, 95%':>30}"
     print(f"{heads} {'p better':>9} {'p no worse':>10}")
-    for problem in args.only.split(",") if args.only else PROBLEMS:
+    for problem in problems:
         found: dict[int, list[tuple[float, float]]] = {EARLY: [], args.trials: []}
         for seed in range(args.seed, args.seed + args.pairs):
             value = surface(seed)
