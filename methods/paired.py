@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ class Difference:
 
     Attributes:
         accuracy: difference of the two accuracies.
-        low, high: its 95% bootstrap interval.
+        low, high: its 95% bootstrap interval; NaN where the two never differ.
         p: of McNemar's exact test, two-sided; 1 where the two never differ.
     """
 
@@ -37,10 +38,11 @@ def compare(first: Tensor, second: Tensor, *, seed: int = 0, draws: int = 10_000
     """
     n = len(first)
     b, c = int((first & ~second).sum()), int((second & ~first).sum())
+    if not b + c:
+        return Difference(0.0, math.nan, math.nan, 1.0)
     drawn = np.random.default_rng(seed).multinomial(n, [b / n, c / n, 1 - (b + c) / n], size=draws)
     low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, [0.025, 0.975])
-    p = float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0
-    return Difference((b - c) / n, float(low), float(high), p)
+    return Difference((b - c) / n, float(low), float(high), float(stats.binomtest(b, b + c).pvalue))
 
 
 def holm(p: Array) -> Array:

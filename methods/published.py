@@ -59,6 +59,9 @@ class PaperTable:
         cells: its lines.
         data: which of the scale's data sets.
         unit: "%" of shares; "" prints a metric as it is.
+        within: what its figures cannot leave, nor an interval of theirs.
+        base: the stage that seeds share from whose result every line starts, if there is one. Lines are held against
+            each other only where it was the same training.
         note: what a reader must know to compare the two columns.
     """
 
@@ -66,13 +69,15 @@ class PaperTable:
     cells: tuple[Cell, ...]
     data: str = "main"
     unit: str = "%"
+    within: tuple[float, float] = (0.0, 100.0)
+    base: str = ""
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Claim:
     """A question that a paper answers, or that it leaves open, and what decides it here: the difference of a line from
-    a control of equal budget.
+    its control. What the trainings of both cost is said beside it.
 
     Attributes:
         text: the question; whether the line is the better of the two.

@@ -206,7 +206,7 @@ def _trial(storage: Storage, name: str) -> pa.Table:
 
 
 def _facts(storage: Storage, name: str) -> dict[str, Any]:
-    """What `diff` says of a trial (study/phase/trial), or of a study: its totals and its best trial."""
+    """What `diff` says of a trial (study/phase/trial), or of a study: its totals and its winner, or else its best trial."""
     facts: dict[str, Any] = {}
     records = plain(_trial(storage, name))
     if not records:
@@ -218,7 +218,9 @@ def _facts(storage: Storage, name: str) -> dict[str, Any]:
         facts["MACs of all trials"] = sum(r["macs_train"] or 0 for r in records)
         facts["test_accuracy, mean over seeds"] = sum(tested) / len(tested) if tested else None
         searched = [r for r in records if r["phase"] == "search"]
-        records = [r for r in searched if r["status"] == "done"] or searched or records
+        won = {r["config_hash"] for r in records if r["phase"] == "final"}  # the best may be another than the winner
+        chosen = [r for r in searched if r["config_hash"] in won]
+        records = chosen or [r for r in searched if r["status"] == "done"] or searched or records
     if not records:
         raise UsageError(f"{name}: no such study, and no such trial (study/phase/trial); `show` lists them")
     return facts | flat(records[0])

@@ -153,6 +153,7 @@ def show(summary: Mapping[str, Any], unit: str) -> None:
                 f"{scale * statistics.fmean(found['regret']):.3g}",
                 f"{statistics.median(reached):g}" if reached else "-",
                 f"{len(reached) / summary['studies']:.0%}",
+                f"{summary['trained'][name]:.3g}",
                 f"{summary['makespan'][name]:.4g}",
                 *(f"{summary['reached'][name][share]:.1%}" for share in shares),
             )
@@ -163,6 +164,7 @@ def show(summary: Mapping[str, Any], unit: str) -> None:
         "regret",
         f"as good as {summary['reference']} after trials",
         "reached",
+        "trainings",
         "makespan s",
     )
     print(printable(title))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bo_distill.methods.center_loss.method import METHOD, STEPPED, VARIANTS
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.method import flatten
@@ -84,6 +85,7 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
                 Cell(WITH, both[1].settings, metric="distance_ratio", against=WITHOUT),
             ),
             unit="",
+            within=(0, math.inf),
         ),
     )
 

@@ -97,8 +97,8 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
                 Cell("Bayesian, homogeneous", HOMOGENEOUS, searcher="bo", against=TUNED),
                 Cell("Bayesian, heterogeneous", HETEROGENEOUS, searcher="bo", against=TUNED),
             ),
-            note="The winners of Table 2 had a search; here the control has one of as many trials, over the one thing "
-            f"that it has of its own, the learning rate of its labels ({around}). The lines of Table 1 are searched "
+            note="The winners of Table 2 had a search; here the control has one with the same patience, of no more "
+            f"trials, over the one thing that it has of its own, the learning rate of its labels ({around}). The lines of Table 1 are searched "
             "on neither side.",
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -197,7 +198,9 @@ def policy_table(tasks: Sequence[Task]) -> Table:
 
 
 def points(difference: Difference) -> str:
-    """A difference with its interval, in percentage points."""
+    """A difference with its interval, in percentage points; without one where the two never differ."""
+    if math.isnan(difference.low):
+        return f"{100 * difference.accuracy:+.2f}"
     values = [100 * value for value in (difference.accuracy, difference.low, difference.high)]
     return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*values)
 

@@ -105,11 +105,16 @@ def verdict(every: Sequence[Held]) -> str:
     """Which methods helped, in one sentence."""
     helped = [one.method for one in every if one.shown and one.difference and one.difference.mean > 0]
     hurt = [one.method for one in every if one.shown and one.difference and one.difference.mean < 0]
-    rest = [one.method for one in every if not one.shown]
+    rest = [one.method for one in every if not one.shown and one.difference]
+    unknown = [one.method for one in every if not one.difference]
     said = [f"{', '.join(helped)} helped"] if helped else []
     said += [f"{', '.join(hurt)} hurt"] if hurt else []
     if rest:
         said.append(f"{'no' if said else 'No'} difference from plain training is shown for {', '.join(rest)}")
+    if unknown:
+        said.append(
+            f"{'nothing' if said else 'Nothing'} is said of {', '.join(unknown)}, whose seeds lack one of the two"
+        )
     if not said:
         return "No method was carried through, so nothing is said."
     best = max(every, key=lambda one: float(np.mean([*one.won.values()] or [0.0])))

@@ -366,7 +366,7 @@ def verdict(found: Mapping[str, Any], unit: str = "accuracy") -> str:
     if not said:
         return "No verdict: only one searcher ran; name at least two."
     bound = smallest_p(repeats) * max(1, len(found["pairs"]))
-    gap = f"find a gap of one noise standard deviation ({scale * sd:.2g}{word})"
+    gap = "find a gap of one noise standard deviation" + (f" ({scale * sd:.2g}{word})" if sd else "")
     many = f"{found['repeats_needed']} repeats {gap} in at least 80% of cases"
     if bound > ALPHA:
         design = f"cannot show one, since their smallest possible p is {min(1.0, bound):.2g}; {many}"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from bo_distill.distributed.cache import StageCache
+from bo_distill.distributed.cache import StageCache, digest
 from bo_distill.distributed.locks import purpose
 from bo_distill.distributed.loop import Stopped
 from bo_distill.distributed.machine import peak_memory, processor
@@ -109,6 +109,7 @@ def note(outcome: Outcome, run: Run, method: Method) -> None:
     """Keep what the stages took and came to."""
     outcome.val = on_validation(run.states[method.stages[-1].name].metrics)
     outcome.stage_seconds, outcome.stage_keys, outcome.cached = run.seconds, run.keys, run.cached
+    outcome.shared_stages = {stage.name: digest(run.states[stage.name]) for stage in method.stages if stage.shared}
     outcome.epochs = run.epochs
     outcome.history = [{"stage": name, **row} for name, state in run.states.items() for row in state.history]
     own = [row for row in outcome.history if row["stage"] not in run.cached]

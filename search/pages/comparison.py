@@ -47,7 +47,8 @@ def _verdict(page: Page, summary: Mapping[str, Any]) -> None:
     page.add("verdict", text=summary["verdict"])
     page.say(
         f"{repeats} paired repeats of {budget} for each searcher: in a repeat all start from the same seed, see the",
-        "same data and are charged alike for stages that they share. Trials are compared on validation; no test split",
+        "same data and are charged alike for stages that they share. A Bayesian search tries the recipe's own values",
+        "first, no other searcher does. Trials are compared on validation; no test split",
         "was read, and the best of many validation accuracies is higher than what the same settings reach again.",
     )
     rows = []

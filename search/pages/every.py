@@ -25,11 +25,13 @@ def every_page(name: str, every: Sequence[Held], missing: Mapping[str, str]) -> 
     page.section("Which method helps")
     page.add("verdict", text=verdict(every))
     if every:
+        tuned = all(one.study.plan.tune_controls for one in every)
         data = every[0].study.plan.task.data.name
         page.say(
             f"Every method that takes {data} was searched on it at equal budget, chosen on validation alone, and its",
             "winner retrained over fresh seeds. So was plain training: the same network for as many epochs on the",
             "labels, without what the method adds. Both were scored on test once.",
+            *(() if tuned else ("Plain training has the winner's other settings; it was not searched by itself.",)),
         )
         _table(page, every)
         with look.style():

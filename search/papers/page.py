@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bo_distill.methods.errors import counted
 from bo_distill.methods.method import flatten
 from bo_distill.methods.published import Claim, PaperTable
 from bo_distill.methods.space import Choice
@@ -78,24 +79,29 @@ def claimed(finding: Finding) -> str:
 
 
 def departures(one: Reproduction) -> str:
-    """How a scale differs from the paper: in words, then field by field."""
-    configs = flatten(one.method.configure(one.scale.recipe, one.scale.settings))
+    """How a scale differs from the paper: in words, then field by field, without those that every line sets itself."""
     paper = flatten(one.method.configure("paper"))
-    stages: dict[str, list[str]] = {}
-    for name in paper:
-        if configs[name] != paper[name]:
-            stage, _, field = name.partition(".")
-            stages.setdefault(stage, []).append(f"{field} {_value(configs[name])} ({_value(paper[name])})")
-    sets = [
-        f"{data.name.rpartition('/')[2]}: {data.train_size:,} training rows" if data.train_size else ""
-        for data in one.scale.data.values()
-    ]
-    listed = [f"- `{stage}`: {', '.join(fields)}" for stage, fields in stages.items()]
-    listed += [f"- data {words}" for words in sets if words]
-    if not listed:
+    alike: dict[str, list[str]] = {}
+    for word, data in one.scale.data.items():
+        settings = {**one.scale.settings, **one.scale.each.get(word, {})}
+        configs = flatten(one.method.configure(one.scale.recipe, settings))
+        lines = [set(cell.settings) for table in one.tables if table.data == word for cell in table.cells]
+        own = set.intersection(*lines) if lines else set()
+        stages: dict[str, list[str]] = {}
+        for name in paper:
+            if configs[name] != paper[name] and name not in own:
+                stage, _, field = name.partition(".")
+                stages.setdefault(stage, []).append(f"{field} {_value(configs[name])} ({_value(paper[name])})")
+        listed = [f"- `{stage}`: {', '.join(fields)}" for stage, fields in stages.items()]
+        listed += [f"- {data.train_size:,} training rows"] if data.train_size else []
+        if listed:
+            alike.setdefault("\n".join(listed), []).append(word)
+    if not alike:
         return one.scale.words or "Nothing but what the method's card says."
     words = one.scale.words + "\n\n" if one.scale.words else ""
-    return f"{words}Field by field, the paper's value in brackets:\n\n" + "\n".join(listed)
+    several = len(one.scale.data) > 1
+    lists = [f"{', '.join(names)}:\n\n{listed}" if several else listed for listed, names in alike.items()]
+    return f"{words}Field by field, the paper's value in brackets:\n\n" + "\n\n".join(lists)
 
 
 def made(rows: Sequence[Row]) -> str:
@@ -140,10 +146,9 @@ def number(value: float | None, unit: str = "%") -> str:
     return NONE if value is None else f"{value:.2f}" if unit == "%" else f"{value:.4g}"
 
 
-def span_of(line: Line, unit: str = "%") -> str:
-    """Student's 95% interval of a line's mean."""
-    low, high = (0.0, 100.0) if unit == "%" else (float("-inf"), float("inf"))
-    span = student(list(line.scores.values()), low, high)
+def span_of(line: Line, unit: str = "%", within: tuple[float, float] = (0.0, 100.0)) -> str:
+    """Student's 95% interval of a line's mean, which does not leave `within`."""
+    span = student(list(line.scores.values()), *within)
     return f"{number(span[0], unit)} to {number(span[1], unit)}" if span else NONE
 
 
@@ -160,7 +165,7 @@ def paper_table(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> st
             number(line.mean, unit),
             number(line.spread, unit),
             str(len(line.scores)),
-            span_of(line, unit),
+            span_of(line, unit, table.within),
             f"{line.over(by_name[line.cell.against], unit)} over {line.cell.against}" if line.cell.against else "",
             f"{p[line.cell.name]:.2g}" if line.cell.name in p else "",
             *([number(statistics.fmean(line.macs) if line.macs else None)] if costly else []),
@@ -208,7 +213,8 @@ def winner(one: Reproduction, table: PaperTable, line: Line) -> str:
         if not isinstance(domain, Choice) and (end := end_of(domain, value)):
             lies = f"{name} lies at the {end} end of its range, {domain.low:g} to {domain.high:g}"
             ends.append(f"{lies}, beyond which a better value may lie")
-    return f"{line.cell.name}: validation chose {', '.join(said)}" + "".join(f"; {words}" for words in ends) + "."
+    among = f" among {counted(len(line.searched), 'trial')}" if line.searched else ""
+    return "; ".join((f"{line.cell.name}: validation chose {', '.join(said)}{among}", *ends)) + "."
 
 
 def search_cost(lines: Sequence[Line]) -> str:
@@ -221,16 +227,17 @@ def search_cost(lines: Sequence[Line]) -> str:
     for line in lines:
         other = by_name.get(line.cell.against)
         grid = other or line
-        goal = max((row.val_accuracy or 0.0 for row in grid.searched), default=None)
+        best = max((row.val_accuracy or 0.0 for row in grid.searched), default=None)
+        goal = best if grid.rows else None  # a grid whose winner is not retrained may not have ended
         printed, theirs = line.cell.printed_seconds, other and other.cell.printed_seconds
-        (macs, _), (reached, seconds) = spent(line.searched), spent(line.searched, goal)
+        (macs, _), (reached, seconds) = spent(line.searched), (0, 0.0) if goal is None else spent(line.searched, goal)
         body.append(
             (
                 line.cell.name,
                 str(len(line.searched)),
                 percent(max((row.val_accuracy or 0.0 for row in line.searched), default=None)),
                 f"{macs:.3g}",
-                f"{reached:.3g}" if reached else "never",
+                f"{reached:.3g}" if reached else "never" if goal and line.rows else NONE,
                 duration(seconds) if seconds else NONE,
                 f"{spent(grid.searched, goal)[0] / reached:.2f}" if other and reached else "",
                 f"{printed:,.0f}" if printed else NONE,

@@ -12,7 +12,7 @@ import importlib
 import io
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,12 +64,15 @@ def add_rows(one: Reproduction, storage: Storage, out: Path) -> list[Row]:
     folder = out / one.method.name
     folder.mkdir(parents=True, exist_ok=True)
     rows = {_identity(row): row for row in published(out, one.method.name)}
+    cells = [(table, cell) for table in one.tables for cell in table.cells if cell.searcher]
+    searched = {one.run_of(table, cell).study: one.space_of(table, cell) for table, cell in cells}
     for name in sorted(_studies(one)):
         # Where the data lies, and what the machine is called, is nobody's business.
         found = [dataclasses.replace(row, data_spec={}, nodes=()) for row in from_table(of_study(storage, name))]
         there = {row.phase for row in rows.values() if row.study == name}
         if "final" in there:  # it was chosen by the search that is published, not by one that was begun here
-            found = [row for row in found if row.phase != "search"]
+            won = {_chosen(row, searched[name]) for row in rows.values() if (row.study, row.phase) == (name, "final")}
+            found = [row for row in found if row.phase == "final" and _chosen(row, searched[name]) in won]
         elif any(row.phase == "search" for row in found):  # one search on one machine, not parts of two
             rows = {key: row for key, row in rows.items() if (row.study, row.phase) != (name, "search")}
         rows |= {_identity(row): row for row in found}
@@ -112,6 +115,10 @@ def keep(file: Path, rows: Sequence[Row]) -> None:
 
 def _identity(row: Row) -> tuple[Any, ...]:
     return row.study, row.phase, row.trial, row.seed, row.config_hash, row.started
+
+
+def _chosen(row: Row, searched: Iterable[str]) -> str:
+    return text({name: row.config.get(name) for name in searched})
 
 
 def _studies(one: Reproduction) -> set[str]:

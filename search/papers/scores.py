@@ -27,6 +27,7 @@ class Line:
     Attributes:
         scores: seed -> in the table's unit.
         macs: shares of the multiply-adds, in percent, where the cell has them.
+        bases: seed -> which training of the stage that the table's lines start from; none where they share no stage.
         rows: the trainings that were scored.
         searched: the search's trials, where a search chose the settings.
     """
@@ -34,6 +35,7 @@ class Line:
     cell: Cell
     scores: Mapping[int, float]
     macs: tuple[float, ...] = ()
+    bases: Mapping[int, str] = dataclasses.field(default_factory=dict)
     rows: tuple[Row, ...] = ()
     searched: tuple[Row, ...] = ()
 
@@ -46,8 +48,17 @@ class Line:
         return statistics.stdev(self.scores.values()) if len(self.scores) > 1 else None
 
     def minus(self, other: Line) -> list[float]:
-        """Differences from another line over the seeds that both have."""
-        return [self.scores[seed] - other.scores[seed] for seed in sorted(self.scores.keys() & other.scores.keys())]
+        """Differences from another line over the seeds that both have, where both start from the same training."""
+        return [
+            self.scores[seed] - other.scores[seed]
+            for seed in sorted(self.scores.keys() & other.scores.keys())
+            if self.bases.get(seed) == other.bases.get(seed)
+        ]
+
+    @property
+    def cost(self) -> float:
+        """Multiply-adds of a training, all its stages, on average; 0 where no row counts them."""
+        return statistics.fmean([row.macs_train for row in self.rows if row.macs_train] or [0])
 
     def difference(self, other: Line, unit: str = "%") -> str:
         """Mean difference from another line, in points where the unit is per cent, with Student's 95% interval."""
@@ -70,20 +81,27 @@ def lines_of(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> list[
     lines = []
     for cell in table.cells:
         own, scores, macs = one.rows_of(table, cell, rows), dict[int, float](), list[float]()
+        bases = {row.seed: base_of(row, table.base) for row in own} if table.base else {}
         for row in own:
             value = row.test_accuracy if cell.metric == "accuracy" else row.test_metrics.get(cell.metric)
             if value is None:
                 continue
             score = 100 * value if table.unit == "%" else value
-            # No row says which teacher it had: one that was trained anew, on another machine, differs in its accuracy.
+            # One that was trained anew, on another machine, differs in its accuracy.
             if not (cell.shared and score in scores.values()):
                 scores[row.seed] = score
             if cell.macs in row.test_metrics:
                 macs.append(100 * row.test_metrics[cell.macs])
         study = one.run_of(table, cell).study
         searched = [row for row in rows if cell.searcher and row.study == study and row.phase == "search"]
-        lines.append(Line(cell, scores, tuple(macs), tuple(own), tuple(searched)))
+        lines.append(Line(cell, scores, tuple(macs), bases, tuple(own), tuple(searched)))
     return lines
+
+
+def base_of(row: Row, stage: str) -> str:
+    """Which training of a shared stage a row started from. Older rows do not say: at one commit, on one processor, it
+    comes to the same."""
+    return row.shared_stages.get(stage) or f"{row.commit}, {row.processor}, {row.precision}"
 
 
 def corrected(lines: Sequence[Line]) -> dict[str, float]:
@@ -114,7 +132,7 @@ class Finding:
 
 
 def findings(one: Reproduction, claims: Sequence[Claim], rows: Sequence[Row]) -> list[Finding]:
-    """The claims held against their controls of equal budget; a table without such a line makes no claim."""
+    """The claims held against their controls; a table without such a line makes no claim."""
     found = []
     for claim in claims:
         for table in one.tables:
@@ -127,14 +145,28 @@ def findings(one: Reproduction, claims: Sequence[Claim], rows: Sequence[Row]) ->
 
 def judged(line: Line, control: Line) -> tuple[str, str]:
     """Verdict in a word or two, and in a sentence."""
-    differences, span = line.minus(control), student(line.minus(control))
-    what = f"{line.cell.name} against {control.cell.name}, {line.difference(control)} points"
-    if not differences:
+    if not (line.scores and control.scores):
         return "not trained yet", "Line or control is not trained yet."
+    differences = line.minus(control)
+    if not differences:
+        return "nothing to compare", "No seed of both started from the same training, so nothing is said."
+    what = f"{line.cell.name} against {control.cell.name}, {line.difference(control)} points"
     if len(differences) == 1:
-        return "one seed", f"One seed shows nothing yet: {what}."
-    if span and span[0] > 0:
-        return "better", f"Better, at equal budget: {what}, over {len(differences)} seeds."
-    if span and span[1] < 0:
-        return "worse", f"Worse, at equal budget: {what}, over {len(differences)} seeds."
-    return "no difference shown", f"No difference is shown, at equal budget: {what}, over {len(differences)} seeds."
+        return "one seed", f"One seed shows nothing yet: {what}. {costs(line, control)}"
+    over = f"{what}, over {len(differences)} seeds. {costs(line, control)}"
+    if not (span := student(differences)):
+        return "no interval", f"The same on all seeds, so there is no interval: {over}"
+    if span[0] <= 0 <= span[1]:
+        return "no difference shown", f"No difference is shown: {over}"
+    better = span[0] > 0
+    return ("better", f"Better: {over}") if better else ("worse", f"Worse: {over}")
+
+
+def costs(line: Line, control: Line) -> str:
+    """What the control's training cost beside the line's, all stages of both, a teacher's too."""
+    if not (line.cost and control.cost):
+        return "What their trainings cost is not known."
+    share = 100 * control.cost / line.cost
+    if abs(share - 100) < 1:
+        return "Their trainings cost the same multiply-adds."
+    return f"The control's training costs {share:.0f}% of the line's multiply-adds."

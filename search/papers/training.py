@@ -20,6 +20,7 @@ from bo_distill.search.rows.export import printable
 from bo_distill.search.searchers.registry import NONE, entry_of
 from bo_distill.search.study.conductor import Conductor, Finished
 from bo_distill.search.study.records import Job
+from bo_distill.search.study.searches import readers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,8 +86,11 @@ class Sitting:
             if not (found := self._line(ranks) or self._search()):
                 break
             conductor, trial = found
-            future = self.pool.submit(conductor.study.plan.task, trial.job, self.until)
-            self.running[future] = conductor, trial, lacking(conductor.study, trial.job)
+            study = conductor.study
+            if trial.job.phase in ("control", "final") and not any(n.event == "opened" for n in study.test_notes()):
+                study.note_test("opened", "lines of the paper's tables", readers(study))
+            future = self.pool.submit(study.plan.task, trial.job, self.until)
+            self.running[future] = conductor, trial, lacking(study, trial.job)
         return bool(self.running)
 
     def _line(self, ranks: Order) -> tuple[Conductor, Trial] | None:

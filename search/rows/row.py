@@ -19,7 +19,7 @@ from bo_distill.methods.errors import UsageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 LEADERBOARD, ROWS, COMPACTED, QUARANTINE = (
     "leaderboard",
     "leaderboard/rows",
@@ -75,11 +75,14 @@ class Row:
     epochs: int = _column("epochs trained, over all stages", default=0)
     macs_forward: int | None = _column("multiply-adds of the deployed network for one input", default=None)
     macs_train: int | None = _column(
-        "multiply-adds of the training, cached stages too; of a pruned trial up to its end", default=None
+        "multiply-adds of the training, cached stages too; of a pruned or failed trial up to its end", default=None
     )
     params: int | None = _column("parameters of the deployed network", default=None)
     seconds: float = _column("wall-clock time from start to finish")
     queue_seconds: float = _column("time waited for resources", default=0.0)
+    shared_stages: Mapping[str, str] = _column(
+        "stage that all trials of the study share -> digest of its result", default_factory=dict
+    )
     cached_stages: int = _column("stages taken from the cache", default=0)
     workers: int = _column("data-parallel workers", default=1)
     threads: int | None = _column("CPU threads of each worker", default=None)

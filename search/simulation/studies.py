@@ -30,6 +30,7 @@ class Ended(NamedTuple):
 
     Attributes:
         truth: the true value of the configuration that it would choose.
+        trained: the epochs of all its trials, in whole trainings.
         gaps: how far that of its choice after each of `SHARES` of a grid's epochs lies below the true value of the
             grid's own choice, in standard deviations of a trial's noise, and at the end how far that of a second grid
             does; empty where no grid was asked for.
@@ -37,6 +38,7 @@ class Ended(NamedTuple):
 
     course: Course
     truth: float
+    trained: float
     makespan: float
     gaps: list[float]
 
@@ -68,7 +70,8 @@ def one_study(problem: Problem, options: Mapping[str, Any], grid: int | None, jo
         trials = within(simulate(problem, searcher, seed=seed, epochs=epochs, **options), epochs)
         *truths, truth = looked(trials, [*looks, math.inf])
     gaps = [(goal.truth - truth) / goal.noise for truth in (*truths, goal.again)] if goal else []
-    return Ended(course(trials), truth, makespan(trials), gaps)
+    trained = sum(trial.epochs for trial in trials) / sum(length)
+    return Ended(course(trials), truth, trained, makespan(trials), gaps)
 
 
 def truths(found: Mapping[str, Sequence[Ended]], reference: str) -> dict[str, Any]:
@@ -117,6 +120,7 @@ def simulated(
     return {
         **analysed,
         "truth": truths(found, analysed["reference"]),
+        "trained": {name: float(np.mean([one.trained for one in runs])) for name, runs in found.items()},
         "makespan": {name: float(np.mean([one.makespan for one in runs])) for name, runs in found.items()},
         "reached": {name: reached(runs) for name, runs in found.items()} if grid else {},
     }

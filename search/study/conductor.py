@@ -362,6 +362,7 @@ class Conductor:
             params=cost.params,
             seconds=outcome.seconds,
             queue_seconds=max(0.0, outcome.started - trial.asked),
+            shared_stages=outcome.shared_stages,
             cached_stages=len(outcome.cached),
             workers=plan.task.workers,
             threads=plan.task.cpus,
@@ -376,11 +377,13 @@ class Conductor:
             **provenance(),
         )
 
-    def _trained_macs(self, configs: Configs, outcome: Outcome) -> int:
-        """Multiply-adds of all stages, found ones too; of a trial that was stopped early, up to its last epoch."""
+    def _trained_macs(self, configs: Configs, outcome: Outcome) -> int | None:
+        """Multiply-adds of all stages, found ones too; of a trial that was stopped or failed, up to its last epoch."""
         macs = {stage.name: stage.macs(configs, self.study.info) for stage in self.study.method.stages}
-        if outcome.status != "pruned" or not outcome.history:
+        if outcome.status == "done":
             return sum(macs.values())
+        if not outcome.history:  # its process was lost, or it failed in its first epoch
+            return None
         last, names = outcome.history[-1], list(macs)
         before = sum(macs[name] for name in names[: names.index(last["stage"])])
         share = last["epoch"] / max(getattr(configs[last["stage"]], "epochs", 0), last["epoch"])

@@ -93,6 +93,7 @@ class Outcome:
         tables: the method's own tables on test: name -> fields of `methods.method.Table`.
         stage_seconds: stage -> seconds, near zero where it was found.
         stage_keys: stage -> key of its result in the stage cache.
+        shared_stages: stage that seeds share -> digest of its result.
         cached: stages whose results were found.
         epochs: over all stages, those of found stages included.
         history: every epoch's row (`methods.method.EpochRow`), epochs counted by stage and those of found stages
@@ -114,6 +115,7 @@ class Outcome:
     tables: dict[str, Any] = field(default_factory=dict)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     stage_keys: dict[str, str] = field(default_factory=dict)
+    shared_stages: dict[str, str] = field(default_factory=dict)
     cached: list[str] = field(default_factory=list)
     epochs: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from bo_distill.distributed import cache as cache_module
-from bo_distill.distributed.cache import StageCache, code_digest, decode, encode, stage_key
+from bo_distill.distributed.cache import StageCache, code_digest, decode, digest, encode, stage_key
 from bo_distill.distributed.locks import Lock, LockLost
 from bo_distill.distributed.pipeline import run_stages
 from bo_distill.distributed.storage import Storage
@@ -232,6 +232,15 @@ def _teacher(folder: str, queue: Any) -> None:
     configs = method.configure("quick", {f"{s}.epochs": 1 for s in ("teacher", "transfer", "finetune")})
     run = run_stages(LocalWorker(tiny_images(), seed=1), method, configs, StageCache(Storage(folder)), shared_seed=0)
     queue.put(run.cached)
+
+
+def test_results_are_told_apart_by_their_tensors_alone() -> None:
+    state = State({"w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)}, history=({"epoch": 1, "seconds": 2.0},))
+    same = decode(encode(state))
+    assert digest(same) == digest(State({"n": state.tensors["n"], "w": state.tensors["w"].clone()})) == digest(state)
+    for other in (torch.arange(6.0), torch.arange(6.0).reshape(2, 3) + 1, torch.arange(6).reshape(2, 3)):
+        assert digest(State({"w": other, "n": state.tensors["n"]})) != digest(state)
+    assert digest(State({"w": torch.ones(3, dtype=torch.bfloat16)})) != digest(State({"w": torch.ones(3)}))
 
 
 def test_two_trials_that_want_the_same_stage_at_once_compute_it_once(tmp_path: Path) -> None:

@@ -217,6 +217,10 @@ def test_p_is_corrected_for_the_number_of_methods(storage: Storage) -> None:
     assert verdict([]) == "No method was carried through, so nothing is said."
     many = held([study] * 2)
     assert [each.p for each in many] == [None, None]
+    assert verdict(many).startswith("Nothing is said of fsp, fsp, whose seeds lack one of the two.")
+    assert verdict([*again, one]).startswith(
+        "fsp helped; no difference from plain training is shown for fsp; nothing is said of fsp, whose seeds lack"
+    )
     assert verdict(many).endswith("%: being the best of 2 there, it flatters.") and verdict([one]).endswith("%.")
 
 

@@ -575,6 +575,9 @@ def test_diff(filled: Storage, capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(capsys.readouterr().out)
     assert facts["alpha"]["trials of the study"] == 31 and facts["alpha"]["trial"] == 29
     assert facts["beta"]["test_accuracy, mean over seeds"] == pytest.approx(0.55)
+    write_row(filled, make(40, phase="final", config=make(7).config, test_accuracy=0.5))  # run again, 7 was the best
+    assert command(filled, "diff", "alpha", "beta", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["alpha"]["trial"] == 7, "what was scored on test"
     assert command(filled, "diff", "alpha/search/1", "alpha/search/3") == 0
     lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.split()}
     assert lines["config.transfer.lr"] == ["1.1", "3.1", "+2"] and lines["val_accuracy"] == [

@@ -33,7 +33,7 @@ from bo_distill.search.execution.processes import Pool
 from bo_distill.search.execution.trial import attempt
 from bo_distill.search.papers import publish as results
 from bo_distill.search.papers.lines import Reproduction
-from bo_distill.search.papers.page import paper_table, winners
+from bo_distill.search.papers.page import departures, paper_table, search_cost, winners
 from bo_distill.search.papers.scores import Line, corrected, findings, judged, lines_of
 from bo_distill.search.papers.training import lacking
 from bo_distill.search.rows.files import write_row
@@ -132,7 +132,11 @@ def test_a_table_is_made_and_goes_on_where_it_was_stopped(
     assert (other / "out" / "fsp" / "small_training.png").stat().st_size > 1000
 
     for study in ("reproduce-fsp-small", "reproduce-fsp-small-searched"):
-        assert Study.open(Storage(str(other / "storage")), study).account == load(SCALE.data["main"]).info.account
+        kept_study = Study.open(Storage(str(other / "storage")), study)
+        assert kept_study.account == load(SCALE.data["main"]).info.account
+        assert [note.event for note in kept_study.test_notes()] == ["opened"], "a later search is told of it"
+    teachers = {row.shared_stages["teacher"] for row in rows}
+    assert len(teachers) == 1 and len(teachers.pop()) == 16
 
     assert command(tmp_path / "at once") == 0
     at_once = from_table(read(Storage(str(tmp_path / "at once" / "storage"))))
@@ -374,6 +378,8 @@ def test_what_waits_for_a_stage_under_way_is_passed_over(tiny: None, tmp_path: P
         ({1: 81.0, 2: 81.1, 3: 81.2}, {1: 80.0, 2: 80.0, 3: 80.1}, "better"),
         ({1: 79.0, 2: 79.1, 3: 79.2}, {1: 80.0, 2: 80.0, 3: 80.1}, "worse"),
         ({1: 81.0, 2: 79.0, 3: 80.5}, {1: 80.0, 2: 80.0, 3: 80.0}, "no difference shown"),
+        ({1: 80.0, 2: 81.0}, {1: 75.0, 2: 76.0}, "no interval"),
+        ({1: 80.0}, {2: 80.0}, "nothing to compare"),
     ],
 )
 def test_a_claim_is_judged_by_the_paired_interval(
@@ -381,6 +387,79 @@ def test_a_claim_is_judged_by_the_paired_interval(
 ) -> None:
     found, sentence = judged(Line(Cell("a"), line), Line(Cell("b"), control))
     assert found == verdict and sentence.endswith(".")
+
+
+def test_a_claim_says_what_the_trainings_cost() -> None:
+    line, half = (
+        Line(Cell(name), {1: 80.0}, rows=(make(macs_train=macs), make(macs_train=macs)))
+        for name, macs in (("a", 200), ("b", 100))
+    )
+    assert judged(line, half)[1].endswith("The control's training costs 50% of the line's multiply-adds.")
+    assert judged(line, line)[1].endswith("Their trainings cost the same multiply-adds.")
+    assert judged(line, Line(Cell("b"), {1: 80.0}))[1].endswith("What their trainings cost is not known.")
+
+
+def test_lines_are_held_against_each_other_where_they_start_from_the_same_training() -> None:
+    cells = (Cell("plain"), Cell("more", {"transfer.weight": 2.0}, against="plain"))
+    table = PaperTable("Table 1", cells, base="teacher")
+    one = replace(Reproduction.of("fsp", "small", None, ""), tables=(table,))
+
+    def trained(cell: Cell, seed: int, accuracy: float, digest: str, commit: str = "") -> Row:
+        return make(
+            study=one.run_of(table, cell).study,
+            phase="control",
+            control=cell.name,
+            seed=seed,
+            config=one.settings_of(table, cell),
+            test_accuracy=accuracy,
+            shared_stages={"teacher": digest} if digest else {},
+            commit=commit or None,
+        )
+
+    plain = [trained(cells[0], 1, 0.5, "a"), trained(cells[0], 2, 0.5, "b"), trained(cells[0], 3, 0.5, "", "old")]
+    more = [trained(cells[1], 1, 0.6, "a"), trained(cells[1], 2, 0.9, "c")]
+    line, other = lines_of(one, table, [*plain, *more])[::-1]
+    assert line.minus(other) == pytest.approx([10]) and line.over(other).endswith("1 seed of both")
+    # Rows that do not say it were made at one commit on one processor, or are not compared.
+    for commit, differences in (("old", [10, 20]), ("new", [10])):
+        rows = [*plain, *more, trained(cells[1], 3, 0.7, "", commit)]
+        line, other = lines_of(one, table, rows)[::-1]
+        assert line.minus(other) == pytest.approx(differences)
+
+
+def test_what_differs_from_the_paper_is_said_of_each_data_set_and_not_of_what_lines_set() -> None:
+    one = Reproduction.of("fsp", "small", None, "")
+    tables = tuple(
+        PaperTable(data, (Cell("a", {"transfer.weight": 2.0}), Cell("b", {"transfer.weight": 3.0})), data)
+        for data in ("first", "second", "third")
+    )
+    each = {"second": {"finetune.epochs": 7}, "third": {"transfer.weight": 5.0}}
+    spec = one.scale.data["main"]
+    scale = replace(
+        one.scale,
+        recipe="paper",
+        settings={"teacher.epochs": 3},
+        words="",
+        each=each,
+        data=dict.fromkeys(("first", "second", "third"), replace(spec, train_size=None)),
+    )
+    said = departures(replace(one, scale=scale, tables=tables))
+    assert said.split("\n\n", 1)[1] == (
+        "first, third:\n\n- `teacher`: epochs 3 (182)\n\n"
+        "second:\n\n- `teacher`: epochs 3 (182)\n- `finetune`: epochs 7 (182)"
+    )
+
+
+def test_a_search_is_held_against_a_grid_that_has_ended() -> None:
+    searched = tuple(make(trial, val_accuracy=0.5 + trial / 10, macs_train=100) for trial in range(3))
+    grid = Line(Cell("grid", searcher="grid"), {}, searched=searched[:1])
+    bayes = Line(Cell("bo", searcher="bo", against="grid"), {}, searched=searched)
+    assert search_cost([grid, bayes]).count("| bo | 3 | 70.00 | 300 | – | – |  |") == 1
+    ended = replace(grid, searched=searched, rows=(make(phase="final"),))
+    assert "| bo | 3 | 70.00 | 300 | 300 |" in search_cost([ended, bayes])
+    worse = replace(bayes, searched=searched[:2])
+    assert "| bo | 2 | 60.00 | 200 | – |" in search_cost([ended, worse]), "it may reach it yet"
+    assert "| bo | 2 | 60.00 | 200 | never |" in search_cost([ended, replace(worse, rows=(make(phase="final"),))])
 
 
 @pytest.mark.parametrize(
@@ -493,6 +572,16 @@ def test_a_search_that_was_begun_elsewhere_takes_no_place_of_one_whose_winner_is
     assert ran("begun", ["search"] * 2) == ["final", *["search"] * 3]
 
 
+def test_a_line_has_the_trainings_of_one_winner(tiny: None, tmp_path: Path) -> None:
+    name, one = "reproduce-fsp-small-searched", Reproduction.of("fsp", "small", None, "")
+    for part, seeds, rate in (("first", [1], 0.1), ("same", [2], 0.1), ("other", [1, 2, 3], 0.5)):
+        for seed in seeds:
+            config = {"transfer.lr": rate, "transfer.weight": 1.0}
+            write_row(Storage(tmp_path / part), make(seed, study=name, phase="final", seed=seed, config=config))
+        rows = results.add_rows(one, Storage(tmp_path / part), tmp_path / "out")
+    assert [(row.seed, row.config["transfer.lr"]) for row in rows] == [(1, 0.1), (2, 0.1)]
+
+
 KILLED = """
 import concurrent.futures, multiprocessing, os, signal
 from bo_distill.search.execution.processes import end_with_parent
@@ -588,7 +677,7 @@ def test_differences_are_corrected_for_their_number() -> None:
     p = corrected([base, better, same, level, once])
     own = pytest.approx(3 * float(stats.ttest_1samp([2.0, 2.1, 1.9], 0).pvalue))
     assert p == {"better": own, "same": 1.0, "level": 1.0}
-    assert judged(level, base)[0] == "no difference shown" and "to" not in level.over(base)
+    assert judged(level, base)[0] == judged(same, base)[0] == "no interval" and "to" not in level.over(base)
 
 
 @pytest.mark.parametrize("name", METHODS)

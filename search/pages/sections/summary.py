@@ -119,9 +119,16 @@ def _controls(page: Page, f: Findings, won: dict[int, float]) -> None:
         "Test accuracy over fresh seeds",
         "Test accuracy over fresh seeds: mean, 95% interval of the mean where there is one, and a tick for each seed.",
     )
-    searched = [name.replace("_", " ") for name, _ in tuned(f.study)]
+    found = f.study.of_phase("search")
+    searched = [
+        f"{name.replace('_', ' ')} ({counted(sum(t.job.control == name for t in f.study.of_phase('tune')), 'trial')})"
+        for name, _ in tuned(f.study)
+    ]
     if searched:
-        page.say(f"By a search of its own, as many trials as the winner's, on validation alone: {', '.join(searched)}.")
+        page.say(
+            f"By a search of its own, on validation alone: {', '.join(searched)}; the winner's had "
+            f"{counted(len(found) + len(f.study.of_phase('confirm')), 'trial')}."
+        )
     page.say(
         *verdicts,
         "Differences are paired by seed; intervals and p are Student's t for each control by itself, not corrected for",
