@@ -206,7 +206,7 @@ def _trial(storage: Storage, name: str) -> pa.Table:
 
 
 def _facts(storage: Storage, name: str) -> dict[str, Any]:
-    """What `diff` says of a trial (study/phase/trial), or of a study: its totals and its winner, or else its best trial."""
+    """What `diff` says of a trial (study/phase/trial), or of a study: totals and winner, else its best trial."""
     facts: dict[str, Any] = {}
     records = plain(_trial(storage, name))
     if not records:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 from bo_distill.methods.center_loss.method import METHOD, STEPPED, VARIANTS
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.method import flatten

@@ -98,8 +98,8 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
                 Cell("Bayesian, heterogeneous", HETEROGENEOUS, searcher="bo", against=TUNED),
             ),
             note="The winners of Table 2 had a search; here the control has one with the same patience, of no more "
-            f"trials, over the one thing that it has of its own, the learning rate of its labels ({around}). The lines of Table 1 are searched "
-            "on neither side.",
+            f"trials, over the one thing that it has of its own, the learning rate of its labels ({around}). The "
+            "lines of Table 1 are searched on neither side.",
         ),
     )
 

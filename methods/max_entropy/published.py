@@ -66,9 +66,10 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
             ),
             base="classifier",
             note="All seeds that a machine trains start from the same classifier, so that intervals are over what "
-            "follows it; a difference is taken only where line and control started from the same one. All are fine-tuned for as many epochs, but for the line in turn: it has fewer, "
-            "as many as cost the multiply-adds of augmenter and fine-tuning one after the other. The paper's 87.36 is "
-            "its network without augmentation: Adam at 0.1 for 100 epochs, then at 0.01 for 100 more.",
+            "follows it; a difference is taken only where line and control started from the same one. All are "
+            "fine-tuned for as many epochs, but for the line in turn: it has fewer, as many as cost the "
+            "multiply-adds of augmenter and fine-tuning one after the other. The paper's 87.36 is its network "
+            "without augmentation: Adam at 0.1 for 100 epochs, then at 0.01 for 100 more.",
         ),
         *observations((*learned, alternate)),
         PaperTable(

@@ -74,7 +74,8 @@ def parser() -> FileParser:
     spent.add_argument(
         "--tune-controls",
         action="store_true",
-        help="search each control's own hyperparameters too, in at most as many trials as the search had, before it is retrained",
+        help="search each control's own hyperparameters too, in at most as many trials as the search had, before it "
+        "is retrained",
     )
     going_on = p.group("going on").add_mutually_exclusive_group()
     going_on.add_argument(

@@ -79,14 +79,18 @@ def claimed(finding: Finding) -> str:
 
 
 def departures(one: Reproduction) -> str:
-    """How a scale differs from the paper: in words, then field by field, without those that every line sets itself."""
+    """How a scale differs from the paper: in words, then field by field, without those in which
+    the headline's lines differ."""
     paper = flatten(one.method.configure("paper"))
     alike: dict[str, list[str]] = {}
     for word, data in one.scale.data.items():
         settings = {**one.scale.settings, **one.scale.each.get(word, {})}
+        cells = [cell for table in one.tables if table.data == word for cell in table.cells]
+        lines = [cell.settings for cell in cells if cell.headline] or [cell.settings for cell in cells]
+        all_set = set.intersection(*map(set, lines)) if lines else set()
+        own = {name for name in all_set if any(line[name] != lines[0][name] for line in lines)}
+        settings |= {name: lines[0][name] for name in all_set - own}
         configs = flatten(one.method.configure(one.scale.recipe, settings))
-        lines = [set(cell.settings) for table in one.tables if table.data == word for cell in table.cells]
-        own = set.intersection(*lines) if lines else set()
         stages: dict[str, list[str]] = {}
         for name in paper:
             if configs[name] != paper[name] and name not in own:

@@ -561,6 +561,7 @@ def test_export(filled: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert set(schema().names) - {name.split(".")[0] for name in records[0]} == {
         "data_spec",
         "stage_seconds",
+        "shared_stages",
         "val_metrics",
         "test_metrics",
     }  # empty here

@@ -430,7 +430,11 @@ def test_lines_are_held_against_each_other_where_they_start_from_the_same_traini
 def test_what_differs_from_the_paper_is_said_of_each_data_set_and_not_of_what_lines_set() -> None:
     one = Reproduction.of("fsp", "small", None, "")
     tables = tuple(
-        PaperTable(data, (Cell("a", {"transfer.weight": 2.0}), Cell("b", {"transfer.weight": 3.0})), data)
+        PaperTable(
+            data,
+            tuple(Cell(f"{weight}", {"transfer.weight": weight, "transfer.epochs": 9}) for weight in (2.0, 3.0)),
+            data,
+        )
         for data in ("first", "second", "third")
     )
     each = {"second": {"finetune.epochs": 7}, "third": {"transfer.weight": 5.0}}
@@ -445,8 +449,8 @@ def test_what_differs_from_the_paper_is_said_of_each_data_set_and_not_of_what_li
     )
     said = departures(replace(one, scale=scale, tables=tables))
     assert said.split("\n\n", 1)[1] == (
-        "first, third:\n\n- `teacher`: epochs 3 (182)\n\n"
-        "second:\n\n- `teacher`: epochs 3 (182)\n- `finetune`: epochs 7 (182)"
+        "first, third:\n\n- `teacher`: epochs 3 (182)\n- `transfer`: epochs 9 (60)\n\n"
+        "second:\n\n- `teacher`: epochs 3 (182)\n- `transfer`: epochs 9 (60)\n- `finetune`: epochs 7 (182)"
     )
 
 
