@@ -147,7 +147,7 @@ def test_every_searcher_runs_on_a_table(name: str) -> None:
 
 
 def test_searches_in_which_nothing_was_finished_have_no_true_value_to_tell_apart() -> None:
-    nothing = [Ended(course([]), math.nan, 0.0, [])] * 3
+    nothing = [Ended(course([]), math.nan, 0.0, 0.0, [])] * 3
     found = truths({"grid": nothing, "bo": nothing}, "grid")
     assert found["mean"] == {"grid": 0.0, "bo": 0.0} and found["interval"] == {"bo": None}
 
