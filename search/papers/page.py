@@ -79,23 +79,16 @@ def claimed(finding: Finding) -> str:
 
 
 def departures(one: Reproduction) -> str:
-    """How a scale differs from the paper: in words, then field by field, without those in which
-    the headline's lines differ."""
+    """How a scale differs from the paper: in words, then field by field, without those in which the headline's lines
+    differ."""
     paper = flatten(one.method.configure("paper"))
     alike: dict[str, list[str]] = {}
     for word, data in one.scale.data.items():
-        settings = {**one.scale.settings, **one.scale.each.get(word, {})}
-        cells = [cell for table in one.tables if table.data == word for cell in table.cells]
-        lines = [cell.settings for cell in cells if cell.headline] or [cell.settings for cell in cells]
-        all_set = set.intersection(*map(set, lines)) if lines else set()
-        own = {name for name in all_set if any(line[name] != lines[0][name] for line in lines)}
-        settings |= {name: lines[0][name] for name in all_set - own}
-        configs = flatten(one.method.configure(one.scale.recipe, settings))
         stages: dict[str, list[str]] = {}
-        for name in paper:
-            if configs[name] != paper[name] and name not in own:
+        for name, value in _shared(one, word).items():
+            if value != paper[name]:
                 stage, _, field = name.partition(".")
-                stages.setdefault(stage, []).append(f"{field} {_value(configs[name])} ({_value(paper[name])})")
+                stages.setdefault(stage, []).append(f"{field} {_value(value)} ({_value(paper[name])})")
         listed = [f"- `{stage}`: {', '.join(fields)}" for stage, fields in stages.items()]
         listed += [f"- {data.train_size:,} training rows"] if data.train_size else []
         if listed:
@@ -106,6 +99,17 @@ def departures(one: Reproduction) -> str:
     several = len(one.scale.data) > 1
     lists = [f"{', '.join(names)}:\n\n{listed}" if several else listed for listed, names in alike.items()]
     return f"{words}Field by field, the paper's value in brackets:\n\n" + "\n\n".join(lists)
+
+
+def _shared(one: Reproduction, data: str) -> dict[str, Any]:
+    """The settings that a data set's lines have in common: those of the headline, or of all where it has none."""
+    cells = [cell for table in one.tables if table.data == data for cell in table.cells]
+    lines = [cell.settings for cell in cells if cell.headline] or [cell.settings for cell in cells]
+    own = {name: lines[0][name] for name in set.intersection(*map(set, lines))} if lines else {}
+    settings = {**one.scale.settings, **one.scale.each.get(data, {}), **own}
+    configs = flatten(one.method.configure(one.scale.recipe, settings))
+    varied = {name for name, value in own.items() if any(line[name] != value for line in lines)}
+    return {name: value for name, value in configs.items() if name not in varied}
 
 
 def made(rows: Sequence[Row]) -> str:

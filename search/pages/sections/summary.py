@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from statistics import fmean
 
 from bo_distill.methods.errors import counted
@@ -119,16 +120,11 @@ def _controls(page: Page, f: Findings, won: dict[int, float]) -> None:
         "Test accuracy over fresh seeds",
         "Test accuracy over fresh seeds: mean, 95% interval of the mean where there is one, and a tick for each seed.",
     )
-    found = f.study.of_phase("search")
-    searched = [
-        f"{name.replace('_', ' ')} ({counted(sum(t.job.control == name for t in f.study.of_phase('tune')), 'trial')})"
-        for name, _ in tuned(f.study)
-    ]
+    trials = Counter(trial.job.control for trial in f.study.of_phase("tune"))
+    searched = [f"{name.replace('_', ' ')} ({counted(trials[name], 'trial')})" for name, _ in tuned(f.study)]
     if searched:
-        page.say(
-            f"By a search of its own, on validation alone: {', '.join(searched)}; the winner's had "
-            f"{counted(len(found) + len(f.study.of_phase('confirm')), 'trial')}."
-        )
+        had = counted(len(f.study.of_phase("search") + f.study.of_phase("confirm")), "trial")
+        page.say(f"By a search of its own, on validation alone: {', '.join(searched)}; the winner's had {had}.")
     page.say(
         *verdicts,
         "Differences are paired by seed; intervals and p are Student's t for each control by itself, not corrected for",
