@@ -341,6 +341,10 @@ class Method:
             for stage in self.stages
         }
 
+    def macs(self, configs: Configs, info: Info) -> int:
+        """Multiply-adds of the training of all stages, as `Stage.macs` counts them."""
+        return sum(stage.macs(configs, info) for stage in self.stages)
+
 
 def flatten(configs: Configs) -> dict[str, Any]:
     """Configurations as "stage.field" -> value, the form that rows and JSON hold."""

@@ -113,7 +113,7 @@ def compare(args: argparse.Namespace) -> int:
     info = load(task.data).info
     check_kind(info.name, info.kind, method)
     configs = method.configure(task.recipe, task.settings)
-    if budget.macs < math.inf and not sum(stage.macs(configs, info) for stage in method.stages):
+    if budget.macs < math.inf and not method.macs(configs, info):
         raise UsageError(f"--budget-macs: {method.name} counts no MACs of its training; give --budget")
     if budget.trials < math.inf:
         for name in names:  # says now what a grid cannot do

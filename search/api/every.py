@@ -27,7 +27,7 @@ from bo_distill.search.api.searching import begun, keep, search
 from bo_distill.search.command.asking import budget
 from bo_distill.search.command.data import data_of, settle_paths
 from bo_distill.search.command.interruption import interruption
-from bo_distill.search.command.options import EVERY, seconds_of
+from bo_distill.search.command.options import EVERY, EVERY_SEEDS, EVERY_TRIALS, seconds_of
 from bo_distill.search.command.run_options import parser
 from bo_distill.search.command.shell import FAILED, OK, SOME_FAILED
 from bo_distill.search.evidence.words import duration
@@ -39,7 +39,6 @@ from bo_distill.search.study.ledger import Study
 if TYPE_CHECKING:
     from bo_distill.search.evidence.every import Held
 
-TRIALS, SEEDS = 8, 5  # where the command says nothing
 HERE = ("storage", "address", "concurrency", "live", "quiet", "json", "dry_run", "trust", "resume", "config")
 """Options that belong to one call of the command: --resume takes them from its own words."""
 
@@ -223,7 +222,7 @@ def _share(args: argparse.Namespace, record: Record) -> None:
     if seconds is not None:
         record.budgets = {word: {"trials": args.trials, "time": f"{seconds / len(epochs):.12g}s"} for word in epochs}
         return
-    most = max((shared + (trials or TRIALS) * own for shared, own in epochs.values()), default=0)
+    most = max((shared + (trials or EVERY_TRIALS) * own for shared, own in epochs.values()), default=0)
     record.budgets = {word: {"trials": str(max(1, (most - shared) // own))} for word, (shared, own) in epochs.items()}
 
 
@@ -243,7 +242,7 @@ def _begun(
             continue
         if method in record.left_out:
             continue
-        seeds = SEEDS if args.seeds is None else args.seeds
+        seeds = EVERY_SEEDS if args.seeds is None else args.seeds
         control = next(iter(get(method).controls), None)
         given = {"method": method, "seeds": seeds, "controls": control, **share, "resume": None}
         own = argparse.Namespace(**{**vars(args), **here, **given})

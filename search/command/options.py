@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 EVERY = "all"  # in place of a method: each that takes the data
+EVERY_TRIALS, EVERY_SEEDS = 8, 5  # its own defaults
 AUTO = "auto"  # in place of a number of workers
 
 SEED, PRECISION = 0, "auto"  # where a command names none

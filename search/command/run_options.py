@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bo_distill.search.command.config import FileParser
-from bo_distill.search.command.options import EVERY, live_option, study_options
+from bo_distill.search.command.options import EVERY, EVERY_SEEDS, EVERY_TRIALS, live_option, study_options
 from bo_distill.search.command.shell import trust_option
 from bo_distill.search.searchers.registry import DEFAULT, SEARCHERS
 from bo_distill.search.study.metrics import ACCURACY, METRICS
@@ -43,8 +43,8 @@ def parser() -> FileParser:
         "--trials",
         metavar="N",
         help="how many trials (default 12; for a grid all its points; with --time no limit); +N with --resume or "
-        f"--extend; with {EVERY} in place of METHOD, of the method with the longest search (default 8), and as many "
-        "epochs for each of the others",
+        f"--extend; with {EVERY} in place of METHOD, of the method with the longest search (default {EVERY_TRIALS}), "
+        "and as many epochs for each of the others",
     )
     spent.add_argument(
         "--time",
@@ -65,8 +65,8 @@ def parser() -> FileParser:
         "--seeds",
         type=int,
         metavar="N",
-        help=f"retrainings of the winner, scored on test (default 3; 5 with {EVERY} in place of METHOD); 0 leaves the "
-        "test split unread, so that --resume STUDY can extend the search, and give --seeds at its end",
+        help=f"retrainings of the winner, scored on test (default 3; {EVERY_SEEDS} with {EVERY} in place of METHOD); "
+        "0 leaves the test split unread, so that --resume STUDY can extend the search, and give --seeds at its end",
     )
     held = spent.add_mutually_exclusive_group()
     held.add_argument("--no-controls", action="store_true", help="do not run the method's controls beside the winner")

@@ -74,7 +74,7 @@ def course(study: Study, macs: Mapping[int, float] | None = None) -> Course:
     def counted(trial: Trial) -> float:
         """Multiply-adds as if it had trained all stages."""
         configs = method.configure(study.plan.task.recipe, trial.job.settings)
-        return float(sum(stage.macs(configs, study.info) for stage in method.stages))
+        return float(method.macs(configs, study.info))
 
     values, spent = [], []
     for trial, _ in ended:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from bo_distill.search.pages.charts import look
 from bo_distill.search.pages.charts.scores import anytime, differences, scores
 from bo_distill.search.pages.page import Page
 from bo_distill.search.pages.sections.reading import add_reading
+from bo_distill.search.searchers.registry import entry_of
 
 UNITS = {"trials": "trials", "seconds": "seconds of training", "macs": "MACs of training"}
 
@@ -47,9 +48,10 @@ def _verdict(page: Page, summary: Mapping[str, Any]) -> None:
     page.add("verdict", text=summary["verdict"])
     page.say(
         f"{repeats} paired repeats of {budget} for each searcher: in a repeat all start from the same seed, see the",
-        "same data and are charged alike for stages that they share. A Bayesian search tries the recipe's own values",
-        "first, no other searcher does. Trials are compared on validation; no test split",
-        "was read, and the best of many validation accuracies is higher than what the same settings reach again.",
+        "same data and are charged alike for stages that they share.",
+        _begun(summary["searchers"]),
+        "Trials are compared on validation; no test split was read, and the best of many validation accuracies is",
+        "higher than what the same settings reach again.",
     )
     rows = []
     for name, found in summary["searchers"].items():
@@ -74,6 +76,14 @@ def _verdict(page: Page, summary: Mapping[str, Any]) -> None:
         "Means over repeats; trials and time to the reference's best are medians over the repeats that reached it. "
         "Regret: how far the best lies below that of all searchers in the repeat.",
     )
+
+
+def _begun(names: Iterable[str]) -> str:
+    """Which of these searchers were told where the recipe stands."""
+    first = [name for name in names if entry_of(name).from_defaults]
+    if not first:
+        return "No searcher begins with the recipe's own values."
+    return f"The recipe's own values are the first trial of {' and '.join(first)}, and of no other searcher."
 
 
 def _on_the_way(page: Page, summary: Mapping[str, Any]) -> None:

@@ -379,11 +379,12 @@ class Conductor:
 
     def _trained_macs(self, configs: Configs, outcome: Outcome) -> int | None:
         """Multiply-adds of all stages, found ones too; of a trial that was stopped or failed, up to its last epoch."""
-        macs = {stage.name: stage.macs(configs, self.study.info) for stage in self.study.method.stages}
+        method, info = self.study.method, self.study.info
         if outcome.status == "done":
-            return sum(macs.values())
+            return method.macs(configs, info)
         if not outcome.history:  # its process was lost, or it failed in its first epoch
             return None
+        macs = {stage.name: stage.macs(configs, info) for stage in method.stages}
         last, names = outcome.history[-1], list(macs)
         before = sum(macs[name] for name in names[: names.index(last["stage"])])
         share = last["epoch"] / max(getattr(configs[last["stage"]], "epochs", 0), last["epoch"])
