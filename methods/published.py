@@ -60,8 +60,6 @@ class PaperTable:
         data: which of the scale's data sets.
         unit: "%" of shares; "" prints a metric as it is.
         within: what its figures cannot leave, nor an interval of theirs.
-        base: the stage that seeds share from whose result every line starts, if there is one. Lines are held against
-            each other only where it was the same training.
         note: what a reader must know to compare the two columns.
     """
 
@@ -70,7 +68,6 @@ class PaperTable:
     data: str = "main"
     unit: str = "%"
     within: tuple[float, float] = (0.0, 100.0)
-    base: str = ""
     note: str = ""
 
 

@@ -64,7 +64,6 @@ def tables(scale: Scale) -> tuple[PaperTable, ...]:
                 *plain[1:],
                 alternate,
             ),
-            base="classifier",
             note="All seeds that a machine trains start from the same classifier, so that intervals are over what "
             "follows it; a difference is taken only where line and control started from the same one. All are "
             "fine-tuned for as many epochs, but for the line in turn: it has fewer, as many as cost the "

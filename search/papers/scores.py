@@ -15,6 +15,7 @@ from bo_distill.search.evidence.statistics import student, t_test
 from bo_distill.search.evidence.words import NONE
 
 if TYPE_CHECKING:
+    from bo_distill.methods.method import Stage
     from bo_distill.methods.published import Cell, Claim, PaperTable
     from bo_distill.search.papers.lines import Reproduction
     from bo_distill.search.rows.row import Row
@@ -27,17 +28,17 @@ class Line:
     Attributes:
         scores: seed -> in the table's unit.
         macs: shares of the multiply-adds, in percent, where the cell has them.
-        bases: seed -> which training of the stage that the table's lines start from; none where they share no stage.
         rows: the trainings that were scored.
+        stages: of the method.
         searched: the search's trials, where a search chose the settings.
     """
 
     cell: Cell
     scores: Mapping[int, float]
     macs: tuple[float, ...] = ()
-    bases: Mapping[int, str] = dataclasses.field(default_factory=dict)
     rows: tuple[Row, ...] = ()
     searched: tuple[Row, ...] = ()
+    stages: tuple[Stage, ...] = ()
 
     @property
     def mean(self) -> float | None:
@@ -48,11 +49,12 @@ class Line:
         return statistics.stdev(self.scores.values()) if len(self.scores) > 1 else None
 
     def minus(self, other: Line) -> list[float]:
-        """Differences from another line over the seeds that both have, where both start from the same training."""
+        """Differences from another line over the seeds that both have, where what both share was trained once."""
+        mine, its = ({row.seed: row for row in line.rows} for line in (self, other))
         return [
             self.scores[seed] - other.scores[seed]
             for seed in sorted(self.scores.keys() & other.scores.keys())
-            if self.bases.get(seed) == other.bases.get(seed)
+            if seed not in mine or seed not in its or trained_once(mine[seed], its[seed], self.stages)
         ]
 
     @property
@@ -81,7 +83,6 @@ def lines_of(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> list[
     lines = []
     for cell in table.cells:
         own, scores, macs = one.rows_of(table, cell, rows), dict[int, float](), list[float]()
-        bases = {row.seed: base_of(row, table.base) for row in own} if table.base else {}
         for row in own:
             value = row.test_accuracy if cell.metric == "accuracy" else row.test_metrics.get(cell.metric)
             if value is None:
@@ -94,14 +95,29 @@ def lines_of(one: Reproduction, table: PaperTable, rows: Sequence[Row]) -> list[
                 macs.append(100 * row.test_metrics[cell.macs])
         study = one.run_of(table, cell).study
         searched = [row for row in rows if cell.searcher and row.study == study and row.phase == "search"]
-        lines.append(Line(cell, scores, tuple(macs), bases, tuple(own), tuple(searched)))
+        lines.append(Line(cell, scores, tuple(macs), tuple(own), tuple(searched), one.method.stages))
     return lines
 
 
-def base_of(row: Row, stage: str) -> str:
-    """Which training of a shared stage a row started from. Older rows do not say: at one commit, on one processor, it
-    comes to the same."""
-    return row.shared_stages.get(stage) or f"{row.commit}, {row.processor}, {row.precision}"
+def trained_once(row: Row, other: Row, stages: Sequence[Stage]) -> bool:
+    """Whether the stages that two trainings have in common, by their settings, are the same training of them.
+
+    A machine that lacks some lines of a network trains it anew, and a difference from a line of the first would be one
+    between two trainings too. A stage of no epochs trains nothing.
+    """
+    common = set[str]()
+    for stage in stages:
+        own, its = ({k: v for k, v in r.config.items() if k.startswith(f"{stage.name}.")} for r in (row, other))
+        if own == its and common.issuperset(stage.needs):
+            common.add(stage.name)
+            if own.get(f"{stage.name}.epochs") != 0 and made(row, stage) != made(other, stage):
+                return False
+    return True
+
+
+def made(row: Row, stage: Stage) -> str:
+    """Which training of a stage a row has. Where it does not say, those of one kind of machine count as one."""
+    return row.shared_stages.get(stage.name) or f"{row.device}, {row.processor}, {row.precision}"
 
 
 def corrected(lines: Sequence[Line]) -> dict[str, float]:

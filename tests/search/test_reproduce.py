@@ -399,32 +399,40 @@ def test_a_claim_says_what_the_trainings_cost() -> None:
     assert judged(line, Line(Cell("b"), {1: 80.0}))[1].endswith("What their trainings cost is not known.")
 
 
-def test_lines_are_held_against_each_other_where_they_start_from_the_same_training() -> None:
-    cells = (Cell("plain"), Cell("more", {"transfer.weight": 2.0}, against="plain"))
-    table = PaperTable("Table 1", cells, base="teacher")
+def test_lines_are_held_against_each_other_where_what_they_share_was_trained_once() -> None:
+    cells = (
+        Cell("plain"),
+        Cell("more", {"transfer.weight": 2.0}, against="plain"),
+        Cell("later", {"finetune.lr": 0.02}, against="plain"),
+        Cell("untaught", {"teacher.epochs": 0}, against="plain"),
+    )
+    table = PaperTable("Table 1", cells)
     one = replace(Reproduction.of("fsp", "small", None, ""), tables=(table,))
 
-    def trained(cell: Cell, seed: int, accuracy: float, digest: str, commit: str = "") -> Row:
+    def trained(number: int, seed: int, accuracy: float, digest: str, device: str = "cpu") -> Row:
         return make(
-            study=one.run_of(table, cell).study,
+            study=one.run_of(table, cells[number]).study,
             phase="control",
-            control=cell.name,
+            control=cells[number].name,
             seed=seed,
-            config=one.settings_of(table, cell),
+            config=flatten(one.method.configure("quick", one.settings_of(table, cells[number]))),
             test_accuracy=accuracy,
             shared_stages={"teacher": digest} if digest else {},
-            commit=commit or None,
+            device=device,
         )
 
-    plain = [trained(cells[0], 1, 0.5, "a"), trained(cells[0], 2, 0.5, "b"), trained(cells[0], 3, 0.5, "", "old")]
-    more = [trained(cells[1], 1, 0.6, "a"), trained(cells[1], 2, 0.9, "c")]
-    line, other = lines_of(one, table, [*plain, *more])[::-1]
-    assert line.minus(other) == pytest.approx([10]) and line.over(other).endswith("1 seed of both")
-    # Rows that do not say it were made at one commit on one processor, or are not compared.
-    for commit, differences in (("old", [10, 20]), ("new", [10])):
-        rows = [*plain, *more, trained(cells[1], 3, 0.7, "", commit)]
-        line, other = lines_of(one, table, rows)[::-1]
-        assert line.minus(other) == pytest.approx(differences)
+    def differences(number: int, *more: Row) -> list[float]:
+        plain = [trained(0, 1, 0.5, "a"), trained(0, 2, 0.5, "b"), trained(0, 3, 0.5, "", "a GPU")]
+        lines = lines_of(one, table, [*plain, *more])
+        return lines[number].minus(lines[0])
+
+    teachers = trained(1, 1, 0.6, "a"), trained(1, 2, 0.9, "c")
+    assert differences(1, *teachers) == pytest.approx([10]), "of seed 2 the teacher is another"
+    assert differences(1, *teachers, trained(1, 3, 0.7, "", "a GPU")) == pytest.approx([10, 20])
+    assert differences(1, *teachers, trained(1, 3, 0.7, "")) == pytest.approx([10])
+    transfers = trained(2, 1, 0.6, "a"), trained(2, 2, 0.7, "b", "a GPU")
+    assert differences(2, *transfers) == pytest.approx([10]), "of seed 2 the transfer was made anew elsewhere"
+    assert differences(3, trained(3, 1, 0.4, "x", "a GPU")) == pytest.approx([-10]), "they share nothing"
 
 
 def test_what_differs_from_the_paper_is_said_of_each_data_set_and_not_of_what_lines_set() -> None:
