@@ -88,7 +88,12 @@ def observations(cells: Sequence[Cell]) -> Iterator[PaperTable]:
     for title, metric, most, note in (
         ("Distance of the learned map from the identity", "distance", math.inf, collapse),
         ("Entropy of the classifier on augmented images", "entropy_after", math.inf, "In bits."),
-        ("Share of augmented images that keep their label", "agreement", 1, ""),
+        (
+            "Share of augmented images that the classifier has right before fine-tuning",
+            "agreement",
+            1,
+            "Of the images as they were, see `agreement_before` in the rows: what falls from there is lost to the map.",
+        ),
     ):
         lines = tuple(Cell(cell.name, cell.settings, metric=metric) for cell in cells)
         yield PaperTable(title, lines, unit="", within=(0, most), note=note)

@@ -132,10 +132,10 @@ def choose(
 
 
 GRID = torch.tensor(
-    [*((2 * k + 1) / 64 for k in range(29)), *(1 - 10 ** -(1 + k / 5) for k in range(21)), NEVER], dtype=torch.float64
-)
+    [*((2 * k + 1) / 64 for k in range(29)), *(1 - 10 ** -(1 + k / 5) for k in range(21)), NEVER], dtype=torch.float32
+).double()
 """Thresholds that `controlled` may take: set before any row is seen, between the scores of rules that count exits,
-and close to 1, where confident networks differ."""
+and close to 1, where confident networks differ. Each is a float32, as scores are: what is tested is deployed."""
 
 
 def controlled(exits: Exits, delta: float, alpha: float, rules: Sequence[str] = tuple(RULES)) -> dict[str, Policy]:

@@ -380,3 +380,11 @@ def test_mcnemar_and_bootstrap() -> None:
     assert holm(np.array([0.03, 0.01, 0.04])).tolist() == pytest.approx([0.06, 0.03, 0.06])
     same = compare(first, first)
     assert (same.accuracy, same.p) == (0, 1) and math.isnan(same.low) and points(same) == "+0.00"
+
+
+def test_a_score_on_a_threshold_of_the_risk_control_leaves_as_it_did_when_it_was_tested() -> None:
+    for threshold in GRID.tolist():
+        scores = torch.tensor([[threshold, 0.0]], dtype=torch.float32)
+        assert bool(scores[0, 0].double() >= threshold) == bool(first(scores, threshold)[0] == 0)
+        below = torch.nextafter(scores, torch.tensor(-torch.inf))
+        assert first(below, threshold)[0] == 1 and below[0, 0].double() < threshold
