@@ -57,12 +57,14 @@ class _Global(torch.autograd.Function):
         slope = gradients[0]
         if x.is_contiguous(memory_format=torch.channels_last):
             slope = slope.contiguous(memory_format=torch.channels_last)
+        inverse = torch.rsqrt(var + ctx.eps)
+        # The kernel of CUDA wants the saved statistics beside the running ones, which that of the processor reads.
         _, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
-            slope, x, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
+            slope, x, weight, mean, var, mean, inverse, False, ctx.eps, [False, True, True]
         )
         along, level = (ctx.ranks.spread(torch.cat([d_weight, d_bias])).sum(0) / ctx.n).view(2, -1)
         # With y = (x - mean) / sd, x's gradient is weight / sd (slope - level - along y): two outputs of batch norm.
-        along = -along * torch.rsqrt(var + ctx.eps)
+        along = -along * inverse
         if weight is not None:
             along *= weight
         dx = torch.batch_norm(slope, weight, None, level, var, False, 0.0, ctx.eps, False)
