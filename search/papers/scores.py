@@ -29,8 +29,8 @@ class Line:
         scores: seed -> in the table's unit.
         macs: shares of the multiply-adds, in percent, where the cell has them.
         rows: the trainings that were scored.
-        stages: of the method.
         searched: the search's trials, where a search chose the settings.
+        stages: of the method.
     """
 
     cell: Cell
@@ -110,12 +110,12 @@ def trained_once(row: Row, other: Row, stages: Sequence[Stage]) -> bool:
         own, its = ({k: v for k, v in r.config.items() if k.startswith(f"{stage.name}.")} for r in (row, other))
         if own == its and common.issuperset(stage.needs):
             common.add(stage.name)
-            if own.get(f"{stage.name}.epochs") != 0 and made(row, stage) != made(other, stage):
+            if own.get(f"{stage.name}.epochs") != 0 and training_of(row, stage) != training_of(other, stage):
                 return False
     return True
 
 
-def made(row: Row, stage: Stage) -> str:
+def training_of(row: Row, stage: Stage) -> str:
     """Which training of a stage a row has. Where it does not say, those of one kind of machine count as one."""
     return row.shared_stages.get(stage.name) or f"{row.device}, {row.processor}, {row.precision}"
 

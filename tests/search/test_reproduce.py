@@ -421,13 +421,19 @@ def test_lines_are_held_against_each_other_where_what_they_share_was_trained_onc
             device=device,
         )
 
-    def differences(number: int, *more: Row) -> list[float]:
+    def pair(number: int, *more: Row) -> tuple[Line, Line]:
         plain = [trained(0, 1, 0.5, "a"), trained(0, 2, 0.5, "b"), trained(0, 3, 0.5, "", "a GPU")]
         lines = lines_of(one, table, [*plain, *more])
-        return lines[number].minus(lines[0])
+        return lines[number], lines[0]
+
+    def differences(number: int, *more: Row) -> list[float]:
+        line, other = pair(number, *more)
+        return line.minus(other)
 
     teachers = trained(1, 1, 0.6, "a"), trained(1, 2, 0.9, "c")
     assert differences(1, *teachers) == pytest.approx([10]), "of seed 2 the teacher is another"
+    line, other = pair(1, *teachers)
+    assert line.over(other).endswith("1 seed of both")
     assert differences(1, *teachers, trained(1, 3, 0.7, "", "a GPU")) == pytest.approx([10, 20])
     assert differences(1, *teachers, trained(1, 3, 0.7, "")) == pytest.approx([10])
     transfers = trained(2, 1, 0.6, "a"), trained(2, 2, 0.7, "b", "a GPU")
