@@ -145,13 +145,11 @@ class Storage:
         Raises:
             UsageError: it cannot be written; the older file, if any, is untouched.
         """
+        if not self.is_local:
+            self._put(name, data, "overwrite")
+            return
         try:
-            if self.is_local:
-                write_whole(self.local_path(name), data)
-            else:
-                # Without compression=None, pyarrow would compress by the name's ending.
-                with self.fs.open_output_stream(self.path(name), compression=None) as stream:
-                    stream.write(data)
+            write_whole(self.local_path(name), data)
         except OSError as error:
             raise self.not_writable(error) from error
 
@@ -227,10 +225,16 @@ class Storage:
             Conflict: another process wrote it in between.
             UsageError: the storage cannot be written.
         """
+        kind, _, value = version.partition("=")
+        return self._put(name, data, {kind: value} if version else "create")
+
+    def _put(self, name: str, data: bytes, mode: Any) -> str:
+        """Write an object; returns its version.
+
+        pyarrow has no conditional put, and an interruption of its upload leaves what had come so far as the object.
+        """
         import obstore
 
-        kind, _, value = version.partition("=")
-        mode: Any = {kind: value} if version else "create"
         try:
             return _version(obstore.put(self._objects, self.path(name).partition("/")[2], data, mode=mode))
         except (obstore.exceptions.PreconditionError, obstore.exceptions.AlreadyExistsError) as error:
@@ -240,7 +244,7 @@ class Storage:
 
     @cached_property
     def _objects(self) -> Any:
-        """The bucket through obstore, as pyarrow has no conditional put; from the same URI and the same environment.
+        """The bucket through obstore, for `_put`; from the same URI and the same environment as pyarrow's.
 
         Raises:
             UsageError: obstore is not installed.
@@ -249,15 +253,18 @@ class Storage:
             from obstore.store import from_url
         except ModuleNotFoundError:
             raise UsageError(
-                f"--storage {self.uri}: locks on an object store need obstore; pip install -e '.[cluster]'"
+                f"--storage {self.uri}: an object store needs obstore; pip install -e '.[cluster]'"
             ) from None
         parsed = urlsplit(self.uri)
         options = dict(parse_qsl(parsed.query))
         endpoint = options.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL", "")
         if endpoint and "://" not in endpoint:
             endpoint = f"{options.get('scheme', 'https')}://{endpoint}"
-        given = {"endpoint": endpoint, "region": options.get("region")} if parsed.scheme == "s3" else {}
-        config: Any = {name: value for name, value in given.items() if value}
+        given: dict[str, str | None] = {}
+        if parsed.scheme == "s3":
+            given = {"endpoint": endpoint, "region": options.get("region")}
+            given |= {"access_key_id": parsed.username, "secret_access_key": parsed.password}
+        config: Any = {name: unquote(value) for name, value in given.items() if value}
         client: Any = {"allow_http": True} if endpoint.startswith("http://") else {}
         return from_url(f"{parsed.scheme}://{self.root.partition('/')[0]}", config=config, client_options=client)
 

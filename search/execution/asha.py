@@ -60,30 +60,40 @@ class GracefulStop(ASHAScheduler):
         accepted = super().set_search_properties(metric, mode, **spec)
         for trial in self.study.of_phase("search"):
             if trial.status in ("done", "pruned"):
-                earlier: Any = SimpleNamespace(trial_id=f"earlier {trial.job.number}")
-                self.on_trial_add(NOBODY, earlier)
-                self._hear(earlier, self.study.outcome(trial.job.number).history)
-                self.on_trial_remove(NOBODY, earlier)
+                self._hear(trial.job.number, self.study.outcome(trial.job.number).history)
         return bool(accepted)
 
-    def _hear(self, trial: Any, history: Sequence[Mapping[str, Any]]) -> None:
-        """Note a curve that has ended. Epochs that were heard before change nothing."""
+    def _verdict(self, number: int, epoch: int, value: float) -> str:
+        """ASHA's, of one epoch; of an epoch that it was told before it has none.
+
+        It knows a trial by its number in the study: one that died has the same when it runs again, and Tune's id not.
+        """
+        trial: Any = SimpleNamespace(trial_id=number)
+        self.on_trial_add(NOBODY, trial)
+        verdict = super().on_trial_result(NOBODY, trial, {"epoch": epoch, self._metric: value})
+        self.on_trial_remove(NOBODY, trial)
+        return str(verdict)
+
+    def _hear(self, number: int, history: Sequence[Mapping[str, Any]]) -> None:
+        """Note a curve that has ended."""
         for epoch, value in reached(history, self.stage).items():
             if epoch < self.epochs:
-                super().on_trial_result(NOBODY, trial, {"epoch": epoch, self._metric: value})
+                self._verdict(number, epoch, value)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Never STOP for a trial that trains: its sign is written instead."""
-        if trial.config["job"]["phase"] != "search":  # what was chosen is trained to its end
+        job = trial.config["job"]
+        if job["phase"] != "search":  # what was chosen is trained to its end
             return str(self.CONTINUE)
         if "outcome" in result:
             outcome = json.loads(result["outcome"])
             if outcome["status"] in ("done", "pruned"):
-                self._hear(trial, outcome["history"])
+                self._hear(job["number"], outcome["history"])
         elif (
             result.get("stage") == self.stage
             and result["epoch"] < self.epochs
-            and super().on_trial_result(tune_controller, trial, result) == self.STOP
+            and self._metric in result
+            and self._verdict(job["number"], result["epoch"], result[self._metric]) == self.STOP
         ):
-            self.study.storage.write_bytes(stop_sign(self.study.plan.task, trial.config["job"]["number"]), b"")
+            self.study.storage.write_bytes(stop_sign(self.study.plan.task, job["number"]), b"")
         return str(self.CONTINUE)

@@ -92,8 +92,16 @@ class Pool:
         self.executor = ProcessPoolExecutor(self.processes, Fresh(), end_with_parent)
 
     def submit(self, task: Task, job: Job, until: float | None = None) -> Future[Outcome]:
-        """Run a trial; one that the time `until` cuts short ends as interrupted, and can go on."""
-        return self.executor.submit(quiet_trial, task, job, until)
+        """Run a trial; one that the time `until` cuts short ends as interrupted, and can go on.
+
+        Where a process was killed since the last of them ended, this one is lost with those that ran beside it.
+        """
+        try:
+            return self.executor.submit(quiet_trial, task, job, until)
+        except BrokenProcessPool as error:
+            lost: Future[Outcome] = Future()
+            lost.set_exception(error)
+            return lost
 
     def ended(self, running: Iterable[Future[Outcome]], until: float = math.inf) -> set[Future[Outcome]]:
         """Those that have ended, once one has; none where the time `until` comes first.

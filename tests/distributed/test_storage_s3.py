@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bo_distill.distributed.cache import StageCache, encode
-from bo_distill.distributed.locks import Lock, LockLost
+from bo_distill.distributed.locks import Lock, LockLost, locked
 from bo_distill.distributed.loop import Stopped
 from bo_distill.distributed.pipeline import run_stages
 from bo_distill.distributed.storage import Storage
@@ -61,6 +61,16 @@ def test_files_come_and_go(bucket: str) -> None:
         storage.read_bytes("c/one.json")
     with pytest.raises(FileNotFoundError):
         storage.move("c/one.json", "d/one.json")
+
+
+def test_the_address_may_hold_the_key(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    storage = Storage(bucket.replace("s3://", "s3://key:se%2Fcret@"))
+    with locked(storage, "a/.lock") as lock:
+        storage.write_bytes("a/b", b"content")
+        lock.check()
+    assert storage.list() == ["a/b"] and storage.read_bytes("a/b") == b"content"
 
 
 def test_a_bucket_that_is_not_there_is_refused_in_one_line(bucket: str, capfd: pytest.CaptureFixture[str]) -> None:

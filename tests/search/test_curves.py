@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -286,7 +287,7 @@ def test_trials_are_stopped_by_the_epochs_of_the_stage_that_is_judged_and_not_by
 
 def judged(scheduler: GracefulStop, number: int, height: float, *, found: bool = False) -> bool:
     """Whether a trial of three epochs is told to stop; `found`: its epochs are, so that it reports none."""
-    trial = SimpleNamespace(trial_id=f"t{number}", config={"job": {"phase": "search", "number": number}})
+    trial = SimpleNamespace(trial_id=uuid4().hex, config={"job": {"phase": "search", "number": number}})
     scheduler.on_trial_add(None, trial)
     rows = [{"stage": "only", "epoch": n, "val_accuracy": height * n} for n in (1, 2, 3)]
     for row in () if found else rows:
@@ -314,6 +315,17 @@ def test_a_trial_is_held_against_those_that_ended_before_an_interruption_and_tho
     settle(conductor, conductor.ask(), "done")
     settle(conductor, conductor.ask(), "pruned")
     assert judged(begun(), 2, 0.1) and not judged(begun(), 3, 0.5)
+
+
+def test_a_trial_that_died_and_runs_again_counts_once_among_those_that_others_are_held_against(
+    storage: Storage,
+) -> None:
+    task = Task("s", TRIVIAL, "quick", DataSpec("digits"), {}, storage.uri, 0, "float32")
+    scheduler = GracefulStop(Study(storage, Plan(task, "random", ("only.x",), 9, seeds=0, asha=True)), "only", 3)
+    scheduler.set_search_properties("val_accuracy", "max")  # as Tune does
+    assert not judged(scheduler, 0, 0.3)
+    assert judged(scheduler, 1, 0.1) and judged(scheduler, 1, 0.1), "Tune gives it another id"
+    assert judged(scheduler, 2, 0.15), "the median of two is 0.2; were the worse one counted twice, it would be 0.1"
 
 
 def test_what_a_stopped_trial_had_reached_is_no_result_for_patience(storage: Storage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -507,6 +509,31 @@ def test_a_killed_process_costs_no_more_than_its_own_training(
     capsys.readouterr()
     assert command(tmp_path, "--dry-run") == 0
     assert "taught, seed 2: failed here (its process died 3 times" in capsys.readouterr().out
+
+
+def at_once(task: Task, job: Job, until: float | None) -> Outcome:
+    """A training that takes no time."""
+    return Outcome()
+
+
+def test_a_training_that_is_handed_to_a_killed_process_is_lost_and_the_next_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bo_distill.search.execution.processes.quiet_trial", at_once)
+    task = Task("s", "fsp", "quick", DataSpec("digits"), {}, str(tmp_path), 0)
+    others = multiprocessing.active_children()
+    pool = Pool(1)
+    try:
+        assert {one.result().status for one in pool.ended([pool.submit(task, Job(0, "search", {}, 0))])} == {"done"}
+        for process in set(multiprocessing.active_children()) - set(others):
+            process.kill()
+        pool.executor._executor_manager_thread.join()  # type: ignore[attr-defined]  # it has seen that
+        (lost,) = pool.ended([pool.submit(task, Job(1, "search", {}, 0))])
+        assert isinstance(lost.exception(), BrokenProcessPool)
+        (again,) = pool.ended([pool.submit(task, Job(1, "search", {}, 0))])
+        assert again.result().status == "done"
+    finally:
+        pool.close()
 
 
 def test_more_seeds_are_trained_of_a_winner_too(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
