@@ -13,11 +13,13 @@ import io
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bo_distill.distributed.storage import write_whole
-from bo_distill.methods.published import Claim
+from bo_distill.distributed.locks import locked
+from bo_distill.distributed.storage import Storage, write_whole
+from bo_distill.methods.published import Cell, Claim, PaperTable
 from bo_distill.search.pages.sections.paper import drawn, rebuilt
 from bo_distill.search.papers.lines import Reproduction, text
 from bo_distill.search.papers.page import page
@@ -30,7 +32,6 @@ from bo_distill.search.study.records import Trial
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from bo_distill.distributed.storage import Storage
 
 SCALES = {"full": "README.md", "paper": "paper.md", "small": "small.md"}
 """Scale -> the file of its page, in a method's folder."""
@@ -63,22 +64,25 @@ def add_rows(one: Reproduction, storage: Storage, out: Path) -> list[Row]:
     """Add the rows that stand in the storage for a reproduction; returns all that are published of its method."""
     folder = out / one.method.name
     folder.mkdir(parents=True, exist_ok=True)
-    rows = {_identity(row): row for row in published(out, one.method.name)}
-    cells = [(table, cell) for table in one.tables for cell in table.cells if cell.searcher]
-    searched = {one.run_of(table, cell).study: one.space_of(table, cell) for table, cell in cells}
-    for name in sorted(_studies(one)):
-        # Where the data lies, and what the machine is called, is nobody's business.
-        found = [dataclasses.replace(row, data_spec={}, nodes=()) for row in from_table(of_study(storage, name))]
-        there = {row.phase for row in rows.values() if row.study == name}
-        if "final" in there:  # it was chosen by the search that is published, not by one that was begun here
-            won = {_chosen(row, searched[name]) for row in rows.values() if (row.study, row.phase) == (name, "final")}
-            found = [row for row in found if row.phase == "final" and _chosen(row, searched[name]) in won]
-        elif any(row.phase == "search" for row in found):  # one search on one machine, not parts of two
-            rows = {key: row for key, row in rows.items() if (row.study, row.phase) != (name, "search")}
-        rows |= {_identity(row): row for row in found}
-    ordered = sorted(rows.values(), key=lambda row: (row.study, row.phase, row.trial, row.started))
-    keep(folder / "rows.parquet", ordered)
-    return ordered
+    with locked(Storage(folder), ".lock", wait=True, what=f"the rows in {folder}"):  # another sitting may add its own
+        rows = {_identity(row): row for row in published(out, one.method.name)}
+        cells = [(table, cell) for table in one.tables for cell in table.cells if cell.searcher]
+        searched = {one.run_of(table, cell).study: one.space_of(table, cell) for table, cell in cells}
+        for name in sorted(_studies(one)):
+            # Where the data lies, and what the machine is called, is nobody's business.
+            found = [dataclasses.replace(row, data_spec={}, nodes=()) for row in from_table(of_study(storage, name))]
+            there = {row.phase for row in rows.values() if row.study == name}
+            if "final" in there:  # it was chosen by the search that is published, not by one that was begun here
+                won = {
+                    _chosen(row, searched[name]) for row in rows.values() if (row.study, row.phase) == (name, "final")
+                }
+                found = [row for row in found if row.phase == "final" and _chosen(row, searched[name]) in won]
+            elif any(row.phase == "search" for row in found):  # one search on one machine, not parts of two
+                rows = {key: row for key, row in rows.items() if (row.study, row.phase) != (name, "search")}
+            rows |= {_identity(row): row for row in found}
+        ordered = sorted(rows.values(), key=lambda row: (row.study, row.phase, row.trial, row.started))
+        keep(folder / "rows.parquet", ordered)
+        return ordered
 
 
 def publish(one: Reproduction, storage: Storage, out: Path) -> str:
@@ -88,16 +92,18 @@ def publish(one: Reproduction, storage: Storage, out: Path) -> str:
     here.
     """
     folder, rows = out / one.method.name, add_rows(one, storage, out)
-    for name, figure in _figures(one, storage).items():
+    own = _own(one, rows, folder)
+    if _labels(one)[0] not in own:  # the training that they are of stands in no line any more
+        for file in folder.glob(f"{one.word}_*.png"):
+            file.unlink()
+    for name, figure in _figures(one, storage, rows).items():
         figure.savefig(picture := io.BytesIO(), dpi=110, format="png")
         write_whole(folder / f"{one.word}_{name}.png", picture.getvalue())
-    own = _own(folder, one.word)
-    for name in one.scale.shown:
-        for data in one.scale.data:
-            if first := _first(one, storage, name, data):
-                study, trial = first
-                label = f"{name}, {data}" if len(one.scale.data) > 1 else name
-                own[label] = study.outcome(trial.job.number).tables
+    for label in _labels(one):
+        if kept := _kept(one, storage, rows, label):
+            study, trial = kept
+            outcome = study.outcome(trial.job.number)
+            own[label] = {"started": _moment(outcome.started), "tables": outcome.tables}
     if own:
         write_whole(folder / f"{one.word}_tables.json", f"{json.dumps(own, indent=1, ensure_ascii=False)}\n".encode())
     return write_page(one, rows, out)
@@ -125,21 +131,54 @@ def _studies(one: Reproduction) -> set[str]:
     return {one.run_of(table, cell).study for table in one.tables for cell in table.cells}
 
 
-def _own(folder: Path, word: str) -> dict[str, Mapping[str, Any]]:
-    file = folder / f"{word}_tables.json"
+def _labels(one: Reproduction) -> list[str]:
+    """What the lines are called whose tables a page shows; the first one's figures, too."""
+    several = len(one.scale.data) > 1
+    return [f"{name}, {data}" if several else name for name in one.scale.shown for data in one.scale.data]
+
+
+def _standing(one: Reproduction, rows: Sequence[Row], label: str) -> tuple[PaperTable, Cell, Row] | None:
+    """The row of seed 1 that a line has; None where it has none, or no table such a line."""
+    for table in one.tables:
+        for cell in table.cells:
+            if label in (cell.name, f"{cell.name}, {table.data}"):
+                first = next((row for row in one.rows_of(table, cell, rows) if row.seed == 1), None)
+                return (table, cell, first) if first else None
+    return None
+
+
+def _moment(started: float) -> str:
+    return datetime.fromtimestamp(started, UTC).isoformat()
+
+
+def _own(one: Reproduction, rows: Sequence[Row], folder: Path) -> dict[str, dict[str, Any]]:
+    """What is kept of the method's own tables, by line, where the training that they are of is the line's.
+
+    Raises:
+        UsageError: their file cannot be read.
+    """
+    file = folder / f"{one.word}_tables.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except (OSError, ValueError) as error:
+        own = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        started = {label: entry["started"] for label, entry in own.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(str(file), error) from None
+    found = {label: _standing(one, rows, label) for label in own}
+    return {
+        label: own[label]
+        for label, standing in found.items()
+        if standing and standing[2].started.isoformat() == started[label]
+    }
 
 
 def write_page(one: Reproduction, rows: Sequence[Row], out: Path) -> str:
     """Write one scale's page from the rows, tables and figures in its folder; returns its path."""
     folder = out / one.method.name
     others = {word: file for word, file in SCALES.items() if word != one.word and (folder / file).exists()}
-    pictures = sorted(path.name for path in folder.glob(f"{one.word}_*.png"))
+    own = {label: entry["tables"] for label, entry in _own(one, rows, folder).items()}
+    pictures = sorted(path.name for path in folder.glob(f"{one.word}_*.png")) if _labels(one)[0] in own else []
     mine = [row for row in rows if row.study in _studies(one)]
-    content = page(one, claims_of(one), mine, _own(folder, one.word), pictures, others)
+    content = page(one, claims_of(one), mine, own, pictures, others)
     file = folder / SCALES.get(one.word, f"{one.word}.md")
     write_whole(file, content.encode())
     return str(file)
@@ -155,36 +194,34 @@ def write_pages(out: Path, name: str) -> None:
             write_page(one, rows, out)
 
 
-def _first(one: Reproduction, storage: Storage, name: str, data: str) -> tuple[Study, Trial] | None:
-    """A line's training with seed 1, where a table of this data set has such a line and the storage the training."""
-    cells = [(table, cell) for table in one.tables for cell in table.cells if (cell.name, table.data) == (name, data)]
-    if not cells:
+def _kept(one: Reproduction, storage: Storage, rows: Sequence[Row], label: str) -> tuple[Study, Trial] | None:
+    """The training that stands in a line with seed 1, where it is in this storage."""
+    if not (standing := _standing(one, rows, label)):
         return None
-    table, cell = cells[0]
-    place = one.run_of(table, cell).study
-    if not storage.exists(f"studies/{place}/study.json"):
+    table, cell, row = standing
+    run = one.run_of(table, cell)
+    if not storage.exists(f"studies/{run.study}/study.json"):
         return None
-    study, settings = Study.open(storage, place), text(one.run_of(table, cell).settings)
-    own = (t for t in study.trials if t.status == "done" and t.job.seed == 1 and text(t.job.settings) == settings)
-    return next(((study, trial) for trial in own), None)
+    study = Study.open(storage, run.study)
+    like = [trial for trial in study.trials if trial.status == "done" and trial.job.seed == 1]
+    moment = row.started.isoformat()
+    return next(((study, trial) for trial in like if _moment(study.outcome(trial.job.number).started) == moment), None)
 
 
-def _figures(one: Reproduction, storage: Storage) -> Mapping[str, Figure]:
+def _figures(one: Reproduction, storage: Storage, rows: Sequence[Row]) -> Mapping[str, Figure]:
     """The figures of the line that is shown, and those that hold several lines against one another."""
     try:
         import matplotlib
     except ModuleNotFoundError:  # a machine that only trains; the same command draws them where it is installed
         print("no figures: matplotlib is not installed here", file=sys.stderr)
         return {}
-    shown = one.scale.shown[0]
-    wanted = dict.fromkeys((shown, *one.scale.compared))
-    data = next(iter(one.scale.data))
-    found = {name: first for name in wanted if (first := _first(one, storage, name, data))}
-    if shown not in found:
+    shown = _labels(one)[0]
+    if not (kept := _kept(one, storage, rows, shown)):
         return {}
-    figures, _ = drawn(*found[shown])
-    if len(found) == len(wanted) and one.scale.compared:
+    figures, _ = drawn(*kept)
+    compared = {name: found for name in one.scale.compared if (found := _kept(one, storage, rows, name))}
+    if one.scale.compared and len(compared) == len(one.scale.compared):
         with matplotlib.rc_context(matplotlib.rcParamsDefault):
-            runs = {name: rebuilt(*found[name]) for name in one.scale.compared}
+            runs = {name: rebuilt(*found) for name, found in compared.items()}
             figures |= importlib.import_module(one.method.figures).compared(runs)
     return figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import re
@@ -14,7 +15,7 @@ import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -563,39 +564,57 @@ def test_only_seed_1_of_the_line_s_own_settings_is_shown(
     study = next(study for study in one.studies(storage, "float32") if study.plan.searcher == NONE)
     study.save_plan()
     tables = out / "fsp" / "small_tables.json"
-    other: dict[str, float] = {"finetune.lr": 0.5}
-    for seed, changes, shown in ((2, {}, False), (1, other, False), (1, {}, True)):
+    other: dict[str, float] = {"finetune.epochs": 2}
+    config = flatten(get("fsp").configure("quick"))
+    for moment, (seed, changes, shown) in enumerate(((2, {}, False), (1, other, False), (1, {}, True), (1, {}, True))):
         (trial,) = [t for t in study.trials if (t.job.control, t.job.seed) == ("taught", seed)]
         job = replace(trial.job, settings={**trial.job.settings, **changes})
         made = Study(storage, study.plan, [replace(trial, job=job, status="done")])
-        table = {"caption": "T", "columns": ["c"], "rows": [["a|b"]]}
-        made.save_outcome(job.number, Outcome("done", tables={"t": table}))
+        table = {"caption": "T", "columns": ["c"], "rows": [[f"a|{moment}"]]}
+        made.save_outcome(job.number, Outcome("done", tables={"t": table}, started=float(moment)))
         made.save()
+        started = datetime.fromtimestamp(moment, UTC)
+        row = make(
+            moment, study=study.plan.task.study, phase="control", control="taught", seed=seed, method="fsp",
+            config={**config, **job.settings}, started=started, finished=started + timedelta(seconds=1),
+        )  # fmt: skip
+        write_row(storage, row)
         results.publish(one, storage, out)
         assert tables.exists() == shown
     page = (out / "fsp" / "small.md").read_text()
-    assert r"| a\|b |" in page and "taught, first seed, on test unless the table says validation" in page
+    assert r"| a\|2 |" in page and r"a\|3" not in page, "that which was finished first is the line's"
+    assert "taught, first seed, on test unless the table says validation" in page
     (out / "fsp" / "rows.parquet").write_bytes(b"junk")
     assert command(tmp_path, "--dry-run") == 2
     assert "rows.parquet cannot be read (" in (said := capsys.readouterr().err) and said.count("\n") == 1
 
 
 def test_what_a_storage_does_not_hold_stays_published(tiny: None, tmp_path: Path) -> None:
-    config = flatten(get("fsp").configure("quick"))
+    config = flatten(get("fsp").configure("quick", SCALE.settings))
     for part in ("a", "b"):
         study = next(iter(Reproduction.of("fsp", "small", None, "").studies(Storage(tmp_path / part), "auto")))
         name = study.plan.task.study if part == "a" else "reproduce-fsp-small-searched"
         phase, control = ("control", "taught") if part == "a" else ("final", None)
-        row = make(study=name, phase=phase, control=control, method="fsp", config=config, test_accuracy=0.5)
+        row = make(study=name, phase=phase, control=control, method="fsp", config=config, test_accuracy=0.5, seed=1)
         write_row(Storage(tmp_path / part), row)
-    one = Reproduction.of("fsp", "small", None, "")
-    (tmp_path / "out" / "fsp").mkdir(parents=True)
-    (tmp_path / "out" / "fsp" / "small_flow.png").write_bytes(b"drawn elsewhere")
+    one, folder = Reproduction.of("fsp", "small", None, ""), tmp_path / "out" / "fsp"
+    folder.mkdir(parents=True)
+    picture = folder / "small_flow.png"
+
+    def drawn_elsewhere(started: datetime) -> None:
+        picture.write_bytes(b"drawn elsewhere")
+        kept = {"taught": {"started": started.isoformat(), "tables": {}}}
+        (folder / "small_tables.json").write_text(json.dumps(kept))
+
+    drawn_elsewhere(row.started)
     for part in ("a", "b"):
         page = Path(results.publish(one, Storage(tmp_path / part), tmp_path / "out"))
-    rows = parquet.read_table(tmp_path / "out" / "fsp" / "rows.parquet").to_pylist()
+    rows = parquet.read_table(folder / "rows.parquet").to_pylist()
     assert [row["study"] for row in rows] == ["reproduce-fsp-small", "reproduce-fsp-small-searched"]
     assert "| searched | 92.00 | 50.00 |" in page.read_text() and "small_flow.png" in page.read_text()
+    drawn_elsewhere(row.started + timedelta(days=1))
+    results.publish(one, Storage(tmp_path / "a"), tmp_path / "out")
+    assert not picture.exists() and "small_flow.png" not in page.read_text(), "of a training that is in no line"
 
 
 def test_a_search_that_was_begun_elsewhere_takes_no_place_of_one_whose_winner_is_published(
