@@ -100,7 +100,10 @@ def fit(
             epoch, started, spent = len(course.history), time.monotonic(), time.process_time()
             means = train_epoch(host, movers, feed, epoch)
             row = {"epoch": epoch + 1, **means, **(validate() if validate else {})}
-            row |= {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - spent}
+            row |= {
+                "seconds": time.monotonic() - started,
+                "cpu_seconds": sum(host.ranks.gathered(time.process_time() - spent)),
+            }
             stop = host.report(row)
             course.note(row)
             due = time.monotonic() - written >= host.checkpoint_seconds

@@ -36,7 +36,7 @@ EpochRow = dict[str, Any]
     loss, ...      mean of each part of the losses over the epoch
     val_accuracy   and further scalars on validation, by names that begin with "val_"; absent where nothing is validated
     seconds        of wall-clock time
-    cpu_seconds    of this process, where it was noted
+    cpu_seconds    of processor time, of all ranks, where it was noted
     item           which of several trainings side by side (`Worker.each`); absent where there is one
     stage          in what a trial keeps: the stage that the epoch is of
 """

@@ -58,7 +58,7 @@ class Training:
     schedule: str = choice(
         "cosine", SCHEDULES, help="of the rate, per step; linear after a warm-up is triangular (Smith 2017)"
     )
-    warmup: float = real(0.0, 0.0, 100.0, help="epochs of linear warm-up")
+    warmup: float = real(0.0, 0.0, 2000.0, help="epochs of linear warm-up")
     milestones: tuple[float, ...] = numbers((), 0, 2000, help="epochs at which `step` changes the rate")
     factors: tuple[float, ...] = numbers((), 0, 1, help="the rate after each milestone, as a share of the first one")
     augment: str = choice("none", AUGMENTATIONS, help="of training images, drawn anew for each epoch")

@@ -52,12 +52,13 @@ def run(args: argparse.Namespace) -> int:
 
 def rehearse(args: argparse.Namespace, study: Study) -> int:
     """Say what would run and for how long; returns the exit code."""
-    from bo_distill.distributed.ray.cluster import connected, layout, machine
+    from bo_distill.distributed.ray.cluster import connected, machine
     from bo_distill.search.execution.forecast import describe
     from bo_distill.search.execution.layouts import layouts
+    from bo_distill.search.execution.place import place_of
 
     with connected(args.address, sys.stderr) if args.address else nullcontext(machine()) as nodes:
-        place = layout(nodes, workers=study.plan.task.workers, concurrency=args.concurrency)
+        place = place_of(args, study.plan.task.workers, nodes)
     others = [] if args.address else [other for other in layouts(study, args.concurrency) if other != place]
     print(describe(study, place, others))
     return OK

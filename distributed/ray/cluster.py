@@ -65,20 +65,32 @@ def machine() -> list[Node]:
     return [{"CPU": float(cores()), "GPU": float(torch.cuda.device_count())}]
 
 
+def _total(nodes: Sequence[Node]) -> tuple[int, int]:
+    """CPUs and GPUs of them all."""
+    cpus, gpus = (sum(int(node.get(kind, 0)) for node in nodes) for kind in ("CPU", "GPU"))
+    return cpus, gpus
+
+
+def room(nodes: Sequence[Node], workers: int) -> int:
+    """How many trials of so many workers can run at once. A trial of one worker may share its GPU with others."""
+    cpus, gpus = _total(nodes)
+    return min(cpus // workers, gpus // workers) if gpus and workers > 1 else cpus // workers
+
+
 def layout(nodes: Sequence[Node], *, workers: int, concurrency: int | None) -> Layout:
     """How trials fit on `nodes`.
 
     Raises:
         UsageError: more workers or trials than can ever run; a search would wait for ever.
     """
-    cpus, gpus = (sum(int(node.get(kind, 0)) for node in nodes) for kind in ("CPU", "GPU"))
+    cpus, gpus = _total(nodes)
     if workers > cpus:
         raise UsageError(f"--workers {workers}: Ray has {counted(cpus, 'CPU')}; give at most {cpus}")
     if gpus and workers > gpus:
         raise UsageError(
             f"--workers {workers}: Ray has {counted(gpus, 'GPU')} and each worker takes one; give at most {gpus}"
         )
-    most = min(cpus // workers, gpus // workers) if gpus and workers > 1 else cpus // workers
+    most = room(nodes, workers)
     if concurrency is not None and concurrency > most:
         has = counted(cpus, "CPU") + (f" and {counted(gpus, 'GPU')}" if gpus else "")
         raise UsageError(

@@ -260,15 +260,13 @@ def forecast_all(
     args: argparse.Namespace, waiting: Mapping[str, tuple[argparse.Namespace, Study]], record: Record
 ) -> str:
     """What would run, and for how long, a line for each method."""
-    from bo_distill.distributed.ray.cluster import connected, layout, machine
+    from bo_distill.distributed.ray.cluster import connected, machine
     from bo_distill.search.execution.forecast import forecast
+    from bo_distill.search.execution.place import place_of
 
     lines, total = [], 0.0
     with connected(args.address, sys.stderr) if args.address else nullcontext(machine()) as nodes:
-        places = {
-            method: layout(nodes, workers=study.plan.task.workers, concurrency=args.concurrency)
-            for method, (_, study) in waiting.items()
-        }
+        places = {method: place_of(args, study.plan.task.workers, nodes) for method, (_, study) in waiting.items()}
     for method, (_, study) in waiting.items():
         seen = forecast(study, places[method])
         total += seen.seconds

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler
 
+from bo_distill.methods.errors import UsageError
 from bo_distill.search.execution.trial import stop_sign
 from bo_distill.search.study.curve import reached
 from bo_distill.search.study.ledger import Study
@@ -95,5 +97,6 @@ class GracefulStop(ASHAScheduler):
             and self._metric in result
             and self._verdict(job["number"], result["epoch"], result[self._metric]) == self.STOP
         ):
-            self.study.storage.write_bytes(stop_sign(self.study.plan.task, job["number"]), b"")
+            with suppress(UsageError):  # then it trains on, and whoever keeps its outcome says what the storage lacks
+                self.study.storage.write_bytes(stop_sign(self.study.plan.task, job["number"]), b"")
         return str(self.CONTINUE)

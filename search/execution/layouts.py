@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TextIO
 
-from bo_distill.distributed.ray.cluster import Layout, layout, machine
+from bo_distill.distributed.ray.cluster import Layout, layout, machine, room
 from bo_distill.methods.errors import UsageError
 from bo_distill.search.execution.forecast import forecast
 from bo_distill.search.execution.place import check_shares
@@ -24,11 +24,10 @@ def layouts(study: Study, concurrency: int | None) -> Iterator[Layout]:
         concurrency: trials at once, at most.
     """
     workers, nodes = 1, machine()
-    cpus = sum(int(node["CPU"]) for node in nodes)
-    while workers <= min(MOST, cpus):
+    while workers <= MOST and (most := room(nodes, workers)):
         with contextlib.suppress(UsageError):
             check_shares(replace(study.plan.task, workers=workers), study.info)
-            yield layout(nodes, workers=workers, concurrency=concurrency and min(concurrency, cpus // workers))
+            yield layout(nodes, workers=workers, concurrency=concurrency and min(concurrency, most))
         workers *= 2
 
 

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from bo_distill.methods.errors import UsageError
+from bo_distill.search.command.options import AUTO
 
 if TYPE_CHECKING:
-    from bo_distill.distributed.ray.cluster import Layout
+    from bo_distill.distributed.ray.cluster import Layout, Node
     from bo_distill.distributed.storage import Storage
     from bo_distill.methods.data.dataset import Info
     from bo_distill.search.study.records import Plan, Task
+
+
+def place_of(args: argparse.Namespace, workers: int, nodes: Sequence[Node]) -> Layout:
+    """Where trials of so many workers lie, as the command asks; where it left their number open, --concurrency is the
+    most that run at once.
+
+    Raises:
+        UsageError: they do not fit.
+    """
+    from bo_distill.distributed.ray.cluster import layout, room
+
+    most = room(nodes, workers) if args.workers == AUTO else math.inf
+    return layout(nodes, workers=workers, concurrency=args.concurrency and min(args.concurrency, most))
 
 
 def check_place(args: argparse.Namespace, task: Task, info: Info) -> None:
@@ -26,10 +41,10 @@ def check_place(args: argparse.Namespace, task: Task, info: Info) -> None:
         UsageError: so many workers do not fit on this machine or cannot share a stage's batches, or nothing answers at
             --address. Whether they fit on the Ray there is known once it is connected.
     """
-    from bo_distill.distributed.ray.cluster import check_address, layout, machine
+    from bo_distill.distributed.ray.cluster import check_address, machine
 
     if not args.address:
-        layout(machine(), workers=task.workers, concurrency=args.concurrency)
+        place_of(args, task.workers, machine())
     elif args.address != "auto":
         check_address(args.address)
     check_shares(task, info)
@@ -96,13 +111,13 @@ def on_ray(args: argparse.Namespace, workers: int, storage: Storage, log: str) -
     Raises:
         UsageError: no Ray answers, or the trials do not fit on it. Nothing is kept then.
     """
-    from bo_distill.distributed.ray.cluster import chatter_to, connected, layout
+    from bo_distill.distributed.ray.cluster import chatter_to, connected
 
     with tempfile.TemporaryDirectory() as folder:
         said, fits = Path(folder) / "ray.log", False
         try:
             with chatter_to(said) as terminal, connected(args.address, terminal) as nodes:
-                place = layout(nodes, workers=workers, concurrency=args.concurrency)
+                place = place_of(args, workers, nodes)
                 fits = True
                 yield place, terminal
         finally:

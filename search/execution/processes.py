@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,8 +17,11 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from bo_distill.methods.errors import UsageError
+
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
+    from multiprocessing.sharedctypes import Synchronized
 
     from bo_distill.search.study.records import Job, Outcome, Task
 
@@ -46,11 +50,27 @@ def quiet_trial(task: Task, job: Job, until: float | None) -> Outcome:
     """What a process of the pool does; its epochs are in the outcome."""
     from bo_distill.search.execution.trial import attempt
 
-    return attempt(task, job, lambda row: None, until)
+    try:
+        return attempt(task, job, lambda row: None, until)
+    except UsageError:
+        raise
+    except RuntimeError:  # of the GPU, which only a fresh process can use
+        traceback.print_exc()
+        os._exit(1)
 
 
-def end_with_parent() -> None:
-    """Let a process of the pool end when the one that started it is killed."""
+def begin(number: Synchronized[int]) -> None:
+    """Let a process of the pool end when the one that started it is killed, and give it a GPU, each in turn.
+
+    Args:
+        number: of the processes that began before this one.
+    """
+    import torch
+
+    with number.get_lock():
+        own, number.value = number.value, number.value + 1
+    if torch.cuda.is_available():
+        torch.cuda.set_device(own % torch.cuda.device_count())
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -60,6 +80,12 @@ def end_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def pool_of(count: int) -> ProcessPoolExecutor:
+    """So many fresh processes."""
+    context = Fresh()
+    return ProcessPoolExecutor(count, context, begin, (context.Value("i", 0),))
 
 
 def _end_all_but(others: Sequence[BaseProcess]) -> None:
@@ -73,7 +99,7 @@ def _end_all_but(others: Sequence[BaseProcess]) -> None:
 def side_by_side(count: int) -> Iterator[ProcessPoolExecutor]:
     """So many fresh processes; what they still do is given up when the block ends, and when this process does."""
     others = multiprocessing.active_children()
-    with ProcessPoolExecutor(count, Fresh(), end_with_parent) as pool:
+    with pool_of(count) as pool:
         try:
             yield pool
         finally:
@@ -89,7 +115,7 @@ class Pool:
 
     def start(self) -> None:
         """Start the processes, anew where there were some."""
-        self.executor = ProcessPoolExecutor(self.processes, Fresh(), end_with_parent)
+        self.executor = pool_of(self.processes)
 
     def submit(self, task: Task, job: Job, until: float | None = None) -> Future[Outcome]:
         """Run a trial; one that the time `until` cuts short ends as interrupted, and can go on.

@@ -60,7 +60,7 @@ def curves(outcome: Outcome) -> Iterator[tuple[str, float, int]]:
     """("stage/metric", value, epoch) of every epoch."""
     for row in outcome.history:
         for name, value in row.items():
-            if name not in ("stage", "epoch"):
+            if name not in ("stage", "epoch", "item"):
                 yield f"{row['stage']}/{name}", float(value), int(row["epoch"])
 
 

@@ -17,7 +17,7 @@ from bo_distill.distributed.loop import Stopped
 from bo_distill.distributed.machine import peak_memory, processor
 from bo_distill.distributed.pipeline import Run, run_stages
 from bo_distill.distributed.storage import Storage
-from bo_distill.distributed.worker import LocalWorker, best_runtime, prepare
+from bo_distill.distributed.worker import LocalWorker, Runtime, best_runtime, prepare
 from bo_distill.methods import get
 from bo_distill.methods.data import load, load_test
 from bo_distill.methods.errors import UsageError
@@ -58,9 +58,7 @@ def perform(
     trust(task.method)  # the process that sent the task has looked at it
     method = get(task.method)
     configs = method.configure(task.recipe, {**task.settings, **job.settings})
-    runtime = best_runtime(task.precision)
-    outcome.device = torch.cuda.get_device_name() if runtime.device == "cuda" else "cpu"
-    outcome.precision, outcome.processor = runtime.precision, processor()
+    runtime = note_machine(outcome, task)
     worker = LocalWorker(load(task.data), seed=job.seed, runtime=runtime, rank=rank, world_size=world_size)
 
     run = Run()
@@ -99,10 +97,20 @@ def perform(
         if task.measured:
             outcome.val = {**measured(Trained(worker, configs, run.states, worker.data.val), method), **outcome.val}
         if job.phase in ("final", "control"):
-            score(outcome, task, worker, method, configs, run.states)
+            score(outcome, task, job, worker, method, configs, run.states)
+    own = [row for row in outcome.history if row.get("stage") not in outcome.cached]
+    outcome.cpu_seconds = sum(row.get("cpu_seconds", 0.0) for row in own)
     outcome.seconds = time.monotonic() - started
     outcome.memory = peak_memory()
     return outcome
+
+
+def note_machine(outcome: Outcome, task: Task) -> Runtime:
+    """Keep on what a trial runs, and return it."""
+    runtime = best_runtime(task.precision)
+    outcome.device = torch.cuda.get_device_name() if runtime.device == "cuda" else "cpu"
+    outcome.precision, outcome.processor = runtime.precision, processor()
+    return runtime
 
 
 def note(outcome: Outcome, run: Run, method: Method) -> None:
@@ -112,16 +120,18 @@ def note(outcome: Outcome, run: Run, method: Method) -> None:
     outcome.shared_stages = {stage.name: digest(run.states[stage.name]) for stage in method.stages if stage.shared}
     outcome.epochs = run.epochs
     outcome.history = [{"stage": name, **row} for name, state in run.states.items() for row in state.history]
-    own = [row for row in outcome.history if row["stage"] not in run.cached]
-    outcome.cpu_seconds = sum(row.get("cpu_seconds", 0.0) for row in own)
 
 
-def score(outcome: Outcome, task: Task, worker: LocalWorker, method: Method, configs: Configs, states: States) -> None:
+def score(
+    outcome: Outcome, task: Task, job: Job, worker: LocalWorker, method: Method, configs: Configs, states: States
+) -> None:
     """Read the test split, once, for a configuration that was chosen without it."""
     test = load_test(task.data)
     trained = Trained(worker, configs, states, test)
     outcome.test = measured(trained, method)
-    if method.figures and worker.rank == 0 and worker.world_size == 1:
+    # Of a control's seeds, and of a line's of a paper's table, a page shows the first one's tables at most.
+    shown = job.phase == "final" or job.seed == task.seed + 1
+    if method.figures and shown and worker.world_size == 1:
         evidence = importlib.import_module(method.figures)
         outcome.tables = {name: dataclasses.asdict(table) for name, table in evidence.tables(trained).items()}
 
@@ -135,10 +145,12 @@ def measured(trained: Trained, method: Method) -> dict[str, float]:
 
 
 def attempt(task: Task, job: Job, report: Callable[[EpochRow], None], until: float | None = None) -> Outcome:
-    """A trial in this process. One that fails is a result; only the death of a process is not.
+    """A trial in this process. One that fails is a result; what may be no fault of its own is not.
 
     Raises:
         UsageError: the storage cannot be written, or what else the user can mend.
+        RuntimeError: of the GPU: its memory is full, which others may share, or it refuses this process from now on.
+            The trial is to run again, in another process.
     """
     started = time.time()
     try:
@@ -146,4 +158,8 @@ def attempt(task: Task, job: Job, report: Callable[[EpochRow], None], until: flo
     except UsageError:
         raise
     except Exception as error:
-        return failed(error, started)
+        if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
+            raise
+        outcome = failed(error, started)
+        note_machine(outcome, task)
+        return outcome

@@ -8,6 +8,8 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -36,6 +38,17 @@ class StudySearch(Searcher):
         self.running: dict[str, Trial] = {}
         self.problem: Exception | None = None
 
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keep what goes wrong in here: Tune would wrap it, or take it for the trial's."""
+        try:
+            yield
+        except Finished:
+            raise
+        except Exception as problem:
+            self.problem = problem
+            raise
+
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """True: the study has said already what is searched and what is best."""
         return True
@@ -43,7 +56,8 @@ class StudySearch(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration for Tune; None while it must wait for one that runs."""
         try:
-            trial = self.conductor.ask()
+            with self.noted():
+                trial = self.conductor.ask()
         except Finished:
             return Searcher.FINISHED
         if trial is None:
@@ -57,11 +71,8 @@ class StudySearch(Searcher):
             return  # see `lost`, which is told what the error is
         trial = self.running.pop(trial_id, None)
         if trial and result and "outcome" in result:
-            try:
+            with self.noted():
                 self.conductor.settle(trial, decoded(Outcome, json.loads(result["outcome"])))
-            except Exception as problem:  # Tune would take it for the trial's
-                self.problem = problem
-                raise
         # Else it was interrupted: it stays in the ledger as running, and is run again by --resume.
 
     def lost(self, trial_id: str, error: Exception) -> None:
@@ -74,10 +85,10 @@ class StudySearch(Searcher):
         if interruption().asked:
             return  # the same signal ended the trial's process: it stays in the ledger as running
         cause = error.cause if isinstance(error, RayTaskError) else error
-        if isinstance(cause, UsageError):
-            self.problem = cause
-            raise cause
-        self.conductor.lost(trial, cause, blamed=not node_lost(cause), killed=isinstance(cause, RayActorError))
+        with self.noted():
+            if isinstance(cause, UsageError):
+                raise cause
+            self.conductor.lost(trial, cause, blamed=not node_lost(cause), killed=isinstance(cause, RayActorError))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is written after every event, and Tune's own copy would only grow old."""

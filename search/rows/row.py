@@ -88,7 +88,8 @@ class Row:
     threads: int | None = _column("CPU threads of each worker", default=None)
     memory: int | None = _column("bytes that the trial's process had held at most when it ended", default=None)
     cpu_seconds: float | None = _column(
-        "processor time of all threads in the epochs of its stages, those of cached stages left out", default=None
+        "processor time of all workers' threads in the epochs of its stages, those of cached stages left out",
+        default=None,
     )
     device: str = _column("cpu, or the name of the GPU")
     processor: str | None = _column("name of the processor", default=None)

@@ -154,9 +154,8 @@ def clean(storage: Storage, older: float = 0.0, dry_run: bool = False) -> Iterat
             free = [
                 (stem, parts) for stem, parts in some if (dry_run and not parts.locks) or _take(storage, stem, held)
             ]
-            if (
-                not dry_run
-            ):  # a trial is in the ledger before it looks for a stage: asked under the locks, none is missed
+            # A trial is in the ledger before it looks for a stage: asked under the locks, none is missed.
+            if not dry_run:
                 needs = set().union(*needed(storage).values())
             for stem, parts in free:
                 yield from _remove_stage(storage, stem, parts, stem in needs, dry_run)

@@ -58,6 +58,7 @@ class Conductor:
         self.exhausted = study.plan.over
         self.control_searches: ControlSearches | None = None
         self.costs: dict[str, Cost] = {}
+        self.taken: dict[int, float] = {}  # number -> when the trial was handed out first
         self.started = time.monotonic()
 
     def ask(self) -> Trial | None:
@@ -95,6 +96,7 @@ class Conductor:
     def take(self, trial: Trial) -> Trial:
         """Hand out this one of the trials that wait."""
         self.waiting.remove(trial)
+        self.taken.setdefault(trial.job.number, time.time())
         self._save()
         return trial
 
@@ -236,7 +238,7 @@ class Conductor:
             self.waiting.insert(0, trial)
             self._save()
             return
-        outcome = failed(error, trial.asked)
+        outcome = failed(error, self.taken.get(trial.job.number, trial.asked))
         if killed:
             outcome.reason = f"its process died {trial.deaths} times: killed, or out of memory"
         self.settle(trial, outcome)

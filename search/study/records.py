@@ -85,8 +85,8 @@ class Outcome:
     """What came of a trial; plain JSON.
 
     Attributes:
-        status: "done"; "pruned" by a scheduler; "failed"; "interrupted" is of rows only, and no trial ends so;
-            "paused": it can go on from its checkpoint.
+        status: "done"; "pruned" by a scheduler; "failed"; "paused" by the searcher, and "interrupted" as its time was
+            up: it can go on from its checkpoint, so it has no row.
         reason: why it is not done, one line.
         val: "accuracy", "loss" and further scalars on validation: the last stage's, or a pruned trial's last epoch's.
         test: the same on test, of winners and controls only; empty else.
@@ -105,7 +105,7 @@ class Outcome:
         nodes: Ray's id of each worker's node, by rank; without Ray the host's name.
         memory: bytes that the trial's process had held at most when it ended.
         processor: the name of the machine's, as its system says it.
-        cpu_seconds: of the process, over the epochs that it trained itself.
+        cpu_seconds: of all workers' processes, over the epochs that they trained themselves.
     """
 
     status: Status = "done"

@@ -30,6 +30,7 @@ from bo_distill.search.execution.forecast import (
     makespan,
     rehearse,
 )
+from bo_distill.search.execution.place import place_of
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.records import Job, Plan, Task, Trial
 from helpers.tiny import TINY_SETTINGS
@@ -115,10 +116,18 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparing, "machine", lambda: [{"CPU": 4.0, "GPU": 0.0}])
 
 
-def test_layouts_of_a_machine(study: Study, four_cores: None) -> None:
+def test_layouts_of_a_machine(study: Study, four_cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [(place.workers, place.concurrency, place.cpus) for place in comparing.layouts(study, None)]
     assert found == [(1, 4, 1), (2, 2, 1), (4, 1, 1)]
     assert [(place.concurrency, place.cpus) for place in comparing.layouts(study, 2)] == [(2, 2), (2, 1), (1, 1)]
+    with_gpus = [{"CPU": 16.0, "GPU": 4.0}]
+    monkeypatch.setattr(comparing, "machine", lambda: with_gpus)
+    chosen, given = (SimpleNamespace(workers=workers, concurrency=3) for workers in ("auto", 2))
+    for place in (found := list(comparing.layouts(study, 3))):
+        assert place_of(chosen, place.workers, with_gpus) == place  # type: ignore[arg-type]
+    assert [(place.workers, place.concurrency) for place in found] == [(1, 3), (2, 2), (4, 1)]
+    with pytest.raises(UsageError, match="give at most 2"):
+        place_of(given, 2, with_gpus)  # type: ignore[arg-type]
     odd = dataclasses.replace(study.plan.task, settings={"teacher.norm": "group", "teacher.batch_size": 9})
     study.plan = dataclasses.replace(study.plan, task=odd)
     assert [place.workers for place in comparing.layouts(study, None)] == [1], "which cannot share batches of 9"

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.data.dataset import DataSpec
@@ -24,6 +25,7 @@ from bo_distill.search.command.summary import print_summary
 from bo_distill.search.evidence.advice import advice, in_python
 from bo_distill.search.evidence.pareto import Front, front, hypervolume
 from bo_distill.search.evidence.summary import summarise
+from bo_distill.search.execution import trial
 from bo_distill.search.execution.trial import attempt
 from bo_distill.search.pages.study import page_of
 from bo_distill.search.run import main, parser
@@ -220,6 +222,30 @@ def test_a_trial_measures_what_a_metric_needs(storage: Storage) -> None:
         outcome = attempt(task, Job(0, "search", settings, 0), lambda row: None)
         assert outcome.status == "done" and ("macro_f1" in outcome.val) == measured and not outcome.test
         assert outcome.val["accuracy"] == accuracy({"only.x": 0.5, "only.y": 0.5}), "the last stage's own"
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_a_trial_that_the_gpu_refused_is_to_run_again_in_another_process(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, error: Exception, again: bool
+) -> None:
+    def fails(*_: Any, **__: Any) -> Outcome:
+        raise error
+
+    monkeypatch.setattr(trial, "perform", fails)
+    task = Task("s", TRIVIAL, "quick", DataSpec("digits"), {}, storage.uri, 0, "bfloat16")
+    if again:
+        with pytest.raises(type(error)):
+            attempt(task, Job(0, "search", {}, 0), lambda row: None)
+    else:
+        outcome = attempt(task, Job(0, "search", {}, 0), lambda row: None)
+        assert (outcome.status, outcome.precision) == ("failed", "bfloat16") and outcome.processor
 
 
 def test_every_metric_is_found_in_a_row() -> None:

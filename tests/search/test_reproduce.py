@@ -17,8 +17,10 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from pyarrow import parquet
 from scipy import stats
 
@@ -32,7 +34,8 @@ from bo_distill.methods.published import Cell, Claim, PaperTable, Scale
 from bo_distill.search import reproduce
 from bo_distill.search.command.options import seconds_of
 from bo_distill.search.command.shell import SOME_FAILED
-from bo_distill.search.execution.processes import Pool
+from bo_distill.search.execution import trial as trials
+from bo_distill.search.execution.processes import Pool, quiet_trial
 from bo_distill.search.execution.trial import attempt
 from bo_distill.search.papers import publish as results
 from bo_distill.search.papers.lines import Reproduction
@@ -513,8 +516,15 @@ def test_a_killed_process_costs_no_more_than_its_own_training(
 
 
 def at_once(task: Task, job: Job, until: float | None) -> Outcome:
-    """A training that takes no time."""
-    return Outcome()
+    """A training that takes no time; where its seed is odd the GPU's memory was full."""
+
+    def perform(*_: Any, **__: Any) -> Outcome:
+        if job.seed % 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Outcome()
+
+    trials.perform = perform  # in a process of its own
+    return quiet_trial(task, job, until)
 
 
 def test_a_training_that_is_handed_to_a_killed_process_is_lost_and_the_next_one_runs(
@@ -533,6 +543,8 @@ def test_a_training_that_is_handed_to_a_killed_process_is_lost_and_the_next_one_
         assert isinstance(lost.exception(), BrokenProcessPool)
         (again,) = pool.ended([pool.submit(task, Job(1, "search", {}, 0))])
         assert again.result().status == "done"
+        (full,) = pool.ended([pool.submit(task, Job(2, "search", {}, 1))])
+        assert isinstance(full.exception(), BrokenProcessPool), "it is to run again in another process"
     finally:
         pool.close()
 
@@ -647,11 +659,10 @@ def test_a_line_has_the_trainings_of_one_winner(tiny: None, tmp_path: Path) -> N
 
 
 KILLED = """
-import concurrent.futures, multiprocessing, os, signal
-from bo_distill.search.execution.processes import end_with_parent
+import os, signal
+from bo_distill.search.execution.processes import pool_of
 if __name__ == "__main__":
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(1, context, end_with_parent)
+    pool = pool_of(1)
     print(pool.submit(os.getpid).result(), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
