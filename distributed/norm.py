@@ -87,11 +87,12 @@ class BatchNorm(_BatchNorm):
         """Any rank of tensor with channels second is taken."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or (len(self.groups) < 2 and self.ranks.size == 1):
+        if not self.training:
             return super().forward(input)
         if self.ranks.size > 1:
             return self._global(input)
-        return self._grouped(input)
+        several = len(self.groups) > 1 or len(input) > sum(self.groups) > 0  # groups, or views of the only one
+        return self._grouped(input) if several else super().forward(input)
 
     def _momentum(self) -> float:
         """Weight of the batch to come in the running statistics; counts it."""

@@ -37,10 +37,11 @@ def missing(one: Reproduction, storage: Storage, precision: str, priced: bool) -
     Bayesian search counts as if it went on to its last trial.
 
     Args:
-        priced: with multiply-adds, and the CPU time that they take on one thread here, as a few steps of each deployed
-            network tell.
+        priced: with multiply-adds, and the time that they take on one thread or the GPU here, as a few steps of each
+            deployed network tell.
     """
     cache, runtime = StageCache(storage), best_runtime(precision)
+    kind = "GPU" if runtime.device == "cuda" else "CPU"
     priced_before: set[str] = set()
     speeds: dict[int, float] = {}
     total, hours, trainings = 0, 0.0, 0
@@ -69,9 +70,9 @@ def missing(one: Reproduction, storage: Storage, precision: str, priced: bool) -
                 speeds[forward] = probe(one.method, configs, info, runtime, forward)
             seconds = macs / speeds[forward]
             total, hours = total + macs, hours + seconds / 3600
-            yield f"{words}, {macs:.3g} MACs, about {duration(seconds)} of CPU"
+            yield f"{words}, {macs:.3g} MACs, about {duration(seconds)} of {kind}"
     what = "nothing is" if not trainings else "1 training is" if trainings == 1 else f"{trainings} trainings are"
-    price = f", {total:.3g} MACs, about {hours:.1f} CPU hours" if total else ""
+    price = f", {total:.3g} MACs, about {hours:.1f} {kind} hours" if total else ""
     yield f"{one.method.name}, scale {one.word}: {what} missing{price}"
 
 

@@ -94,8 +94,9 @@ def test_groups_equal_torchs_norm_of_each_alone() -> None:
     assert int(net[0].num_batches_tracked) == 1  # type: ignore[arg-type]
 
 
-def test_a_batch_that_is_passed_twice_keeps_its_groups() -> None:
-    x, net = inputs((4, 3, 3)), normed((4, 3, 3), "group", (2, 3, 3), Ranks())
+@pytest.mark.parametrize("groups", [(2, 3, 3), (8,)])
+def test_a_batch_that_is_passed_twice_keeps_its_groups(groups: tuple[int, ...]) -> None:
+    x, net = inputs((4, 3, 3)), normed((4, 3, 3), "group", groups, Ranks())
     torch.testing.assert_close(net(torch.cat([x, 2 * x])), torch.cat([net(x), net(2 * x)]))
     with pytest.raises(ValueError, match="9 rows are no multiple of the batch's 8"):
         net(inputs((4, 3, 3))[[0] * 9])
