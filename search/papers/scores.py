@@ -110,14 +110,18 @@ def trained_once(row: Row, other: Row, stages: Sequence[Stage]) -> bool:
         own, its = ({k: v for k, v in r.config.items() if k.startswith(f"{stage.name}.")} for r in (row, other))
         if own == its and common.issuperset(stage.needs):
             common.add(stage.name)
-            if own.get(f"{stage.name}.epochs") != 0 and training_of(row, stage) != training_of(other, stage):
+            if own.get(f"{stage.name}.epochs") != 0 and not one_training(row, other, stage):
                 return False
     return True
 
 
-def training_of(row: Row, stage: Stage) -> str:
-    """Which training of a stage a row has. Where it does not say, those of one kind of machine count as one."""
-    return row.shared_stages.get(stage.name) or f"{row.device}, {row.processor}, {row.precision}"
+def one_training(row: Row, other: Row, stage: Stage) -> bool:
+    """Whether two rows of equal settings have the same training of a stage. Where one of them does not say, trainings
+    of one kind of machine count as one."""
+    own, its = row.shared_stages.get(stage.name), other.shared_stages.get(stage.name)
+    if own and its:
+        return own == its
+    return (row.device, row.processor, row.precision) == (other.device, other.processor, other.precision)
 
 
 def corrected(lines: Sequence[Line]) -> dict[str, float]:

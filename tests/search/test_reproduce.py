@@ -442,6 +442,7 @@ def test_lines_are_held_against_each_other_where_what_they_share_was_trained_onc
     assert line.over(other).endswith("1 seed of both")
     assert differences(1, *teachers, trained(1, 3, 0.7, "", "a GPU")) == pytest.approx([10, 20])
     assert differences(1, *teachers, trained(1, 3, 0.7, "")) == pytest.approx([10])
+    assert differences(1, trained(1, 2, 0.7, "")) == pytest.approx([20]), "of the older row the machine is known alone"
     transfers = trained(2, 1, 0.6, "a"), trained(2, 2, 0.7, "b", "a GPU")
     assert differences(2, *transfers) == pytest.approx([10]), "of seed 2 the transfer was made anew elsewhere"
     assert differences(3, trained(3, 1, 0.4, "x", "a GPU")) == pytest.approx([-10]), "they share nothing"
