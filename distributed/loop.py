@@ -75,7 +75,7 @@ def fit(
     A batch is never larger than the rows there are, and the rows left over by full batches wait for another epoch.
     Everything random in an epoch follows from (seed, name, epoch), and the learning rate from the epoch, so that a
     training that goes on from its checkpoint ends exactly where an uninterrupted one does; on a GPU, whose kernels add
-    in no fixed order, within rounding of it.
+    in no fixed order, two trainings draw apart by rounding, interrupted or not.
 
     Raises:
         Stopped: the worker's listener said so.

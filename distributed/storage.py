@@ -15,6 +15,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -64,6 +65,11 @@ class Storage:
         if not given:
             raise UsageError("--storage is empty; give a folder or s3://bucket/prefix")
         check_utf8("--storage", given)
+        if "://" in given and urlsplit(given).password:
+            raise UsageError(
+                "--storage: an address with a secret key would be shown and kept; set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, and give the address without them"
+            )
         try:
             if "://" in given and not given.startswith("file://"):
                 self.uri = given
@@ -229,14 +235,21 @@ class Storage:
         return self._put(name, data, {kind: value} if version else "create")
 
     def _put(self, name: str, data: bytes, mode: Any) -> str:
-        """Write an object; returns its version.
+        """Write an object in one request; returns its version.
 
-        pyarrow has no conditional put, and an interruption of its upload leaves what had come so far as the object.
+        pyarrow has no conditional put, and an interruption of its upload leaves what had come so far as the object; of
+        an upload in parts an interruption leaves parts that are not seen and cost.
+
+        Raises:
+            Conflict: `mode` does not allow it.
+            UsageError: the storage cannot be written.
         """
         import obstore
 
         try:
-            return _version(obstore.put(self._objects, self.path(name).partition("/")[2], data, mode=mode))
+            return _version(
+                obstore.put(self._objects, self.path(name).partition("/")[2], data, mode=mode, use_multipart=False)
+            )
         except (obstore.exceptions.PreconditionError, obstore.exceptions.AlreadyExistsError) as error:
             raise Conflict(self.path(name)) from error
         except (obstore.exceptions.BaseError, FileNotFoundError, PermissionError) as error:
@@ -244,7 +257,8 @@ class Storage:
 
     @cached_property
     def _objects(self) -> Any:
-        """The bucket through obstore, for `_put`; from the same URI and the same environment as pyarrow's.
+        """The bucket through obstore, for `_put`; from the same URI. The key comes from the environment or the role of
+        the machine; a profile in ~/.aws, which pyarrow reads, is not read.
 
         Raises:
             UsageError: obstore is not installed.
@@ -260,12 +274,10 @@ class Storage:
         endpoint = options.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL", "")
         if endpoint and "://" not in endpoint:
             endpoint = f"{options.get('scheme', 'https')}://{endpoint}"
-        given: dict[str, str | None] = {}
-        if parsed.scheme == "s3":
-            given = {"endpoint": endpoint, "region": options.get("region")}
-            given |= {"access_key_id": parsed.username, "secret_access_key": parsed.password}
-        config: Any = {name: unquote(value) for name, value in given.items() if value}
-        client: Any = {"allow_http": True} if endpoint.startswith("http://") else {}
+        given = {"endpoint": endpoint, "region": options.get("region")} if parsed.scheme == "s3" else {}
+        config: Any = {name: value for name, value in given.items() if value}
+        # One put may be of hundreds of megabytes.
+        client: Any = {"timeout": timedelta(minutes=30), "allow_http": endpoint.startswith("http://")}
         return from_url(f"{parsed.scheme}://{self.root.partition('/')[0]}", config=config, client_options=client)
 
     def check_writable(self, *folders: str) -> None:

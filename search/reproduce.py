@@ -56,7 +56,7 @@ def parser() -> Parser:
     p.add_argument(
         "--out", default="docs/results", metavar="DIR", help="for tables, rows and figures (default docs/results)"
     )
-    p.add_argument("--dry-run", action="store_true", help="list what is missing and its CPU time, and run nothing")
+    p.add_argument("--dry-run", action="store_true", help="list what is missing and how long it takes, and run nothing")
     p.add_argument(
         "--readme", metavar="FILE", help="write the pages and this file's table from the rows in --out, and run nothing"
     )

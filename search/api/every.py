@@ -266,7 +266,7 @@ def forecast_all(
 
     lines, total = [], 0.0
     with connected(args.address, sys.stderr) if args.address else nullcontext(machine()) as nodes:
-        places = {method: place_of(args, study.plan.task.workers, nodes) for method, (_, study) in waiting.items()}
+        places = {method: place_of(own, study.plan.task.workers, nodes) for method, (own, study) in waiting.items()}
     for method, (_, study) in waiting.items():
         seen = forecast(study, places[method])
         total += seen.seconds

@@ -54,7 +54,7 @@ def quiet_trial(task: Task, job: Job, until: float | None) -> Outcome:
         return attempt(task, job, lambda row: None, until)
     except UsageError:
         raise
-    except RuntimeError:  # of the GPU, which only a fresh process can use
+    except Exception:  # of the GPU, which only a fresh process can use
         traceback.print_exc()
         os._exit(1)
 

@@ -57,11 +57,13 @@ def settings_of(study: Study, trial: Trial) -> dict[str, Any]:
 
 
 def curves(outcome: Outcome) -> Iterator[tuple[str, float, int]]:
-    """("stage/metric", value, epoch) of every epoch."""
+    """("stage/metric" or "stage/item/metric", value, epoch) of every epoch."""
     for row in outcome.history:
+        # Of several networks of a stage, such as one for each cluster, each has a curve of its own.
+        where = f"{row['stage']}/{row['item']}" if "item" in row else row["stage"]
         for name, value in row.items():
             if name not in ("stage", "epoch", "item"):
-                yield f"{row['stage']}/{name}", float(value), int(row["epoch"])
+                yield f"{where}/{name}", float(value), int(row["epoch"])
 
 
 def results(outcome: Outcome) -> dict[str, float]:

@@ -32,6 +32,7 @@ def in_process(config: dict[str, Any], task: Task) -> None:
 
     Raises:
         UsageError: the storage cannot be written, which ends the search and not the trial alone.
+        Exception: of the GPU, as `attempt` says.
     """
     with heard(report := lambda row: tune.report(dict(row))):
         outcome = attempt(task, decoded(Job, config["job"]), report)

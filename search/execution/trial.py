@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from bo_distill.methods.metrics import classification
 from bo_distill.methods.outside import trust
 from bo_distill.search.study.curve import length_of, reached
 from bo_distill.search.study.records import Job, Outcome, Task, failed, on_validation
+
+GPU_REFUSED = re.compile("CUDA error|cuDNN error|CUBLAS_STATUS")
 
 
 def stop_sign(task: Task, number: int) -> str:
@@ -149,8 +152,8 @@ def attempt(task: Task, job: Job, report: Callable[[EpochRow], None], until: flo
 
     Raises:
         UsageError: the storage cannot be written, or what else the user can mend.
-        RuntimeError: of the GPU: its memory is full, which others may share, or it refuses this process from now on.
-            The trial is to run again, in another process.
+        Exception: of the GPU: its memory is full, which others may share, or it refuses this process from now on. The
+            trial is to run again, in another process.
     """
     started = time.time()
     try:
@@ -158,7 +161,7 @@ def attempt(task: Task, job: Job, report: Callable[[EpochRow], None], until: flo
     except UsageError:
         raise
     except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
+        if isinstance(error, torch.OutOfMemoryError) or GPU_REFUSED.search(str(error)):
             raise
         outcome = failed(error, started)
         note_machine(outcome, task)

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from ray import cloudpickle, get_runtime_context, tune
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.search import Searcher
+from torch import OutOfMemoryError
 
 from bo_distill.distributed.ray.cluster import Layout, alive, free_orphans, node_lost
 from bo_distill.methods.errors import UsageError
@@ -76,7 +77,8 @@ class StudySearch(Searcher):
         # Else it was interrupted: it stays in the ledger as running, and is run again by --resume.
 
     def lost(self, trial_id: str, error: Exception) -> None:
-        """A trial's process, or one of its workers, is gone. It is run again, so often as that is not its own fault.
+        """A trial's process, or one of its workers, is gone, or the GPU refused it. It is run again, so often as that
+        is not its own fault.
 
         Raises:
             UsageError: it could not write to the storage, and nor could another trial.
@@ -88,7 +90,13 @@ class StudySearch(Searcher):
         with self.noted():
             if isinstance(cause, UsageError):
                 raise cause
-            self.conductor.lost(trial, cause, blamed=not node_lost(cause), killed=isinstance(cause, RayActorError))
+            self.conductor.lost(
+                trial,
+                cause,
+                blamed=not node_lost(cause),
+                killed=isinstance(cause, RayActorError),
+                crowded=isinstance(cause, OutOfMemoryError),
+            )
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is written after every event, and Tune's own copy would only grow old."""

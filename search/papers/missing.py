@@ -108,7 +108,8 @@ def left(one: Reproduction, study: Study) -> list[Job]:
 
 
 def probe(method: Method, configs: Configs, info: Info, runtime: Runtime, macs: int) -> float:
-    """Multiply-adds a second of one thread that trains the deployed network, from a few steps on made-up rows.
+    """Multiply-adds a second of one thread, or of the GPU, in training the deployed network, from a few steps on
+    made-up rows.
 
     Seconds are of the processor, whatever else it does; of the wall where a GPU works.
 

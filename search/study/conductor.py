@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, cast
 
+from bo_distill.distributed.worker import best_runtime
 from bo_distill.methods.cost import Cost, count
 from bo_distill.methods.errors import UsageError
-from bo_distill.methods.method import Configs, flatten
+from bo_distill.methods.method import flatten
 from bo_distill.methods.space import Real
 from bo_distill.search.rows.files import write_row
 from bo_distill.search.rows.provenance import provenance
@@ -22,7 +23,7 @@ from bo_distill.search.rows.row import Row
 from bo_distill.search.searchers.base import METRIC, Length, PausingSearcher, Step, WeighingSearcher
 from bo_distill.search.searchers.curves import Curve, Reporter
 from bo_distill.search.searchers.registry import entry_of, pauses
-from bo_distill.search.study.curve import curve_of, length_of, reached, spent
+from bo_distill.search.study.curve import curve_of, length_of, reached, spent, trained_macs
 from bo_distill.search.study.ledger import Study
 from bo_distill.search.study.metrics import ACCURACY, METRICS
 from bo_distill.search.study.records import ATTEMPTS, Job, Outcome, Phase, Trial, failed
@@ -58,7 +59,8 @@ class Conductor:
         self.exhausted = study.plan.over
         self.control_searches: ControlSearches | None = None
         self.costs: dict[str, Cost] = {}
-        self.taken: dict[int, float] = {}  # number -> when the trial was handed out first
+        self.taken: dict[int, float] = {}  # number -> when the trial was handed out first, since it last waited
+        self.crowded: set[int] = set()  # trials that found a GPU full, which others may share
         self.started = time.monotonic()
 
     def ask(self) -> Trial | None:
@@ -67,7 +69,7 @@ class Conductor:
         Raises:
             Finished: there are no more.
         """
-        if not self.waiting and self.inner and not self._searched():
+        if not self._ready() and self.inner and not self._searched():
             settings = self.inner.suggest(str(len(self.study.trials)))
             if settings is None:
                 return None
@@ -78,9 +80,9 @@ class Conductor:
                 self._train(settings)
             else:
                 self._queue("search", settings, self.study.plan.task.seed)
-        if not self.waiting and self.pausing:
+        if not self._ready() and self.pausing:
             self._wind_up()
-        if not self.waiting:
+        if not self._ready():
             running = {trial.job.phase for trial in self.study.trials if not trial.finished}
             if running - {"tune"}:
                 return None  # the winner is not known yet, or a trial may yet be lost
@@ -91,7 +93,13 @@ class Conductor:
                 if self.study.of_phase("final") or not self._plan_final():
                     self._note(over=True)
                     raise Finished
-        return self.take(self.waiting[0])
+        return self.take(self._ready()[0])
+
+    def _ready(self) -> list[Trial]:
+        """The trials that can run now: one that found a GPU full waits until nothing else runs."""
+        under_way = {trial.job.number for trial in self.study.trials if trial.status == "running"}
+        alone = under_way <= {trial.job.number for trial in self.waiting}
+        return [trial for trial in self.waiting if alone or trial.job.number not in self.crowded]
 
     def take(self, trial: Trial) -> Trial:
         """Hand out this one of the trials that wait."""
@@ -226,25 +234,34 @@ class Conductor:
             self._queue(*run)
         return True
 
-    def lost(self, trial: Trial, error: Exception, *, blamed: bool = True, killed: bool = True) -> None:
-        """A trial's process is gone. The trial runs again, next and from its last checkpoint, unless it died too often.
+    def lost(
+        self, trial: Trial, error: Exception, *, blamed: bool = True, killed: bool = True, crowded: bool = False
+    ) -> None:
+        """A trial's process is gone, or the GPU refused it. The trial runs again, from its last checkpoint and before
+        any new one, unless it died too often.
 
         Args:
             blamed: whether it may be the trial's own fault.
             killed: whether `error` says no more than that the process is gone.
+            crowded: it is to run again when it has the GPU alone.
         """
         trial.deaths += blamed
+        if crowded:
+            self.crowded.add(trial.job.number)
         if trial.deaths < ATTEMPTS:
             self.waiting.insert(0, trial)
             self._save()
             return
         outcome = failed(error, self.taken.get(trial.job.number, trial.asked))
+        task = self.study.plan.task
+        outcome.device, outcome.precision = "GPU" if task.gpus else "cpu", best_runtime(task.precision).precision
         if killed:
             outcome.reason = f"its process died {trial.deaths} times: killed, or out of memory"
         self.settle(trial, outcome)
 
     def settle(self, trial: Trial, outcome: Outcome) -> None:
         """Keep what came of a trial: details, row, then ledger. Cut short in between, the trial simply runs again."""
+        self.taken.pop(trial.job.number, None)
         if self.pausing and trial.job.phase == "search":
             # It may have been trained in several sittings.
             seconds = trial.seconds + outcome.seconds
@@ -360,7 +377,7 @@ class Conductor:
             reason=outcome.reason,
             epochs=outcome.epochs,
             macs_forward=cost.macs,
-            macs_train=self._trained_macs(configs, outcome),
+            macs_train=trained_macs(method, info, configs, outcome),
             params=cost.params,
             seconds=outcome.seconds,
             queue_seconds=max(0.0, outcome.started - trial.asked),
@@ -378,19 +395,6 @@ class Conductor:
             finished=datetime.fromtimestamp(outcome.started + outcome.seconds, UTC),
             **provenance(),
         )
-
-    def _trained_macs(self, configs: Configs, outcome: Outcome) -> int | None:
-        """Multiply-adds of all stages, found ones too; of a trial that was stopped or failed, up to its last epoch."""
-        method, info = self.study.method, self.study.info
-        if outcome.status == "done":
-            return method.macs(configs, info)
-        if not outcome.history:  # its process was lost, or it failed in its first epoch
-            return None
-        macs = {stage.name: stage.macs(configs, info) for stage in method.stages}
-        last, names = outcome.history[-1], list(macs)
-        before = sum(macs[name] for name in names[: names.index(last["stage"])])
-        share = last["epoch"] / max(getattr(configs[last["stage"]], "epochs", 0), last["epoch"])
-        return before + round(macs[last["stage"]] * share)
 
     def cost(self, settings: Mapping[str, Any]) -> Cost:
         """Of one inference by the deployed network. Counted once for all that differ in real-valued settings only."""

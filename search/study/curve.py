@@ -1,4 +1,4 @@
-"""The learning curve that a trial of a method is judged by while it trains."""
+"""The learning curve that a trial is judged by while it trains, and what one that ends early has trained."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bo_distill.methods.data import Info
 from bo_distill.methods.errors import UsageError
 from bo_distill.methods.method import Configs, Method
 from bo_distill.search.searchers.base import Length
@@ -45,6 +46,19 @@ def spent(trials: Sequence[Trial], length: Length) -> float:
     """What trials that pause were asked to train, in whole trainings."""
     asked = (trial.job.until for trial in trials)
     return sum(1.0 if until is None else (length.before + until) / sum(length) for until in asked)
+
+
+def trained_macs(method: Method, info: Info, configs: Configs, outcome: Outcome) -> int | None:
+    """Multiply-adds of all stages, found ones too; of a trial that was stopped or failed, up to its last epoch."""
+    if outcome.status == "done":
+        return method.macs(configs, info)
+    if not outcome.history:  # its process was lost, or it failed in its first epoch
+        return None
+    macs = {stage.name: stage.macs(configs, info) for stage in method.stages}
+    last, names = outcome.history[-1], list(macs)
+    before = sum(macs[name] for name in names[: names.index(last["stage"])])
+    share = last["epoch"] / max(getattr(configs[last["stage"]], "epochs", 0), last["epoch"])
+    return before + round(macs[last["stage"]] * share)
 
 
 def reached(history: Sequence[Mapping[str, Any]], stage: str) -> dict[int, float]:

@@ -151,7 +151,7 @@ CONFIRM_SEEDS = 3
 """Runs of each of the best again."""
 
 ATTEMPTS = 3
-"""A trial whose process died so often has failed. Nodes that were lost with it do not count."""
+"""A trial has failed if its process died, or the GPU refused it, so often. Nodes lost with it do not count."""
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ class Trial:
             Where the searcher pauses trials, of each: the mean of its model at the end. None: nothing was told.
         reason, seconds: as in `Outcome`.
         values: of the study's metrics but `val_accuracy`: word -> value; those that it has.
-        deaths: how often its process died; nodes that were lost with it do not count.
+        deaths: how often its process died or the GPU refused it; nodes that were lost with it do not count.
     """
 
     job: Job

@@ -47,6 +47,9 @@ def _rank(rank: int, folder: str) -> None:
     worker.each(range(3), lambda worker, number: State({"noise": torch.rand(number)}))
     dist.all_gather_object(met, float(torch.rand(())))
     assert met[0] == met[1], "both would build the same network now"
+    linear(worker, 0)
+    dist.all_gather_object(met, [row["cpu_seconds"] for row in worker.history])
+    assert met[0] == met[1] and min(met[0]) > 0, "processor time is of both"  # type: ignore[call-overload]
     dist.destroy_process_group()
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.data.dataset import DataSpec
+from bo_distill.methods.errors import UsageError
 from bo_distill.methods.space import Real
 from bo_distill.search.execution.asha import GracefulStop, halving
 from bo_distill.search.execution.trial import stop_sign
@@ -317,6 +318,23 @@ def test_a_trial_is_held_against_those_that_ended_before_an_interruption_and_tho
     assert judged(begun(), 2, 0.1) and not judged(begun(), 3, 0.5)
 
 
+def test_a_sign_that_cannot_be_written_lets_the_trial_train_on(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Task("s", TRIVIAL, "quick", DataSpec("digits"), {}, storage.uri, 0, "float32")
+    scheduler = GracefulStop(Study(storage, Plan(task, "random", ("only.x",), 9, seeds=0, asha=True)), "only", 3)
+    scheduler.set_search_properties("val_accuracy", "max")  # as Tune does
+    assert not judged(scheduler, 0, 0.3)
+    asked = []
+
+    def full(_: Storage, name: str, content: bytes) -> None:
+        asked.append(name)
+        raise UsageError("full")
+
+    monkeypatch.setattr(Storage, "write_bytes", full)
+    assert not judged(scheduler, 1, 0.1) and asked == [stop_sign(task, 1)]
+
+
 def test_a_trial_that_died_and_runs_again_counts_once_among_those_that_others_are_held_against(
     storage: Storage,
 ) -> None:
@@ -324,7 +342,8 @@ def test_a_trial_that_died_and_runs_again_counts_once_among_those_that_others_ar
     scheduler = GracefulStop(Study(storage, Plan(task, "random", ("only.x",), 9, seeds=0, asha=True)), "only", 3)
     scheduler.set_search_properties("val_accuracy", "max")  # as Tune does
     assert not judged(scheduler, 0, 0.3)
-    assert judged(scheduler, 1, 0.1) and judged(scheduler, 1, 0.1), "Tune gives it another id"
+    assert judged(scheduler, 1, 0.1)
+    judged(scheduler, 1, 0.1)  # it died with that, and Tune gives it another id
     assert judged(scheduler, 2, 0.15), "the median of two is 0.2; were the worse one counted twice, it would be 0.1"
 
 

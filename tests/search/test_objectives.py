@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.data.dataset import DataSpec
 from bo_distill.methods.errors import UsageError
+from bo_distill.methods.method import Table
 from bo_distill.methods.space import Real
 from bo_distill.search.command.asking import make_plan
 from bo_distill.search.command.config import command, toml_of
@@ -246,6 +248,22 @@ def test_a_trial_that_the_gpu_refused_is_to_run_again_in_another_process(
     else:
         outcome = attempt(task, Job(0, "search", {}, 0), lambda row: None)
         assert (outcome.status, outcome.precision) == ("failed", "bfloat16") and outcome.processor
+
+
+def test_tables_are_made_of_winners_and_of_the_first_seed_of_all_else(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table("T", ("c",), ((1,),))
+    monkeypatch.setattr(trial, "load_test", lambda spec: None)
+    monkeypatch.setattr(trial, "measured", lambda trained, method: {})
+    monkeypatch.setattr(trial.importlib, "import_module", lambda _: SimpleNamespace(tables=lambda _: {"t": table}))
+    task = Task("s", TRIVIAL, "quick", DataSpec("digits"), {}, storage.uri, 4, "float32")
+    worker, method = SimpleNamespace(world_size=1), SimpleNamespace(figures="of.a.method")
+    shown = set()
+    for job in (Job(0, phase, {}, seed) for phase in ("final", "control") for seed in (5, 6)):
+        trial.score(outcome := Outcome(), task, job, worker, method, {}, {})  # type: ignore[arg-type]
+        shown |= {(job.phase, job.seed)} if outcome.tables else set()
+    assert shown == {("final", 5), ("final", 6), ("control", 5)}
 
 
 def test_every_metric_is_found_in_a_row() -> None:

@@ -155,6 +155,7 @@ def test_the_epochs_of_a_trial_that_was_stopped_are_counted_by_stage(storage: St
     stages = {row["stage"]: row["epoch"] for row in outcome.history}
     assert outcome.status == "pruned" and stages["finetune"] == 1 and len(stages) == 3
     assert outcome.epochs == sum(stages.values()) == len(outcome.history)
+    assert outcome.cpu_seconds == sum(row["cpu_seconds"] for row in outcome.history) > 0
     assert perform(task, Job(0, "search", {"finetune.epochs": 1}, 0), told).status == "done", "nothing is left to stop"
 
 

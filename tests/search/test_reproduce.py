@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -616,7 +616,7 @@ def test_what_a_storage_does_not_hold_stays_published(tiny: None, tmp_path: Path
 
     def drawn_elsewhere(started: datetime) -> None:
         picture.write_bytes(b"drawn elsewhere")
-        kept = {"taught": {"started": started.isoformat(), "tables": {}}}
+        kept = {"tables": {}, "figures": {picture.name: [row.started.isoformat(), started.isoformat()]}}
         (folder / "small_tables.json").write_text(json.dumps(kept))
 
     drawn_elsewhere(row.started)
@@ -627,7 +627,26 @@ def test_what_a_storage_does_not_hold_stays_published(tiny: None, tmp_path: Path
     assert "| searched | 92.00 | 50.00 |" in page.read_text() and "small_flow.png" in page.read_text()
     drawn_elsewhere(row.started + timedelta(days=1))
     results.publish(one, Storage(tmp_path / "a"), tmp_path / "out")
-    assert not picture.exists() and "small_flow.png" not in page.read_text(), "of a training that is in no line"
+    assert not picture.exists() and "small_flow.png" not in page.read_text(), "one of its trainings is in no line"
+    (folder / "small_tables.json").write_text('{"taught": {"cost": {}}}')
+    assert results.Own.of(one, results.published(tmp_path / "out", "fsp"), folder) == results.Own(), (
+        "version 0.1 wrote it"
+    )
+
+
+def test_who_publishes_waits_for_another_who_does(tiny: None, tmp_path: Path) -> None:
+    one, out = Reproduction.of("fsp", "small", None, ""), tmp_path / "out"
+    for part in ("a", "b"):
+        row = make(study="reproduce-fsp-small", phase="control", control="taught", method="fsp", trial=ord(part))
+        write_row(Storage(tmp_path / part), row)
+    with ThreadPoolExecutor(1) as threads:
+        with results._alone(one, out):
+            other = threads.submit(results.publish, one, Storage(tmp_path / "b"), out)
+            with pytest.raises(TimeoutError):
+                other.result(0.5)
+            results._added(one, Storage(tmp_path / "a"), out)
+        other.result(60)
+    assert [row.trial for row in results.published(out, "fsp")] == [ord("a"), ord("b")]
 
 
 def test_a_search_that_was_begun_elsewhere_takes_no_place_of_one_whose_winner_is_published(
@@ -642,7 +661,8 @@ def test_a_search_that_was_begun_elsewhere_takes_no_place_of_one_whose_winner_is
                 trial, study=name, phase=phase, method="fsp", started=datetime(2026, 1, 1, 0, 0, seconds, tzinfo=UTC)
             )
             write_row(Storage(tmp_path / part), row)
-        return [row.phase for row in results.add_rows(one, Storage(tmp_path / part), tmp_path / "out")]
+        results.add_rows(one, Storage(tmp_path / part), tmp_path / "out")
+        return [row.phase for row in results.published(tmp_path / "out", "fsp")]
 
     assert ran("begun", ["search"]) == ["search"]
     assert ran("whole", ["search"] * 3 + ["final"]) == ["final", *["search"] * 3]
@@ -655,7 +675,8 @@ def test_a_line_has_the_trainings_of_one_winner(tiny: None, tmp_path: Path) -> N
         for seed in seeds:
             config = {"transfer.lr": rate, "transfer.weight": 1.0}
             write_row(Storage(tmp_path / part), make(seed, study=name, phase="final", seed=seed, config=config))
-        rows = results.add_rows(one, Storage(tmp_path / part), tmp_path / "out")
+        results.add_rows(one, Storage(tmp_path / part), tmp_path / "out")
+    rows = results.published(tmp_path / "out", "fsp")
     assert [(row.seed, row.config["transfer.lr"]) for row in rows] == [(1, 0.1), (2, 0.1)]
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bo_distill.distributed.ray.cluster import Layout
 from bo_distill.distributed.storage import Storage
@@ -27,12 +29,14 @@ from bo_distill.search.evidence.advice import advice, ended
 from bo_distill.search.evidence.summary import summarise
 from bo_distill.search.execution.comparison import opened
 from bo_distill.search.execution.place import settled
+from bo_distill.search.rows.row import from_table
+from bo_distill.search.rows.sql import read
 from bo_distill.search.run import main, parser
 from bo_distill.search.searchers.base import METRIC
 from bo_distill.search.searchers.random import random_point
 from bo_distill.search.study.conductor import Conductor
 from bo_distill.search.study.ledger import Study
-from bo_distill.search.study.records import Job, Outcome, Plan, Task, Trial
+from bo_distill.search.study.records import ATTEMPTS, Job, Outcome, Plan, Task, Trial
 from bo_distill.search.study.searches import searcher_of, told
 from helpers.carrying import carried
 from helpers.data_files import folder, image
@@ -438,3 +442,41 @@ def test_bad_usage_that_a_trial_finds_ends_the_search_with_its_line(
     with pytest.raises(UsageError, match="too small"):
         search.lost("t", UsageError("too small; give more"))
     assert isinstance(search.problem, UsageError)
+    begun = execution.StudySearch(Conductor(begin(Storage(f"{storage.uri}-full"), "random", 3)))
+
+    def full(*_: Any) -> None:
+        raise UsageError("full")
+
+    monkeypatch.setattr(Storage, "write_bytes", full)
+    with pytest.raises(UsageError, match="full"):
+        begun.suggest("t")
+    assert isinstance(begun.problem, UsageError)
+
+
+def test_a_trial_that_found_the_gpu_full_runs_again_when_it_has_it_alone(storage: Storage) -> None:
+    from bo_distill.search.execution import tune as execution
+
+    search = execution.StudySearch(Conductor(begin(storage, "random", 4)))
+    one, _ = (search.suggest(name)["job"]["number"] for name in ("one", "two"))
+    search.lost("one", torch.OutOfMemoryError("CUDA out of memory"))
+    assert [search.suggest(name)["job"]["number"] for name in ("three", "four")] == [2, 3], "the others go on"
+    assert search.suggest("none") is None, "it would find the same neighbours"
+    for name in ("two", "three", "four"):
+        search.on_trial_complete(name, {"outcome": json.dumps(asdict(Outcome(val={"accuracy": 0.5})))})
+    assert search.suggest("again")["job"]["number"] == one
+    study = search.conductor.study
+    assert [trial.deaths for trial in study.trials[:4]] == [1, 0, 0, 0]
+
+
+def test_a_lost_trial_took_the_time_since_it_was_handed_out(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    conductor = Conductor(begin(storage, "random", 1))
+    now = 1e9
+    monkeypatch.setattr(time, "time", lambda: now)
+    trial = conductor.ask()
+    assert trial
+    trial.asked, now = now - 500, now + 30  # it waited before
+    for _ in range(ATTEMPTS):
+        conductor.lost(trial, RuntimeError())
+        trial = conductor.ask() if conductor.waiting else trial
+    row = next(iter(from_table(read(storage))))
+    assert (row.status, row.seconds, row.device, row.precision) == ("failed", 30.0, "cpu", "float32")

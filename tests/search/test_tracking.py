@@ -10,10 +10,11 @@ import pytest
 
 from bo_distill.distributed.storage import Storage
 from bo_distill.methods.errors import UsageError
-from bo_distill.search.execution.tracking import check, track
+from bo_distill.search.execution.tracking import check, curves, track
 from bo_distill.search.run import main
 from bo_distill.search.study.conductor import Conductor
 from bo_distill.search.study.ledger import Study
+from bo_distill.search.study.records import Outcome
 from helpers.made_up import made_up
 
 
@@ -26,6 +27,12 @@ def again(study: Study, name: str) -> Study:
     later.trials.append(other)
     Conductor(later).settle(other, outcome)
     return later
+
+
+def test_each_network_of_a_stage_has_a_curve_of_its_own() -> None:
+    rows = [{"stage": "experts", "item": item, "epoch": 1, "loss": item + 0.5} for item in (0, 1)]
+    found = list(curves(Outcome(history=[{"stage": "base", "epoch": 1, "loss": 0.1}, *rows])))
+    assert found == [("base/loss", 0.1, 1), ("experts/0/loss", 0.5, 1), ("experts/1/loss", 1.5, 1)]
 
 
 def test_tensorboard_reads_a_run_for_each_trial(storage: Storage) -> None:

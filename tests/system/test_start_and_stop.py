@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from bo_distill.search.execution.processes import begin
 from helpers.running import ROOT, TRIVIAL, family, rows_of, start, study_of, until
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -85,6 +88,17 @@ with side_by_side(2) as pool:
     print(*{pool.submit(os.getpid).result() for _ in range(2)}, flush=True)
     pool.submit(time.sleep, 600).result()
 """  # without a guard: the processes do not run it again
+
+
+def test_each_process_has_a_gpu_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", given.append)
+    number = multiprocessing.get_context("spawn").Value("i", 0)
+    for _ in range(5):
+        begin(number)
+    assert given == [0, 1, 0, 1, 0]
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
