@@ -77,7 +77,7 @@ def add_rows(one: Reproduction, storage: Storage, out: Path) -> None:
 
 
 def _added(one: Reproduction, storage: Storage, out: Path) -> list[Row]:
-    """Do so, and return all that are published of its method."""
+    """Add them in a folder that is held; returns all that are published of its method."""
     rows = {_identity(row): row for row in published(out, one.method.name)}
     cells = [(table, cell) for table in one.tables for cell in table.cells if cell.searcher]
     searched = {one.run_of(table, cell).study: one.space_of(table, cell) for table, cell in cells}
