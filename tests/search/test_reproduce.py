@@ -588,7 +588,7 @@ def test_only_seed_1_of_the_line_s_own_settings_is_shown(
         made.save()
         started = datetime.fromtimestamp(moment, UTC)
         row = make(
-            moment, study=study.plan.task.study, phase="control", control="taught", seed=seed, method="fsp",
+            job.number, study=study.plan.task.study, phase="control", control="taught", seed=seed, method="fsp",
             config={**config, **job.settings}, started=started, finished=started + timedelta(seconds=1),
         )  # fmt: skip
         write_row(storage, row)
